@@ -1,0 +1,52 @@
+# make demo and make test each set everything up first; a second call sets nothing up again.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help setup demo test test-slow lab ui export notebooks readme lint bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment (done by every other target)
+
+$(READY): settings.ini setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "har_nb needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
+	@echo "Setting up .venv with $(PYTHON) (about 7 GB, a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+		|| $(BIN)/python -m pip install --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## build the built-in set, run the motion embedding table on it, print the result
+	@$(BIN)/har demo
+
+test: $(READY)  ## everything that must hold, in minutes
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY)  ## what takes longer
+	@$(BIN)/python -m pytest -m slow
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	@$(BIN)/har lab
+
+ui: $(READY)  ## the MLflow page on the runs
+	@$(BIN)/har ui
+
+export: $(READY)  ## notebooks -> har_nb/ and README.md
+	@$(BIN)/nbdev-export && $(BIN)/python tests/readme.py
+
+notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadata (NB=nbs/10_motion.mei.ipynb for one)
+	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1200 $(or $(NB),nbs/*.ipynb nbs/tutorials/*.ipynb)
+	@$(BIN)/nbdev-clean
+
+lint: $(READY)  ## ruff over notebooks and tests
+	@$(BIN)/ruff check .
+
+bench: $(READY)  ## write bench/results.md
+	@$(BIN)/python bench/run.py
+
+clean:  ## remove the environment and caches; data/ and mlruns/ stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

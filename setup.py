@@ -1,0 +1,21 @@
+"Package metadata lives in settings.ini; this file only hands it to setuptools."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=['='])
+config.read(here/'settings.ini', encoding='utf-8')
+meta = config['DEFAULT']
+
+
+def lines(key): return [line.strip() for line in meta[key].splitlines() if line.strip()]
+
+
+setup(name=meta['lib_name'], version=meta['version'], description=meta['description'], license=meta['license'],
+      author=meta['author'], keywords=meta['keywords'].split(), python_requires=f">={meta['min_python']}",
+      long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+      packages=find_packages(include=[meta['lib_name'], f"{meta['lib_name']}.*"]),
+      install_requires=lines('requirements'), extras_require={'dev': lines('dev_requirements')},
+      entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{meta['lib_name']} = {meta['lib_name']}._modidx:d"]})

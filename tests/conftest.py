@@ -1,0 +1,30 @@
+"Fixtures that several tests share."
+import os
+from pathlib import Path
+
+os.environ.setdefault('MPLBACKEND', 'Agg')
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def root():
+    "The checkout."
+    return ROOT
+
+
+@pytest.fixture
+def shared_data():
+    "Real clips kept beside the checkout; tests that read them are skipped where they are absent."
+    folder = ROOT.parent/'shared'/'data'
+    if not folder.is_dir(): pytest.skip(f'real clips are not here: {folder.relative_to(ROOT.parent)} is absent')
+    return folder
+
+
+@pytest.fixture
+def tracking(tmp_path, monkeypatch):
+    "An MLflow store of the test's own."
+    uri = f'sqlite:///{tmp_path}/mlflow.db'
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
+    return uri
