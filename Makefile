@@ -36,7 +36,7 @@ ui: $(READY)  ## the MLflow page on the runs
 	@$(BIN)/har ui
 
 export: $(READY)  ## notebooks -> har_nb/ and README.md
-	@$(BIN)/nbdev-export && $(BIN)/python tests/readme.py
+	@$(BIN)/nbdev-export && $(BIN)/python -c "from har_nb.tools.book import write_readme; write_readme()"
 
 notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadata (NB=nbs/10_motion.mei.ipynb for one)
 	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1200 $(or $(NB),nbs/*.ipynb nbs/tutorials/*.ipynb)

@@ -1,0 +1,33 @@
+"Every notebook runs from top to bottom; cells marked `#| slow` are left to make test-slow."
+import os
+import random
+from pathlib import Path
+
+import pytest
+from nbdev.test import test_nb as run_notebook
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent/'nbs').rglob('*.ipynb'))
+NOTEBOOKS = [p for p in NOTEBOOKS if '.ipynb_checkpoints' not in p.parts]
+
+
+def run(path, tmp_path, monkeypatch, **flags):
+    "In one process, so seed, folder, run and tracking store are set anew for each."
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import torch
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/mlflow.db')
+    monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    before = os.getcwd()
+    try: passed, _ = run_notebook(path, basepath=path.parent.parent, **flags)
+    finally: os.chdir(before), plt.close('all')
+    assert passed, f'{path.name} fails; the traceback stands above'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['slow', 'notest'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '#| slow' in p.read_text()], ids=lambda p: p.name)
+def test_notebook_with_its_slow_cells(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['notest'])
