@@ -91,7 +91,7 @@ def reach(offset:np.ndarray,    # T 2, from shoulder or hip to the wanted end, b
     rest = far[:, None]*_dir(aim) - first*_dir(upper)
     return upper, np.arctan2(rest[:, 0], rest[:, 1])
 
-# %% ../../nbs/02_data.figures.ipynb #e45549d3
+# %% ../../nbs/02_data.figures.ipynb #00a57d49
 SIDE = 1.2    # yaw of the side view: a little less than a quarter turn, so that both shoulders show
 
 def _step(phase, start, end):
@@ -113,34 +113,35 @@ def rest_pose(phase, person, yaw=SIDE):
     stand |= dict(thigh_l=.16, shin_l=.06, thigh_r=-.06, shin_r=-.18) if side else dict(thigh_l=.08, shin_l=.05, thigh_r=-.08, shin_r=-.05)
     return {name: np.full_like(phase, stand.get(name, 0.)) for name in POSE} | dict(ball_x=np.full_like(phase, 9.))
 
+_BEATS = (0, .23, .38, .62, .77, 1)    # move, hold, move, hold, move: three poses go round
+
 def arm_circle(phase, person):
-    "Over the top: the arm goes back, up, over and down in front, the feet stride and close. Its reversal is the windmill of softball."
-    pose, open_ = rest_pose(phase, person), np.sin(np.pi*phase)**2*person.vigour
-    turn = -2*np.pi*(.75*phase + .25*_step(phase, 0, 1))
-    pose['arm_r'] = pose['arm_r'] + turn
-    pose['forearm_r'] = pose['arm_r'] + .18 - .12*open_
-    pose['arm_l'] = pose['arm_l'] + .9*open_; pose['forearm_l'] = pose['arm_l'] + .15 + .4*open_
-    pose['torso'] = pose['torso'] + .14*np.sin(2*np.pi*phase) + .08*open_
-    pose['thigh_l'] = pose['thigh_l'] + .3*open_; pose['shin_l'] = pose['shin_l'] + .05*open_
-    pose['thigh_r'] = pose['thigh_r'] - .22*open_; pose['shin_r'] = pose['shin_r'] - .36*open_
-    pose['heel_r'] = .5*open_; pose['prop'] = pose['forearm_r']
+    "Over the top: the arm goes back and up, over to the front, down again. Its reversal is the windmill of softball."
+    pose, wide = rest_pose(phase, person), person.vigour
+    def keys(*values): return _keys(phase, _BEATS, (0, values[0], values[0], values[1], values[1], values[2] if len(values) > 2 else 0))
+    pose['arm_r'] = pose['arm_r'] - keys(1.95, 4.25, 2*np.pi)
+    pose['forearm_r'] = pose['arm_r'] + .18 - keys(.1, .05)
+    pose['arm_l'] = pose['arm_l'] + keys(1.35, -.55)*wide
+    pose['forearm_l'] = pose['arm_l'] + .15 + keys(.2, .2)
+    pose['torso'] = pose['torso'] + keys(-.2, .3)*wide
+    pose['thigh_l'] = pose['thigh_l'] + keys(.3, .45)*wide; pose['shin_l'] = pose['shin_l'] + keys(.1, -.1)*wide
+    pose['thigh_r'] = pose['thigh_r'] + keys(-.1, -.4)*wide; pose['shin_r'] = pose['shin_r'] + keys(-.3, -.5)*wide
+    pose['heel_r'] = keys(0, .7); pose['prop'] = pose['forearm_r']; pose['shift'] = keys(-.05, .06)
     return pose
 
 def bar_lift(phase, person):
-    "Down with the arms low, up with the bar overhead, then the arms come down. Its reversal squats under the raised bar."
+    "Squat with the arms low, rise with the bar overhead, lower it. Its reversal presses the bar first, takes it down into the squat and stands up with it."
     pose, bone = rest_pose(phase, person, yaw=0.), person.lengths
-    squat = _step(phase, 0, .3) - _step(phase, .48, .74)
-    raised = _step(phase, .27, .55) - _step(phase, .73, 1)
+    squat = _keys(phase, _BEATS, (0, 1, 1, 0, 0, 0))
+    raised = _keys(phase, _BEATS, (0, 0, 0, 1, 1, 0))
     stance, grip = bone['hip'] + .1, bone['shoulder'] + .15
-    legs, arms = bone['thigh'] + bone['shin'], bone['upper'] + bone['fore']
-    height = .96*legs - .2*person.vigour*squat
+    height = .96*(bone['thigh'] + bone['shin']) - .22*min(person.vigour, 1.05)*squat
     for side, sign in (('l', 1), ('r', -1)):
         foot = np.stack([np.full_like(phase, sign*(stance - bone['hip'])), height], -1)
         pose[f'thigh_{side}'], pose[f'shin_{side}'] = reach(foot, bone['thigh'], bone['shin'], sign)
-        rise = np.sqrt((.97*arms)**2 - (grip - bone['shoulder'])**2)*np.cos(np.pi*raised)
+        rise = np.sqrt((.97*(bone['upper'] + bone['fore']))**2 - (grip - bone['shoulder'])**2)*np.cos(np.pi*raised)
         hand = np.stack([np.full_like(phase, sign*(grip - bone['shoulder'])), rise], -1)
         pose[f'arm_{side}'], pose[f'forearm_{side}'] = reach(hand, bone['upper'], bone['fore'], sign)
-    pose['prop'] = np.full_like(phase, np.pi/2)
     return pose
 
 def swing(phase, person):
@@ -183,22 +184,20 @@ def star_jump(phase, person, jumps=2):
     pose['lift'] = .1*person.vigour*np.sin(turn)**2
     return pose
 
-# %% ../../nbs/02_data.figures.ipynb #096279b0
+# %% ../../nbs/02_data.figures.ipynb #96ae389d
 class Action(NamedTuple):
     "What somebody does: a movement forwards or backwards, with something in the hand."
     name: str
     movement: Callable          # phase (T,), person -> dict of T angles
-    scene: str                  # actions with the same scene differ in nothing but what is named here
     held: str = ''              # key of `PROPS`
     reverse: bool = False
-    seconds: float = 2.
 
 ACTIONS = {a.name: a for a in (
-    Action('CricketBowling', arm_circle, 'circle', 'ball'), Action('SoftballPitch', arm_circle, 'circle', 'ball', reverse=True),
-    Action('BarSnatch', bar_lift, 'bar', 'bar'), Action('OverheadSquat', bar_lift, 'bar', 'bar', reverse=True),
-    Action('TennisSwing', swing, 'swing', 'racket'), Action('BaseballSwing', swing, 'swing', 'bat'),
-    Action('Running', run_on_the_spot, 'run'), Action('StarJump', star_jump, 'star'))}
-ORDER_PAIRS = (('CricketBowling', 'SoftballPitch'), ('BarSnatch', 'OverheadSquat'))
+    Action('CricketBowling', arm_circle, 'ball'), Action('SoftballPitch', arm_circle, 'ball', reverse=True),
+    Action('BarSnatch', bar_lift, 'bar'), Action('PressDeadlift', bar_lift, 'bar', reverse=True),
+    Action('TennisSwing', swing, 'racket'), Action('BaseballSwing', swing, 'bat'),
+    Action('Running', run_on_the_spot), Action('StarJump', star_jump))}
+ORDER_PAIRS = (('CricketBowling', 'SoftballPitch'), ('BarSnatch', 'PressDeadlift'))
 APPEARANCE_PAIR = ('TennisSwing', 'BaseballSwing')
 
 def pose_table(action:Action, person:Person,
@@ -209,7 +208,7 @@ def pose_table(action:Action, person:Person,
     pose = action.movement(phase, person)
     return np.stack([np.broadcast_to(pose[name], phase.shape) for name in POSE], -1)
 
-# %% ../../nbs/02_data.figures.ipynb #6dfc71ca
+# %% ../../nbs/02_data.figures.ipynb #ffb1c853
 class Part(NamedTuple):
     "A convex polygon that rides on one bone; coordinates in body heights from the bone's start, first along it, then across."
     bone: str
@@ -252,7 +251,7 @@ def _head(person, yaw):
     parts += [Part('head', _disc(up - .008, .058*s + e*.034*c, .012, n=8), (25, 25, 30)) for e in (-1, 1) if s < .95 or e > 0]
     turn = np.linspace(-np.pi/2, np.pi/2, 11)
     dome = np.stack([up + .022 + r*.82*np.cos(turn), r*1.08*np.sin(turn)], -1)
-    return parts + [Part('head', dome, person.cap), Part('head', _box(up + .012, up + .036, -r*1.08*c - .0*s, r*1.08*c + .175*s), _shade(person.cap, .72))]
+    return parts + [Part('head', dome, person.cap), Part('head', _box(up + .012, up + .036, -r*1.08*c - .0*s, r*1.08*c + .19*s), _shade(person.cap, .72))]
 
 def _torso(person, yaw):
     "Shirt with a stripe, and the top of the shorts."
@@ -264,9 +263,9 @@ def _torso(person, yaw):
 
 PROPS = {
     '': lambda rng: [],
-    'ball': lambda rng: [Part('prop', _disc(.045, 0, .042), (200, 30, 40), False)],
-    'bar': lambda rng: [Part('bar', _capsule(-.44, .44, .013), (70, 75, 85), False)] + [
-        Part('bar', _box(s*.4 - .03, s*.4 + .03, -.125, .125), colour, False) for colour in [((225, 60, 50), (40, 110, 230), (240, 190, 30), (40, 170, 90))[rng.integers(4)]] for s in (-1, 1)],
+    'ball': lambda rng: [Part('prop', _disc(.06, 0, .07), ((225, 35, 45), (250, 248, 240), (250, 205, 40))[rng.integers(3)], False)],
+    'bar': lambda rng: [Part('bar', _capsule(-.44, .44, .014), (60, 64, 74), False)] + [
+        Part('bar', _box(s*.4 - .045, s*.4 + .045, -.14, .14), colour, False) for colour in [((225, 60, 50), (40, 110, 230), (240, 190, 30), (40, 170, 90))[rng.integers(4)]] for s in (-1, 1)],
     'racket': lambda rng: [Part('prop', _capsule(-.03, .16, .016), (50, 50, 55), False), Part('prop', _disc(.3, 0, .155, .78), ((220, 40, 60), (40, 90, 220), (20, 150, 90))[rng.integers(3)], False),
                            Part('prop', _disc(.3, 0, .128, .78), (238, 236, 220), False), Part('ball', _disc(0, 0, .055), (205, 240, 50), False)],
     'bat': lambda rng: [Part('prop', _capsule(-.04, .44, .016, .042), ((196, 142, 84), (150, 96, 50), (70, 62, 60))[rng.integers(3)], False), Part('ball', _disc(0, 0, .055), (250, 250, 250), False)]}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'VideoInfo', 'probe', 'write_video', 'iter_frames',
-           'frames']
+           'frames', 'diagnose']
 
 # %% ../../nbs/00_data.video.ipynb #550bf873
 import os
@@ -49,8 +49,8 @@ def _open(path):
 
 def _no_frames(path): return VideoError(path, 'not one frame can be decoded', 'Fetch it again, or leave it out')
 
-# %% ../../nbs/00_data.video.ipynb #13abc4ac
-@dataclass(frozen=True)
+# %% ../../nbs/00_data.video.ipynb #87e2b854
+@dataclass(frozen=True, repr=False)
 class VideoInfo:
     "What a video file holds."
     path:Path
@@ -66,9 +66,9 @@ class VideoInfo:
     @property
     def truncated(self)->bool: # clearly fewer frames than promised: more than 2 missing, and more than 2%
         return self.n_declared - self.n_frames > max(2, self.n_declared/50)
-    def _repr_markdown_(self):
-        found = f'{self.n_frames} of {self.n_declared}' + ', truncated'*self.truncated
-        return f'|file|frames|height x width|fps|codec|\n|-|-|-|-|-|\n|{self.path.name}|{found}|{self.height} x {self.width}|{self.fps:g}|{self.codec}|'
+    def __repr__(self):
+        found = f'{self.n_frames} of {self.n_declared or "?"} frames' + ', truncated'*self.truncated
+        return f'VideoInfo({self.path.name}: {found}, {self.height} x {self.width}, {self.fps:g} fps, {self.codec})'
 
 # %% ../../nbs/00_data.video.ipynb #c9094254
 def _declared(capture): return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
@@ -86,7 +86,7 @@ def probe(
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1').strip('\0 ')
     return VideoInfo(path, n_frames, *picture.shape[:2], max(0., capture.get(cv2.CAP_PROP_FPS)), code, _declared(capture))
 
-# %% ../../nbs/00_data.video.ipynb #e512c636
+# %% ../../nbs/00_data.video.ipynb #c3a1e0c2
 WRITABLE = { # codec -> containers that hold it
     'mp4v': ('.mp4', '.mov', '.m4v', '.avi', '.mkv'),
     'XVID': ('.avi', '.mov', '.mkv'),
@@ -100,10 +100,10 @@ def _writer(path, target, height, width, fps, codec):
         raise VideoError(target, f'codec {codec} cannot be written to {path.suffix or "a file without suffix"}', f'These can: {known}')
     if height % 2 or width % 2: raise VideoError(target, f'height {height} and width {width} must be even', 'Crop or pad the frames by one pixel')
     writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height))
-    if not writer.isOpened(): raise VideoError(target, f'cannot be written with codec {codec} at {fps} fps', 'Is there such a folder, and may you write to it?')
+    if not writer.isOpened(): raise VideoError(target, f'cannot be written with codec {codec} at {fps} fps', 'Check the rate, and that you may write to the folder')
     return writer
 
-# %% ../../nbs/00_data.video.ipynb #fbfb47af
+# %% ../../nbs/00_data.video.ipynb #559dca36
 def write_video(
     path,               # where; the folder exists
     frames,             # T of H W 3 uint8 RGB: an array, or any iterable of frames, taken one by one
@@ -124,7 +124,8 @@ def write_video(
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         if not writer: raise VideoError(path, 'there are no frames to write', 'Leave it out')
         writer.release()
-        info = probe(partial)
+        try: info = probe(partial)
+        except VideoError as error: raise VideoError(path, f'cannot be read back ({error.reason})', 'Is the disk full?') from None
         if info.n_frames != n_frames: raise VideoError(path, f'of {n_frames} frames {info.n_frames} arrived', 'Is the disk full?')
         partial.replace(path)
     finally:
@@ -167,3 +168,20 @@ def frames(
         n_frames += 1
     buffer.resize((n_frames, *buffer.shape[1:]), refcheck=False)
     return buffer
+
+# %% ../../nbs/00_data.video.ipynb #713920ce
+def diagnose(
+    path,               # a video file
+    min_frames:int=1,   # fewer are worth a note
+)->tuple|None: # problem, detail, severity ('error' or 'note'); None for a sound file
+    "What is wrong with a file: missing, empty, unreadable, truncated or short."
+    path = Path(path)
+    try: info = probe(path)
+    except VideoError as error: problem, detail = 'unreadable', error.reason
+    except Exception as error: problem, detail = 'unreadable', f'{type(error).__name__}: {error}'
+    else:
+        if info.truncated: return 'truncated', f'{info.n_frames} of {info.n_declared} frames', 'error'
+        return ('short', f'{info.n_frames} frames, fewer than {min_frames}', 'note') if info.n_frames < min_frames else None
+    if not os.path.exists(path): problem = 'missing'
+    elif path.is_file() and not path.stat().st_size: problem = 'empty'
+    return problem, detail, 'error'

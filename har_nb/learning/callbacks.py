@@ -110,11 +110,11 @@ class KeepBest(EpochCallback):
         if self.best_state: self.model.load_state_dict(self.best_state)
         self.best_state = None
 
-# %% ../../nbs/42_learning.callbacks.ipynb #ef0131e5
+# %% ../../nbs/42_learning.callbacks.ipynb #22846d5a
 class LossError(Exception):
     "The loss of a training batch is not a number; says in which epoch and batch, and at which learning rate."
     def __init__(self, loss, epoch, batch, lr):
-        super().__init__()
+        super().__init__(loss, epoch, batch, lr)
         self.loss,self.epoch,self.batch,self.lr = loss,epoch,batch,lr
     def __str__(self):
         return (f'the loss is {self.loss} in epoch {self.epoch}, batch {self.batch}, at learning rate {self.lr:.2g}. '

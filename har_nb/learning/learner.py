@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 from .callbacks import FiniteLoss, KeepBest
 from .metrics import acc_image
 
-# %% ../../nbs/43_learning.learner.ipynb #496f12b9
+# %% ../../nbs/43_learning.learner.ipynb #e30882de
 def set_seed(
     seed:int,
     deterministic:bool=False # only repeatable operations on the GPU, slower
@@ -39,8 +39,9 @@ def set_seed(
     "Seed Python, NumPy and PyTorch."
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    if deterministic != torch.are_deterministic_algorithms_enabled(): # the switch imports torch's compiler, seconds for nothing
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 # %% ../../nbs/43_learning.learner.ipynb #f9d86c5a
 def head_and_body(

@@ -8,7 +8,7 @@ __all__ = ['QUIET', 'project_folder', 'tracking_uri', 'database_file', 'artifact
            'log_text', 'log_figure', 'log_table', 'load_table', 'Terminated', 'tracked_run', 'close_dead_runs',
            'runs_table', 'ui_command']
 
-# %% ../../nbs/41_learning.tracking.ipynb #a8177599
+# %% ../../nbs/41_learning.tracking.ipynb #e80512bf
 import hashlib
 import json
 import logging
@@ -23,7 +23,8 @@ import tempfile
 import threading
 import time
 import traceback
-from contextlib import contextmanager, suppress
+import warnings
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import distributions
@@ -31,6 +32,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from filelock import FileLock
 
 import har_nb
 
@@ -54,23 +56,27 @@ def artifact_root()->str|None:
     file = database_file()
     return file and (file.parent/'artifacts').as_uri()
 
-# %% ../../nbs/41_learning.tracking.ipynb #20df5fce
+# %% ../../nbs/41_learning.tracking.ipynb #04726910
 QUIET = dict(MLFLOW_DISABLE_TELEMETRY='true', DO_NOT_TRACK='true', MLFLOW_LOGGING_LEVEL='WARNING', MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT='true',
              MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR='false', GIT_PYTHON_REFRESH='quiet')
 
 def _import_mlflow():
     for name,value in QUIET.items(): os.environ.setdefault(name, value)
-    import mlflow
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import mlflow
     for name in ('mlflow', 'alembic'): logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
 
 @lru_cache
-def _client(uri): return _import_mlflow().MlflowClient(uri)
+def _client(uri, file):
+    if file: file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{file}.lock') if file else nullcontext(): # MLflow itself makes the tables without a lock
+        return _import_mlflow().MlflowClient(uri)
 
 def open_store(): # mlflow.MlflowClient
-    "A client of the store, which is made if it is not there."
-    if file := database_file(): file.parent.mkdir(parents=True, exist_ok=True)
-    return _client(tracking_uri())
+    "A client of the store, which is made if it is not there; safe when several processes do so at once."
+    return _client(tracking_uri(), database_file())
 
 # %% ../../nbs/41_learning.tracking.ipynb #dd8c9301
 def experiment_id(

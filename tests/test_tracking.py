@@ -1,0 +1,192 @@
+"Runs that die, stores that are busy, and the page: what the notebook on tracking cannot show."
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+
+from har_nb.learning import tracking as T
+
+pytestmark = pytest.mark.usefixtures('tracking')
+
+SLEEPER = '''
+import sys, time
+from har_nb.learning.tracking import tracked_run
+with tracked_run('table', 'faults') as parent, tracked_run('row', 'faults', parent_id=parent) as run_id:
+    print(parent, run_id, flush=True)
+    time.sleep(120)
+'''
+
+
+def start(code):
+    "Python code in a process of its own, on the test's store."
+    return subprocess.Popen([sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def sleeper():
+    "A process with a run and its child open: the process and the two ids."
+    process = start(SLEEPER)
+    ids = process.stdout.readline().split()
+    assert len(ids) == 2, process.communicate()[1]
+    yield process, ids
+    if process.poll() is None: process.kill()
+    process.communicate()
+
+
+def status(run_id): return T.open_store().get_run(run_id).info.status
+
+
+def test_killed_process_is_closed_and_never_finished(sleeper):
+    process, ids = sleeper
+    assert T.close_dead_runs() == [], 'a living process was closed'
+    assert [status(i) for i in ids] == ['RUNNING']*2
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE: time.sleep(.05)
+    assert [status(i) for i in ids] == ['RUNNING']*2
+    assert set(T.close_dead_runs()) == set(ids), 'an unreaped process counts as dead'
+    assert [status(i) for i in ids] == ['KILLED']*2
+    assert T.close_dead_runs() == []
+    with T.tracked_run('next', 'faults') as following: pass
+    assert status(following) == 'FINISHED'
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)])
+def test_signals_kill_run_and_parent(sleeper, number, code):
+    process, ids = sleeper
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [status(i) for i in ids] == ['KILLED']*2
+
+
+def test_signal_handlers_are_put_back():
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    with T.tracked_run('handlers', 'faults'): assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
+
+
+def test_exception_and_keyboard_interrupt():
+    with pytest.raises(ZeroDivisionError), T.tracked_run('fails', 'faults') as failed: raise ZeroDivisionError('no clips')
+    with pytest.raises(KeyboardInterrupt), T.tracked_run('stopped', 'faults') as stopped: raise KeyboardInterrupt
+    with pytest.raises(SystemExit), T.tracked_run('left', 'faults') as left: sys.exit(3)
+    assert [status(i) for i in (failed, stopped, left)] == ['FAILED', 'KILLED', 'FAILED']
+    run = T.open_store().get_run(failed)
+    assert run.data.tags['error'] == 'ZeroDivisionError: no clips'
+    assert 'raise ZeroDivisionError' in open(T.open_store().download_artifacts(failed, 'traceback.txt')).read()
+    with pytest.raises(RuntimeError, match='no run is open'): T.current_run()
+
+
+def test_runs_of_other_hosts_and_other_tools_are_left_alone():
+    client, experiment = T.open_store(), T.experiment_id('faults')
+    gone = T.process_tags() | dict(pid='999999999')
+    own, foreign, unknown = (client.create_run(experiment, tags=tags).info.run_id for tags in (gone, gone | dict(host='elsewhere'), {}))
+    assert T.close_dead_runs() == [own]
+    assert [status(i) for i in (foreign, unknown)] == ['RUNNING']*2
+
+
+def test_two_processes_make_store_and_experiment_at_once():
+    code = "from har_nb.learning.tracking import experiment_id, tracked_run\nwith tracked_run('one of two', 'at once'): print(experiment_id('at once'))"
+    outputs = [p.communicate(timeout=120) for p in [start(code), start(code)]]
+    assert outputs[0][0] == outputs[1][0] and outputs[0][0].strip(), outputs
+    assert [error for _,error in outputs] == ['', ''], 'MLflow talks'
+    assert list(T.runs_table('at once').status) == ['FINISHED']*2
+
+
+def test_experiment_made_by_somebody_else_in_between(monkeypatch):
+    made, client, answers = T.experiment_id('race'), T.open_store(), [None]
+    real = client.get_experiment_by_name
+    monkeypatch.setattr(client, 'get_experiment_by_name', lambda name: answers.pop() if answers else real(name))
+    assert T.experiment_id('race') == made and not answers
+
+
+def test_locked_database_is_waited_for():
+    with T.tracked_run('patient', 'faults') as run_id:
+        connection = sqlite3.connect(T.database_file(), check_same_thread=False)
+        connection.execute('BEGIN EXCLUSIVE')
+        release = threading.Timer(6, connection.rollback) # longer than the 5 s that sqlite3 waits by itself
+        release.start()
+        began = time.monotonic()
+        T.log_metrics(dict(acc_video=.5))
+        assert time.monotonic() - began > 4
+        release.join(); connection.close()
+    assert T.open_store().get_run(run_id).data.metrics == {'acc_video': .5}
+
+
+def test_long_and_odd_settings():
+    settings = {'classes': ['v']*5000, 'a+b (c)': None, 'empty': {}, 'text': '', 'ä': 'ö'} | {f'p{i}': i for i in range(250)}
+    with T.tracked_run('odd', 'faults', dict(long='x'*20000), settings) as run_id: T.log_metrics({f'm{i}': i for i in range(1500)} | dict(nan=float('nan'), none=None))
+    data = T.open_store().get_run(run_id).data
+    assert len(data.params) == 255 and len(data.params['classes']) == 500 and data.params['a_b _c_'] == 'None'
+    assert len(data.metrics) == 1501 and len(data.tags['long']) == 5000
+
+
+def test_resumed_run_keeps_id_and_counts_on():
+    with pytest.raises(ValueError), T.tracked_run('resumed', 'faults', params=dict(lr=.1)) as run_id:
+        T.log_metrics(dict(loss=2.), 0)
+        raise ValueError
+    with T.tracked_run('resumed', 'faults', params=dict(lr=.1), run_id=run_id) as again: T.log_metrics(dict(loss=1.), 1)
+    assert again == run_id and status(run_id) == 'FINISHED'
+    assert [m.step for m in T.open_store().get_metric_history(run_id, 'loss')] == [0, 1]
+
+
+def test_store_in_a_folder_with_spaces(tmp_path, monkeypatch):
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/my runs/ü/mlflow.db')
+    with T.tracked_run('spaces', 'faults') as run_id: T.log_text('here', 'note.txt')
+    assert (tmp_path/'my runs'/'ü'/'artifacts'/'faults'/run_id/'artifacts'/'note.txt').read_text() == 'here'
+
+
+def test_default_store_is_in_the_checkout(monkeypatch, root, tmp_path):
+    monkeypatch.delenv('MLFLOW_TRACKING_URI')
+    monkeypatch.chdir(tmp_path)
+    assert T.tracking_uri() == f'sqlite:///{root}/mlruns/mlflow.db'
+
+
+def test_importing_does_not_import_mlflow():
+    modules = 'har_nb', 'har_nb.learning.tracking', 'har_nb.learning.metrics', 'har_nb.learning.callbacks', 'har_nb.learning.learner'
+    code = ''.join(f'import {m}; assert "mlflow" not in sys.modules, "{m}"\n' for m in modules)
+    subprocess.run([sys.executable, '-W', 'error::FutureWarning', '-c', f'import sys\n{code}'], check=True)
+
+
+def test_telemetry_is_off_before_the_first_import():
+    code = 'import har_nb.learning.tracking as T; T.open_store(); from mlflow.telemetry.utils import is_telemetry_disabled as off; assert off()'
+    env = {k: v for k,v in os.environ.items() if k not in T.QUIET}
+    subprocess.run([sys.executable, '-c', code], check=True, env=env)
+
+
+def fetch(port, path, host=None):
+    request = Request(f'http://127.0.0.1:{port}{path}', headers={'Host': host} if host else {})
+    try:
+        with urlopen(request, timeout=10) as answer: return answer.status, answer.read().decode()
+    except HTTPError as e: return e.code, e.read().decode()
+
+
+def test_page_answers_to_its_own_name_only():
+    with T.tracked_run('shown', 'page') as run_id: T.log_text('for the page', 'note.txt')
+    with socket.socket() as free: free.bind(('127.0.0.1', 0)); port = free.getsockname()[1]
+    command, environment = T.ui_command(port)
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        for _ in range(240):
+            try: page = fetch(port, '/'); break
+            except (URLError, ConnectionError): assert server.poll() is None, server.communicate()[0].decode(); time.sleep(.5)
+        assert page[0] == 200 and 'MLflow' in page[1]
+        assert fetch(port, f'/api/2.0/mlflow/runs/get?run_id={run_id}')[0] == 200
+        assert fetch(port, f'/get-artifact?path=note.txt&run_uuid={run_id}') == (200, 'for the page')
+        assert fetch(port, f'/api/2.0/mlflow/runs/get?run_id={run_id}', 'evil.example.org')[0] == 403
+        assert fetch(port, '/', f'evil.example.org:{port}')[0] == 403
+        listening = {c.laddr.ip for p in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)] for c in p.net_connections() if c.status == 'LISTEN'}
+        assert listening == {'127.0.0.1'}
+        assert len(psutil.Process(server.pid).children(recursive=True)) <= 3
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=60)
