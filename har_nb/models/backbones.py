@@ -46,7 +46,7 @@ def count_operations(
     model.train(was_training)
     return counter.get_total_flops() // 2
 
-# %% ../../nbs/30_models.backbones.ipynb #7cb2c28f
+# %% ../../nbs/30_models.backbones.ipynb #92cec72a
 def _drop_auxiliary(module, state_dict, prefix, *_):
     "Before loading: forget the keys of the auxiliary output."
     for key in [k for k in state_dict if k.startswith(f'{prefix}AuxLogits.')]: del state_dict[key]
@@ -57,7 +57,8 @@ def inception_v3(
     **kwargs, # torchvision's other arguments
 )->nn.Module:
     "torchvision's Inception v3 without its auxiliary output; inputs of 75 pixels or more, 299 as published."
-    model = models.inception_v3(weights=weights, transform_input=transform_input, aux_logits=False, init_weights=weights is None, **kwargs)
+    model = models.inception_v3(weights=weights, init_weights=weights is None, **kwargs)
+    model.transform_input, model.aux_logits, model.AuxLogits = transform_input, False, None
     model.register_load_state_dict_pre_hook(_drop_auxiliary)
     return model
 

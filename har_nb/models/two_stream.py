@@ -12,23 +12,30 @@ import numpy as np
 import torch
 from torch import nn
 
-# %% ../../nbs/31_models.two_stream.ipynb #d5320365
+# %% ../../nbs/31_models.two_stream.ipynb #02bee735
 def fuse(
     probabilities:Sequence[np.ndarray], # K arrays, N C each, rows sum to one
-    weights:Sequence[float]|None=None # K weights of the streams, default all equal
+    weights:Sequence[float]|None=None, # K weights of the streams, default all equal
+    logits:bool=False # average logits instead: the geometric mean, made to sum to one
 )->np.ndarray: # N C, rows sum to one
-    "Weighted arithmetic mean of probabilities (MEI paper, equation 2; section 4.3 for K networks)."
+    "Weighted arithmetic mean of probabilities (MEI paper, equation 2; section 4.3 for K networks). Raises `ValueError` where shapes differ."
     if len({p.shape for p in probabilities}) != 1: raise ValueError(f'probabilities of different shapes cannot be fused: {[p.shape for p in probabilities]}')
-    return np.average(np.stack(probabilities), axis=0, weights=weights)
+    stacked = np.stack(probabilities)
+    if not logits: return np.average(stacked, axis=0, weights=weights)
+    mean = np.average(np.log(np.maximum(stacked, np.finfo(stacked.dtype).tiny)), axis=0, weights=weights)
+    product = np.exp(mean - mean.max(1, keepdims=True))
+    return product / product.sum(1, keepdims=True)
 
-# %% ../../nbs/31_models.two_stream.ipynb #71cd05bd
+# %% ../../nbs/31_models.two_stream.ipynb #02e880a2
 class EnsembleNet(nn.Module):
     "K networks, fused by the mean of their probabilities (MEI paper, section 4.3). Returns log-probabilities, B C."
     def __init__(self,
         nets:Sequence[nn.Module], # each gives logits, B C
-        weights:Sequence[float]|None=None # of the networks, default all equal
+        weights:Sequence[float]|None=None, # of the networks, default all equal
+        logits:bool=False # average logits instead of probabilities
     ):
         super().__init__()
+        self.logits = logits
         self.nets = nn.ModuleList(nets)
         weights = torch.tensor(weights if weights is not None else [1.]*len(self.nets), dtype=torch.float32)
         if len(weights) != len(self.nets) or (weights < 0).any() or not weights.sum() > 0:
@@ -41,13 +48,15 @@ class EnsembleNet(nn.Module):
         if len(inputs) == 1: inputs = inputs*len(self.nets)
         if len(inputs) != len(self.nets): raise ValueError(f'{len(inputs)} inputs for {len(self.nets)} networks')
         each = torch.stack([net(x).log_softmax(1) for net,x in zip(self.nets, inputs, strict=True)])
+        if self.logits: return (each * self.log_weights.exp()[:, None, None]).sum(0).log_softmax(1)
         return torch.logsumexp(each + self.log_weights[:, None, None], 0)
 
-# %% ../../nbs/31_models.two_stream.ipynb #c8d83eda
+# %% ../../nbs/31_models.two_stream.ipynb #8f33f227
 class TwoStream(EnsembleNet):
     "A normal and a motion stream (MEI paper, figure 1): `forward(frame, mei)` gives log-probabilities, B C."
     def __init__(self,
         normal:nn.Module, # frames B 3 H W -> logits B C
         motion:nn.Module, # motion embedded images B 3 H W -> logits B C
-        weight:float=0.5 # of the normal stream, 0..1
-    ): super().__init__([normal, motion], [weight, 1 - weight])
+        weight:float=0.5, # of the normal stream, 0..1
+        logits:bool=False # average logits instead of probabilities
+    ): super().__init__([normal, motion], [weight, 1 - weight], logits)
