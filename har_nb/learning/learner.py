@@ -52,7 +52,7 @@ def head_and_body(
     own = {id(p) for p in head.parameters()}
     return [[p for p in model.parameters() if id(p) not in own], params(head)]
 
-# %% ../../nbs/43_learning.learner.ipynb #b7cd2239
+# %% ../../nbs/43_learning.learner.ipynb #ca3347ea
 def make_learner(
     loaders, # fastai DataLoaders of images (or clips) and labels
     model:nn.Module, # gives logits, B C
@@ -69,9 +69,8 @@ def make_learner(
     device = torch.device(getattr(loaders, 'device', None) or default_device())
     learn = Learner(loaders, model.to(device), loss or CrossEntropyLossFlat(), metrics=list(metrics), cbs=[FiniteLoss(), *callbacks], lr=lr,
                     opt_func=optimizer, wd=weight_decay, splitter=splitter)
-    if device.type == 'cuda':
-        if mixed_precision: learn.add_cb(MixedPrecision())
-        if all(p.ndim != 5 for p in model.parameters()): learn.add_cb(ChannelsLast())
+    if device.type == 'cuda' and mixed_precision: learn.add_cb(MixedPrecision())
+    if all(p.ndim != 5 for p in model.parameters()): learn.add_cb(ChannelsLast())
     return learn
 
 # %% ../../nbs/43_learning.learner.ipynb #b1ba33c7

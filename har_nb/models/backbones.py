@@ -248,13 +248,15 @@ def build(
     model.weights = weights
     return model
 
-# %% ../../nbs/30_models.backbones.ipynb #6262422a
+# %% ../../nbs/30_models.backbones.ipynb #2c21a3ae
 def resolve(
     name:str, # 'resnet50', or 'package.module:function'
 ): # a callable for `build`
     "The backbone called `name`. Raises `ValueError` where there is none."
     module, _, function = name.rpartition(':')
     try: found = getattr(import_module(module or 'har_nb.models.backbones'), function)
-    except (ImportError, AttributeError, ValueError) as error: raise ValueError(f"no backbone {name!r}: {error}. Others are named as 'package.module:function'") from error
+    except (ImportError, AttributeError, ValueError) as error:
+        ours = 'densenet201, efficientnet_b0, inception_v3, mobilenet_v2, resnet50, small_resnet'
+        raise ValueError(f"no backbone {name!r}: {error}. Ours are {ours}; others are named as 'package.module:function'") from error
     if not callable(found): raise ValueError(f'{name!r} is {type(found).__name__}, not a function that makes a net')
     return found

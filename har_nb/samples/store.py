@@ -55,14 +55,14 @@ def resize(
         cv2.resize(image, (size, size), dst=out[i], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return out
 
-# %% ../../nbs/21_samples.store.ipynb #172b1a9d
+# %% ../../nbs/21_samples.store.ipynb #f330ee9b
 def sample_video(
     path, # a video file
     modalities, # what to take from it
     size:int, # side of the images in pixels
 )->tuple[list[np.ndarray], int]: # one M size size 3 uint8 array for each modality, and the number of frames
     "Decode one video and take every modality from it: the same function serves training, testing and prediction. Raises `VideoError`."
-    video = frames(path)
+    video = frames(path, complete=True)
     return [resize(modality(video), size) for modality in modalities], len(video)
 
 # %% ../../nbs/21_samples.store.ipynb #6c1cec31

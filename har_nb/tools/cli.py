@@ -14,14 +14,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-# %% ../../nbs/60_tools.cli.ipynb #5ecbaf71
+# %% ../../nbs/60_tools.cli.ipynb #d7dade68
 def find_table(
     name:str # 'mei.table2', or 'package.module:table'
 ): # -> a `Table`
-    "Import a table by its name. Raises `ValueError` when there is none."
+    "Import a table by its name. Raises `SettingsError` when there is none."
+    from har_nb.papers.tables import SettingsError
     module, _, attribute = name.partition(':') if ':' in name else ('har_nb.papers.' + name.rpartition('.')[0], '', name.rpartition('.')[2])
     try: return getattr(import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as e: raise ValueError(f'no table {name!r}: {e}. Names look like mei.table2 or package.module:table') from e
+    except (ModuleNotFoundError, AttributeError) as e: raise SettingsError(f'no table {name!r}: {e}. Names look like mei.table2 or package.module:table') from e
 
 # %% ../../nbs/60_tools.cli.ipynb #9edc9b21
 def data_folder()->Path:
@@ -29,7 +30,7 @@ def data_folder()->Path:
     from har_nb.learning.tracking import project_folder
     return Path(os.environ.get('HAR_NB_DATA') or project_folder()/'data')
 
-# %% ../../nbs/60_tools.cli.ipynb #b4a448d3
+# %% ../../nbs/60_tools.cli.ipynb #f4646d4b
 SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int, lr=float, stop_above=float)
 
 def run(args)->None:
@@ -54,6 +55,7 @@ def show(result)->None:
     from har_nb.papers.tables import readable
     print(f"\n{result.attrs['table']} on {result.attrs['dataset']}: {result.attrs['title']}. Accuracy in percent, mean ± standard deviation over seeds.\n")
     print(readable(result).to_string(index=False))
+    for file in result.attrs.get('report', ()): print(f"{'left out' if file['severity'] == 'error' else 'note'}: {file['path']}: {file['problem']}")
 
 def compare(args)->None:
     "har compare TABLE"
@@ -139,13 +141,15 @@ def parser()->argparse.ArgumentParser:
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
     return top
 
-# %% ../../nbs/60_tools.cli.ipynb #af868093
+# %% ../../nbs/60_tools.cli.ipynb #d50cc05c
 def user_errors()->tuple:
     "Errors that say what a user can do."
     from har_nb.data.lists import ListError
+    from har_nb.data.synthetic import BuildError
     from har_nb.data.video import VideoError
-    from har_nb.papers.tables import BadClips, RowsFailed
-    return ListError, VideoError, BadClips, RowsFailed, ValueError, LookupError, FileNotFoundError, PermissionError, NotADirectoryError
+    from har_nb.models.backbones import WeightsError
+    from har_nb.papers.tables import BadClips, RowsFailed, SettingsError
+    return ListError, VideoError, BuildError, WeightsError, BadClips, RowsFailed, SettingsError, OSError
 
 def main(
     argv:list|None=None # words of the command line, default those of the process
