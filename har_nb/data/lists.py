@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'ActionDataset', 'ListError', 'Clip', 'ucf101_group', 'from_lists', 'from_csv', 'from_folders',
            'open_dataset', 'split_groups', 'write_lists']
 
-# %% ../../nbs/01_data.lists.ipynb #abd2d33a
+# %% ../../nbs/01_data.lists.ipynb #546bd945
 import csv
 import hashlib
 import io
@@ -26,9 +26,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from tqdm import tqdm
 
-from .video import VIDEO_SUFFIXES, diagnose
+from .video import VIDEO_SUFFIXES, diagnose, progress_bar
 
 # %% ../../nbs/01_data.lists.ipynb #2f8b4c09
 SPLITS = ('train', 'valid', 'test')
@@ -428,7 +427,7 @@ def _diagnoses(paths, min_frames, n_workers):
         except BrokenProcessPool:
             for place in waiting.values(): yield place, _alone(paths[place], min_frames)
 
-# %% ../../nbs/01_data.lists.ipynb #1b8c737d
+# %% ../../nbs/01_data.lists.ipynb #f510b784
 @patch
 def check_files(self:ActionDataset,
     min_frames:int=1,           # fewer are worth a note
@@ -437,7 +436,7 @@ def check_files(self:ActionDataset,
 )->pd.DataFrame: # path, problem, detail, severity; a row for each file that is not sound
     "Decode every file and report what is wrong: missing, empty, unreadable, truncated ('error') or short ('note')."
     n_workers = max(1, min(workers or os.cpu_count() or 1, len(self)))
-    with tqdm(_diagnoses(self.paths, min_frames, n_workers), 'checking files', len(self), unit='file', disable=None if progress else True) as findings:
+    with progress_bar(_diagnoses(self.paths, min_frames, n_workers), 'checking files', len(self), shown=progress) as findings:
         rows = sorted((place, *finding) for place, finding in findings if finding)
     return pd.DataFrame([(self.clips.path[place], *finding) for place, *finding in rows], columns=['path', 'problem', 'detail', 'severity'], dtype=str)
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'cut_off', 'VideoInfo', 'probe', 'write_video',
-           'iter_frames', 'frames', 'diagnose']
+           'iter_frames', 'frames', 'diagnose', 'progress_bar']
 
-# %% ../../nbs/00_data.video.ipynb #550bf873
+# %% ../../nbs/00_data.video.ipynb #6ec7933e
 import os
+import sys
 import uuid
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 # %% ../../nbs/00_data.video.ipynb #258306df
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8') # read by FFmpeg when the first file is opened
@@ -195,3 +197,15 @@ def diagnose(
     if not os.path.exists(path): problem = 'missing'
     elif path.is_file() and not path.stat().st_size: problem = 'empty'
     return problem, detail, 'error'
+
+# %% ../../nbs/00_data.video.ipynb #36d4ed43
+def progress_bar(
+    items=None,         # what to go through, or None and a total
+    about:str='',       # what is going on
+    total:int|None=None, # number of items where they do not tell
+    unit:str='file',
+    shown:bool=True,    # False: never
+):                      # tqdm bar
+    "A bar on a terminal or in a notebook."
+    watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    return tqdm(items, about, total, unit=unit, disable=not (shown and watched))

@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'Row', 'Table', 'Job', 'Predictions', 'measure', 'splits', 'BadClips', 'SettingsError', 'settings_of',
            'choose', 'log_results', 'run_row', 'RowsFailed', 'run', 'compare', 'readable', 'to_markdown']
 
-# %% ../../nbs/50_papers.tables.ipynb #ed0f0bd7
+# %% ../../nbs/50_papers.tables.ipynb #ade1b2a9
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +14,22 @@ from dataclasses import dataclass, field
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..learning.metrics import (accuracy, balanced_accuracy, confusion, per_class, plot_confusion, plot_per_class, predictions_table, table_classes, table_labels,
-                                     table_probabilities, two_way_accuracy, video_probabilities)
+from ..data.video import progress_bar
+from har_nb.learning.metrics import (
+    accuracy,
+    balanced_accuracy,
+    confusion,
+    per_class,
+    plot_confusion,
+    plot_per_class,
+    predictions_table,
+    table_classes,
+    table_labels,
+    table_probabilities,
+    two_way_accuracy,
+    video_probabilities,
+)
 from ..learning.tracking import close_dead_runs, log_figure, log_metrics, log_table, log_text, runs_table, tracked_run
 from ..samples.store import decode_samples
 
@@ -169,7 +181,7 @@ def run_row(
         log_results(predictions, metrics, videos)
     return predictions, metrics
 
-# %% ../../nbs/50_papers.tables.ipynb #10753224
+# %% ../../nbs/50_papers.tables.ipynb #9d28b29c
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
@@ -201,7 +213,7 @@ def run(
                      shared | dict(seeds=seeds, folds=folds)) as parent:
         log_table(report, 'report_of_files.csv')
         todo = [(part, seed, row) for part in parts for seed in range(seeds) for row in chosen]
-        with tqdm(todo, desc=table.name, unit='run', disable=None if progress else True) as bar:
+        with progress_bar(todo, table.name, unit='run', shown=progress) as bar:
             for part,seed,row in bar:
                 if row is chosen[0]: done = {}
                 bar.set_postfix_str(where := f'{row.name}, {part.split_name}, seed {seed}')

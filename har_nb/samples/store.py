@@ -5,8 +5,12 @@
 # %% auto #0
 __all__ = ['Frame', 'MotionEmbedding', 'resize', 'sample_video', 'Samples', 'cache_key', 'decode_samples']
 
-# %% ../../nbs/21_samples.store.ipynb #baad7ab4
-import hashlib, json, os, shutil, uuid
+# %% ../../nbs/21_samples.store.ipynb #715b4a6f
+import hashlib
+import json
+import os
+import shutil
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..data.video import VideoError, frames
+from ..data.video import VideoError, frames, progress_bar
 from ..motion.mei import batch_starts, motion_embed
 
 # %% ../../nbs/21_samples.store.ipynb #24e50524
@@ -121,13 +124,13 @@ def decode_samples(
     return [Samples(np.memmap(folder/f'{i}.uint8', np.uint8, 'r', shape=shape) if len(clip) else np.empty(shape, np.uint8), clip, m)
             for i,m in enumerate(modalities)], report
 
-# %% ../../nbs/21_samples.store.ipynb #0af595ce
+# %% ../../nbs/21_samples.store.ipynb #6a4c9249
 def _decode_into(folder, dataset, modalities, size, workers, progress):
     building = folder.with_name(f'{folder.name}.building-{uuid.uuid4().hex[:8]}')
     building.mkdir(parents=True)
     clip, report, ahead = [], [], 4*workers
     try:
-        with ThreadPoolExecutor(workers) as pool, tqdm(total=len(dataset), desc='decoding', unit='clip', disable=None if progress else True) as bar:
+        with ThreadPoolExecutor(workers) as pool, progress_bar(about='decoding', total=len(dataset), unit='clip', shown=progress) as bar:
             files = [open(building/f'{i}.uint8', 'wb') for i in range(len(modalities))]
             waiting = []
             for row in range(len(dataset) + ahead):
