@@ -144,6 +144,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'har_nb.data.video.frames': ('data.video.html#frames', 'har_nb/data/video.py'),
                                    'har_nb.data.video.iter_frames': ('data.video.html#iter_frames', 'har_nb/data/video.py'),
                                    'har_nb.data.video.probe': ('data.video.html#probe', 'har_nb/data/video.py'),
+                                   'har_nb.data.video.progress_bar': ('data.video.html#progress_bar', 'har_nb/data/video.py'),
                                    'har_nb.data.video.write_video': ('data.video.html#write_video', 'har_nb/data/video.py')},
             'har_nb.learning.callbacks': { 'har_nb.learning.callbacks.EpochCallback': ( 'learning.callbacks.html#epochcallback',
                                                                                         'har_nb/learning/callbacks.py'),

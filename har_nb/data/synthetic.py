@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FPS', 'SUFFIX', 'STILL', 'VERSION', 'pulldown', 'phases', 'background', 'Scene', 'camera_path', 'make_scene',
            'Rendered', 'film', 'edit', 'render_clip', 'long_take', 'BuildError', 'person_of', 'clip_name',
-           'split_people', 'build']
+           'split_people', 'build', 'ACTIONS', 'APPEARANCE_PAIR', 'JOINTS', 'ORDER_PAIRS']
 
-# %% ../../nbs/03_data.synthetic.ipynb #a8923037
+# %% ../../nbs/03_data.synthetic.ipynb #57089e88
 import json
 import os
 import queue
@@ -42,7 +42,10 @@ from har_nb.data.figures import (
     view_of,
 )
 from .lists import from_lists
-from .video import write_video
+from .video import progress_bar, write_video
+
+# %% ../../nbs/03_data.synthetic.ipynb #8e6b4712
+_all_ = ['ACTIONS', 'APPEARANCE_PAIR', 'JOINTS', 'ORDER_PAIRS']
 
 # %% ../../nbs/03_data.synthetic.ipynb #dd5500c6
 FPS = 30
@@ -307,7 +310,7 @@ def _between(start, end, share):
     gap[cyclic] = (gap[cyclic] + np.pi) % (2*np.pi) - np.pi
     return start + share*gap
 
-# %% ../../nbs/03_data.synthetic.ipynb #10b8e108
+# %% ../../nbs/03_data.synthetic.ipynb #6fcb5771
 VERSION = 1     # changes when the same settings give other pictures
 
 class BuildError(Exception):
@@ -394,11 +397,10 @@ def _listen(worker, messages):
 
 def _run(jobs, workers, progress):
     "All jobs in new processes (a forked one would deadlock in OpenCV's threads); the first error stops the rest."
-    from fastprogress.fastprogress import progress_bar
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = min(workers or cores, len(jobs))
     if workers == 1:
-        for job in progress_bar(jobs, display=progress): _write_clips(*job)
+        for job in progress_bar(jobs, 'drawing', unit='take', shown=progress): _write_clips(*job)
         return
     started, messages = [], queue.Queue()
     with tempfile.TemporaryFile('w+') as complaints:
@@ -409,7 +411,7 @@ def _run(jobs, workers, progress):
                 started.append(worker)
                 with worker.stdin: json.dump(jobs[number::workers], worker.stdin)
                 Thread(target=_listen, args=(worker, messages), daemon=True).start()
-            for _ in progress_bar(range(len(jobs)), display=progress):
+            for _ in progress_bar(range(len(jobs)), 'drawing', unit='take', shown=progress):
                 while (message := messages.get()[1]) == 0: pass
                 if message != 'done\n':
                     complaints.seek(0)

@@ -67,7 +67,7 @@ def frame(s): return Frame(s['n'], s['interval'])
 def gradient(s): return MotionEmbedding(s['n'], s['interval'], 'gradient')
 def equal(s): return MotionEmbedding(s['n'], s['interval'], 'equal')
 
-# %% ../../nbs/51_papers.mei.ipynb #66d336c8
+# %% ../../nbs/51_papers.mei.ipynb #b3a5d846
 table2 = Table('mei.table2', 'Two-stream network with motion embedded images',
     paper='Le et al., Motion Embedded Images: An Approach to Capture Spatial and Temporal Features for Action Recognition, 2023',
     dataset='UCF101, split 1', unit='video', sample='image',
@@ -77,6 +77,6 @@ table2 = Table('mei.table2', 'Two-stream network with motion embedded images',
           Row('MEI, Equal Division', stream, modality=equal),
           Row('two-stream, Equal Division', two_stream, dict(streams=('normal', 'MEI, Equal Division')), needs=('normal', 'MEI, Equal Division'))),
     settings=dict(backbone='efficientnet_b0', weights='imagenet', size=224, n=10, interval=10, epochs=50, freeze_epochs=1, lr=None, batch_size=32, flip=True, stop_above=0.9),
-    presets=dict(demo=dict(backbone='small_resnet', weights=None, size=64, interval=5, epochs=12, lr=1e-2, batch_size=64)),
+    presets=dict(demo=dict(backbone='small_resnet', weights=None, size=64, interval=5, epochs=15, lr=1e-2, batch_size=64)),
     context=(('Soomro et al.', 43.9), ('Karpathy et al.', 65.4), ('Han et al.', 68.0), ('Simonyan et al.', 88.0), ('Kalfaoglu et al.', 98.69)),
     check=check, decided='unit of accuracy, optimiser, learning rate, frozen first epoch, whole picture scaled to a square, Equal Division rows')

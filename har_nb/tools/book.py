@@ -25,7 +25,7 @@ def _for_readers(notebook):
         cells.append(cell)
     return NotebookNode(notebook | dict(cells=cells))
 
-# %% ../../nbs/61_tools.book.ipynb #143cf544
+# %% ../../nbs/61_tools.book.ipynb #356b145e
 def readme(
     index='nbs/index.ipynb', # the notebook, run, with outputs
     images='nbs/images' # where pictures go, as the README refers to them
@@ -35,6 +35,7 @@ def readme(
     with open(index, encoding='utf-8') as f: notebook = _for_readers(read(f, as_version=4))
     text, resources = exporter.from_notebook_node(notebook, resources=dict(output_files_dir=str(images)))
     text = re.sub(r'<style scoped>.*?</style>\s*', '', text, flags=re.DOTALL)
+    text = re.sub(r'\]\((?!\w+:)([^)]+\.ipynb)\)', r'](nbs/\1)', text)
     text = re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
     return text, {name: data for name,data in resources.get('outputs', {}).items()}
 

@@ -30,16 +30,18 @@ def data_folder()->Path:
     from har_nb.learning.tracking import project_folder
     return Path(os.environ.get('HAR_NB_DATA') or project_folder()/'data')
 
-# %% ../../nbs/60_tools.cli.ipynb #f4646d4b
+# %% ../../nbs/60_tools.cli.ipynb #8c02b789
 SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int, lr=float, stop_above=float)
 
 def run(args)->None:
     "har run TABLE --data DIR"
     from har_nb.data.lists import open_dataset
+    from har_nb.data.synthetic import person_of
     from har_nb.papers.tables import run
     asked = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     if asked.get('weights') == 'none': asked['weights'] = None
-    table, dataset = find_table(args.table), open_dataset(args.data, group=args.group)
+    built_in = (Path(args.data)/'set.json').is_file() # its groups are people, whatever they do
+    table, dataset = find_table(args.table), open_dataset(args.data, group=person_of if built_in else args.group)
     if args.classes: dataset = dataset.subset(classes=args.classes.split(','))
     result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows, pairs=order_pairs(dataset), skip_bad=args.skip_bad,
                  cache=data_folder()/'cache', **asked)
