@@ -184,10 +184,10 @@ def test_learner_and_weights_can_be_kept_and_read(tmp_path, tracking):
     assert any(isinstance(cb, TrackingCallback) for cb in learn.cbs) and len(learn.dls.train.dataset) == 96
     loaded = load_learner(open_store().download_artifacts(run_id, 'learner.pkl', str(tmp_path)))
     assert not any(isinstance(cb, TrackingCallback) for cb in loaded.cbs)
-    np.testing.assert_array_equal(L.predict_probabilities(loaded, learn.dls.valid), expected)
+    np.testing.assert_allclose(L.predict_probabilities(loaded, learn.dls.valid), expected, atol=1e-6) # memory layouts differ, sums round differently
     again = net()
     again.load_state_dict(torch.load(save_weights(learn, tmp_path), weights_only=True))
-    np.testing.assert_array_equal(L.predict_probabilities(again, learn.dls.valid), expected)
+    np.testing.assert_allclose(L.predict_probabilities(again, learn.dls.valid), expected, atol=1e-6)
 
 
 def test_no_bars_off_a_terminal(capsys, monkeypatch):
