@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from har_nb.data.lists import ActionDataset, ListError, from_csv, from_folders, from_lists, open_dataset, split_groups, ucf101_group, write_lists
+from har_nb.data.dataset import ActionDataset, split_groups
+from har_nb.data.lists import ListError, from_csv, from_folders, from_lists, open_dataset, ucf101_group, write_lists
 from har_nb.data.video import write_video
 
 SPORTS = ['Archery', 'Bowling', 'Long Jump']
