@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['set_seed', 'head_and_body', 'make_learner', 'RateSearch', 'find_lr', 'interactive', 'fit', 'predict_probabilities']
 
-# %% ../../nbs/43_learning.learner.ipynb #56a506bc
+# %% ../../nbs/43_learning.learner.ipynb #06a75722
 import copy
 import os
 import random
@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     from fastai.optimizer import Adam
     from fastai.torch_core import default_device, params, to_device
 
-from .callbacks import FiniteLoss, KeepBest
+from .callbacks import Checkpoint, FiniteLoss, KeepBest
 from .metrics import acc_image
 
 # %% ../../nbs/43_learning.learner.ipynb #e30882de
@@ -116,7 +116,7 @@ def find_lr(
     if not low <= advice <= high: return RateSearch(fallback, f'fallback: the advice {advice:.2g} is not within {low:.2g} and {high:.2g}', rates, losses)
     return RateSearch(advice, 'valley', rates, losses)
 
-# %% ../../nbs/43_learning.learner.ipynb #743ad053
+# %% ../../nbs/43_learning.learner.ipynb #98aa4088
 def interactive()->bool:
     "Whether somebody watches: a terminal or a notebook."
     return sys.stderr.isatty() or 'ipykernel' in sys.modules
@@ -127,18 +127,23 @@ def fit(
     lr:float|None=None, # highest learning rate of the head; None: searched
     freeze_epochs:int=0, # before them, with a frozen body
     keep_best:str|None=None, # monitor whose best epoch is kept; None: the last epoch
-    progress:bool|None=None # show bars; None: where somebody watches
+    progress:bool|None=None, # show bars; None: where somebody watches
+    checkpoint=None # file that holds the state after each epoch; a fit that was killed goes on from it; removed at the end
 )->float: # the learning rate
     "Train by one-cycle policy, in two phases where `freeze_epochs` are asked for. Raises `LossError`."
-    lr = lr or find_lr(learn).value
-    best = [KeepBest(keep_best)] if keep_best else []
+    saved = Checkpoint(checkpoint) if checkpoint else None
+    lr = (saved and saved.rate) or lr or find_lr(learn).value
+    once, whole = [(learn.unfreeze, epochs, lr, {})], [(learn.freeze, freeze_epochs, slice(lr), dict(pct_start=.99)), (learn.unfreeze, epochs, slice(lr/200, lr/2), dict(pct_start=.3, div=5.))]
     shown = interactive() if progress is None else progress
     with nullcontext() if shown else learn.no_bar(), nullcontext() if shown else learn.no_logging():
-        if not freeze_epochs: learn.unfreeze(); learn.fit_one_cycle(epochs, lr, cbs=best)
-        else:
-            learn.freeze(); learn.fit_one_cycle(freeze_epochs, slice(lr), pct_start=.99)
-            if any(getattr(cb, 'stopped', False) for cb in learn.cbs): return lr
-            learn.unfreeze(); learn.fit_one_cycle(epochs, slice(lr/200, lr/2), pct_start=.3, div=5., cbs=best)
+        for phase,(prepare, n, rates, options) in enumerate(whole if freeze_epochs else once):
+            if saved and saved.saved.get('phase', 0) > phase: continue
+            prepare()
+            callbacks = [KeepBest(keep_best)] if keep_best and prepare == learn.unfreeze else []
+            if saved: saved.phase, saved.rate, callbacks = phase, lr, [*callbacks, saved]
+            learn.fit_one_cycle(n, rates, cbs=callbacks, start_epoch=saved.epochs_done(phase) if saved else 0, **options)
+            if any(getattr(cb, 'stopped', False) for cb in learn.cbs): break
+    if saved: saved.file.unlink(missing_ok=True)
     return lr
 
 # %% ../../nbs/43_learning.learner.ipynb #15abb461
