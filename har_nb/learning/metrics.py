@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['video_probabilities', 'predicted_classes', 'accuracy', 'balanced_accuracy', 'confusion', 'per_class',
            'plot_confusion', 'plot_per_class', 'two_way_accuracy', 'predictions_table', 'table_classes',
-           'table_probabilities', 'table_labels', 'bootstrap_interval', 'McNemar', 'mcnemar', 'acc_image',
-           'VideoAccuracy']
+           'table_probabilities', 'table_labels', 'bootstrap_interval', 'McNemar', 'mcnemar', 'paired_difference',
+           'acc_image', 'VideoAccuracy']
 
 # %% ../../nbs/40_learning.metrics.ipynb #2500c8ca
 import warnings
@@ -180,6 +180,22 @@ def mcnemar(
     if first.shape != second.shape: raise ValueError(f'{len(first)} videos against {len(second)}: these are not the same videos')
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
     return McNemar(wins, losses, float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.)
+
+# %% ../../nbs/40_learning.metrics.ipynb #4beb5531
+def paired_difference(
+    first:np.ndarray, # V, 0..1: how often each video was right, over runs, in the first
+    second:np.ndarray, # V, 0..1: the same in the second
+    groups:np.ndarray, # V: what belongs together
+    draws:int=10000, # random choices of signs
+    seed:int=0
+)->tuple[float, float, float, float]: # difference of accuracies first - second, its 95% interval, p
+    "Paired difference of two accuracies: bootstrap interval over groups, two-sided sign-flip permutation test over groups."
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    of_group = np.bincount(group, difference)
+    flipped = np.random.default_rng(seed).choice([-1., 1.], size=(draws, len(names)))@of_group
+    p = (1 + (np.abs(flipped) >= abs(of_group.sum()) - 1e-9).sum())/(draws + 1)
+    return float(difference.mean()), *bootstrap_interval(difference, groups), float(p)
 
 # %% ../../nbs/40_learning.metrics.ipynb #d6c41434
 def acc_image(

@@ -283,16 +283,17 @@ def close_dead_runs()->list[str]: # ids of the runs that were closed
         closed.append(run_id)
     return closed
 
-# %% ../../nbs/41_learning.tracking.ipynb #daf69cf3
+# %% ../../nbs/41_learning.tracking.ipynb #dd586947
 def runs_table(
-    experiment:str # name of the experiment
-)->pd.DataFrame: # run_id, name, status, start_time, end_time, artifact_uri, params.*, metrics.*, tags.*
-    "All runs of an experiment, newest first; empty if there is no such experiment."
-    found = open_store().get_experiment_by_name(experiment)
+    experiment:str|None=None, # its name; None: all experiments
+    where:str='' # filter in MLflow's words, for example "tags.row = 'normal'"
+)->pd.DataFrame: # run_id, name, status, start_time, end_time, artifact_uri, experiment_id, params.*, metrics.*, tags.*
+    "The runs of an experiment, newest first; empty if there is no such experiment."
+    found = [open_store().get_experiment_by_name(experiment)] if experiment else open_store().search_experiments()
     rows = [dict(run_id=run.info.run_id, name=run.info.run_name, status=run.info.status, start_time=run.info.start_time, end_time=run.info.end_time,
-                 artifact_uri=run.info.artifact_uri) | {f'{kind}.{k}': v for kind in ('params', 'metrics', 'tags') for k,v in getattr(run.data, kind).items()}
-            for run in _search([found.experiment_id] if found else [])]
-    table = pd.DataFrame(rows or None, columns=None if rows else ['run_id', 'name', 'status', 'start_time', 'end_time', 'artifact_uri'])
+                 artifact_uri=run.info.artifact_uri, experiment_id=run.info.experiment_id) | {f'{kind}.{k}': v for kind in ('params', 'metrics', 'tags') for k,v in getattr(run.data, kind).items()}
+            for run in _search([e.experiment_id for e in found if e], where)]
+    table = pd.DataFrame(rows or None, columns=None if rows else ['run_id', 'name', 'status', 'start_time', 'end_time', 'artifact_uri', 'experiment_id'])
     return table.assign(**{name: pd.to_datetime(table[name], unit='ms', utc=True) for name in ('start_time', 'end_time')})
 
 # %% ../../nbs/41_learning.tracking.ipynb #8e5b2d48
