@@ -6,7 +6,7 @@
 __all__ = ['COSTS', 'NAMES', 'Predictions', 'measure', 'log_results', 'load_predictions', 'NotRun', 'children', 'compare',
            'readable', 'to_markdown', 'paired']
 
-# %% ../../nbs/50_papers.results.ipynb #ffa183bd
+# %% ../../nbs/50_papers.results.ipynb #d09078b4
 from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,6 @@ from har_nb.learning.metrics import (
     per_class,
     plot_confusion,
     plot_per_class,
-    predicted_classes,
     predictions_table,
     table_classes,
     table_labels,
