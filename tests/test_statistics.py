@@ -1,0 +1,105 @@
+"Statistics: numbers against the files they come from, sound, faults, and the real sets."
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from har_nb.data.dataset import ActionDataset
+from har_nb.data.lists import from_csv, from_folders, open_dataset
+from har_nb.data.statistics import SEAGS_V1_PRINTED, media, plot_clips_per_class, plot_durations, plot_flips_and_effects, table1
+from har_nb.data.video import write_video
+
+
+def with_sound(path, seconds=2, rate=10):
+    "An H.264 video with a tone."
+    with av.open(str(path), 'w') as container:
+        video, audio = container.add_stream('libx264', rate=rate), container.add_stream('aac', rate=16000)
+        video.width, video.height, video.pix_fmt = 64, 48, 'yuv420p'
+        for t in range(seconds*rate):
+            for packet in video.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10*t % 255, np.uint8), format='rgb24')): container.mux(packet)
+        for t in range(seconds*16000//1024):
+            frame = av.AudioFrame.from_ndarray(np.sin(np.arange(1024)/20, dtype=np.float32)[None], format='fltp', layout='mono')
+            frame.sample_rate, frame.pts = 16000, 1024*t
+            for packet in audio.encode(frame): container.mux(packet)
+        for stream in (video, audio):
+            for packet in stream.encode(): container.mux(packet)
+
+
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory):
+    "Sound and silence, two rates, two sizes, a broken file."
+    root = tmp_path_factory.mktemp('statistics')/'set'
+    for name in ('jump', 'run'): (root/name).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i, n_frames in enumerate((25, 50, 75)): write_video(root/'jump'/f'{i}.avi', random.integers(0, 256, (n_frames, 32, 48, 3), dtype=np.uint8), fps=25, codec='MJPG')
+    write_video(root/'run'/'slow.mp4', random.integers(0, 256, (40, 64, 32, 3), dtype=np.uint8), fps=10)
+    with_sound(root/'run'/'talk.mp4')
+    (root/'run'/'broken.mp4').write_text('not a video\n'*20)
+    return from_folders(root, group=lambda path: path)
+
+
+@pytest.fixture(scope='module')
+def clips(mixed): return media(mixed, workers=1, progress=False)
+
+
+def test_media(clips):
+    told = clips.set_index('path')
+    assert told.duration.dropna().to_dict() == pytest.approx({'jump/0.avi': 1, 'jump/1.avi': 2, 'jump/2.avi': 3, 'run/slow.mp4': 4, 'run/talk.mp4': 2})
+    assert told.frames['run/slow.mp4'] == 40 and told.fps['run/slow.mp4'] == 10 and (told.height['run/slow.mp4'], told.width['run/slow.mp4']) == (64, 32)
+    assert told.audio[['run/talk.mp4', 'run/slow.mp4', 'jump/0.avi']].tolist() == [True, False, False]
+    assert told.problem['run/broken.mp4'] == 'unreadable' and np.isnan(told.duration['run/broken.mp4']) and told.problem.notna().sum() == 1
+
+
+def test_table1(mixed, clips):
+    table = table1(mixed, clips)
+    assert table.columns[0] == 'set, measured' and table.iloc[:, 0].to_dict() == {
+        'Actions': '2', 'Clips': '6', 'Total Duration': '0.20 m', 'Mean Clip Length': '2.40 s', 'Min Clip Length': '1.0 s', 'Max Clip Length': '4.0 s', 'Audio': '1 of 6 clips', 'Not measured': '1 clips'}
+    assert table.iloc[:7, 1].to_dict() == SEAGS_V1_PRINTED.to_dict()
+    assert table1(mixed.subset(['jump']), clips[clips.label == 'jump'], printed=None).shape == (7, 1)
+    none = table1(mixed.without(mixed.clips.path), clips[:0], printed=None).iloc[:, 0]
+    assert none['Clips'] == '0' and none['Mean Clip Length'] == '-' and none['Audio'] == 'No'
+    with pytest.raises(ValueError, match='other clips'): media(mixed, clips[:2])
+
+
+def test_figures(mixed, clips):
+    assert [bar.get_height() for bar in plot_clips_per_class(mixed).axes[0].patches] == [3, 3]
+    total, mean = plot_durations(mixed, clips).axes
+    assert np.allclose([bar.get_height() for bar in total.patches], [6, 6]) and np.allclose([bar.get_height() for bar in mean.patches], [2, 3])
+    many = pd.DataFrame([(f'c{c}/{i}.avi', f'class{c:03d}', f'{c}.{i}', 'train' if i else 'test') for c in range(101) for i in range(c % 7 + 1)], columns=['path', 'label', 'group', 'split'])
+    big = ActionDataset('.', sorted(set(many.label)), many, 'big')
+    plot_clips_per_class(big, by_split=True).canvas.draw()
+    long = plot_durations(big, many.assign(duration=600.))
+    long.canvas.draw()
+    assert long.axes[0].get_ylabel() == 'minutes' and [bar.get_height() for bar in long.axes[0].patches][:3] == [10, 20, 30]
+
+
+def test_flips_and_effects(mixed):
+    (path, other) = mixed.paths[0], mixed.paths[1]
+    figure = plot_flips_and_effects([path, other], titles=['a', 'b'])
+    images = [ax.images[0].get_array() for ax in figure.axes]
+    assert len(images) == 4 and np.array_equal(images[2], images[0][:, ::-1]) and np.array_equal(images[3], images[1][:, ::-1])
+    film = np.stack([np.full((8, 8, 3), t, np.uint8) for t in range(5)])
+    assert [ax.images[0].get_array()[0, 0, 0] for ax in plot_flips_and_effects([film], [film + 100], moment=1).axes] == [4, 4, 104, 104]
+    assert plot_flips_and_effects([cv2.flip(film[0], 1)[None]]).axes[0].images[0].get_array().shape == (8, 8, 3)
+
+
+def test_real_sets(shared_data):
+    indoor = from_csv(shared_data/'indoor_actions'/'index.csv', group='recording')
+    clips = media(indoor)
+    assert len(clips) == 213 and clips.problem.isna().all() and (clips.fps == 24).all() and clips.duration.max() <= 10.1 and not clips.audio.any() and set(clips.width) == {160}
+    table = table1(indoor, clips).iloc[:, 0]
+    assert table['Actions'] == '9' and table['Clips'] == '213' and table['Audio'] == 'No' and 'Not measured' not in table
+    plot_durations(indoor, clips).canvas.draw()
+    fights = open_dataset(shared_data/'cctv_fight')
+    clips = media(fights)
+    assert (clips.fps == 12.5).all() and clips.frames.between(13, 59).all() and clips.duration.mean() == pytest.approx(2, abs=.3)
+    assert [bar.get_height() for bar in plot_clips_per_class(fights).axes[0].patches] == [120, 120]
+
+
+def test_the_six_clips(shared_data):
+    names = sorted(path.name for path in (shared_data/'clips').iterdir() if path.suffix in ('.mp4', '.avi'))
+    dataset = ActionDataset(shared_data/'clips', ['video'], pd.DataFrame(dict(path=names, label='video', group=names, split='train')), 'clips')
+    clips = media(dataset, workers=1).set_index('path')
+    assert clips.problem.isna().all() and clips.frames['v_ApplyEyeMakeup_g01_c01.avi'] in (164, 165) and (clips.width[clips.index.str.startswith('v_')] == 320).all()
+    assert len(table1(dataset, clips.reset_index())) == 7
