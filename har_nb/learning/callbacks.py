@@ -40,7 +40,7 @@ class EpochCallback(Callback):
     )->None:
         "What to do after an epoch was trained and validated."
 
-# %% ../../nbs/42_learning.callbacks.ipynb #763e8c02
+# %% ../../nbs/42_learning.callbacks.ipynb #42c9711d
 class TrackingCallback(EpochCallback):
     "Log losses, metrics and the learning rate of every epoch to the open run; at the end, if asked, what `save` makes of the learner."
     order,keeps = 62,('next_step',)
@@ -50,10 +50,11 @@ class TrackingCallback(EpochCallback):
     ): self.save,self.next_step = save,first_step
     def before_fit(self):
         super().before_fit()
-        if self.run: current_run()
+        if self.run: self.logged = max((m.step for m in open_store().get_metric_history(current_run(), 'train_loss')), default=-1)
     def before_train(self): self.began = time.perf_counter()
     def trained_epoch(self, measured):
-        log_metrics(measured | dict(lr=self.recorder.lrs[-1], seconds_per_epoch=time.perf_counter() - self.began), self.next_step)
+        if self.next_step > self.logged: # a run that goes on may have logged an epoch that was not saved
+            log_metrics(measured | dict(lr=self.recorder.lrs[-1], seconds_per_epoch=time.perf_counter() - self.began), self.next_step)
         self.next_step += 1
     def after_fit(self):
         if not (self.save and self.trained): return

@@ -134,20 +134,25 @@ def plot_top_losses(
         ax.set_title(f"{row['label']} {row['p_true']:.2f}, predicted {row['predicted']} {row['p_predicted']:.2f}   ({Path(row['path']).name})", fontsize='small', loc='left', pad=2)
     return figure
 
-# %% ../../nbs/44_learning.explain.ipynb #b2ee3537
+# %% ../../nbs/44_learning.explain.ipynb #46467319
 def last_spatial_layer(
     model:nn.Module, # a classifier
     inputs:torch.Tensor # B C H W or B C T H W
 )->nn.Module:
     "The last module whose output still has places (H or W above one). Raises `ValueError` where there is none."
-    found = []
-    def look(module, _, output):
-        if isinstance(output, torch.Tensor) and output.ndim == inputs.ndim and max(output.shape[-2:]) > 1: found.append(module)
-    watch = [module.register_forward_hook(look) for module in model.modules() if module is not model]
+    found, lost = [], [] # modules whose output has places, and names of blocks that lose them
+    def look(name):
+        def hook(module, _, output):
+            if not isinstance(output, torch.Tensor) or output.ndim != inputs.ndim: return
+            if max(output.shape[-2:]) > 1: found.append((name, module))
+            elif not isinstance(module, nn.Sequential): lost.append(f'{name}.')
+        return hook
+    watch = [module.register_forward_hook(look(name)) for name,module in model.named_modules() if name]
     try:
         with torch.no_grad(): model(inputs[:1])
     finally:
         for handle in watch: handle.remove()
+    found = [module for name,module in found if not name.startswith(tuple(lost))] # a branch within a block is not the way through the net
     if not found: raise ValueError(f'{type(model).__name__} has no layer whose output has places; name one: grad_cam(..., layer=...)')
     return found[-1]
 

@@ -112,7 +112,7 @@ def choose(
     for row in reversed(table.rows): wanted |= set(row.needs) if row.name in wanted else set()
     return [row for row in table.rows if row.name in wanted]
 
-# %% ../../nbs/51_papers.tables.ipynb #6bf75714
+# %% ../../nbs/51_papers.tables.ipynb #cb96a75e
 def row_key(
     row:Row, settings:dict, # of the row, with those it shares
     job:Job,
@@ -121,7 +121,7 @@ def row_key(
     "What the numbers of a row depend on, as one short name."
     samples = job.samples
     depends = dict(work=f'{row.work.__module__}:{row.work.__qualname__}', settings=settings, needs=list(needs), seed=job.seed, split=job.dataset.digest,
-                   sees=samples and [str(samples.modality), getattr(samples, 'key', '')])
+                   sees=samples and [str(samples.modality), samples.key])
     return hashlib.sha256(json.dumps(depends, sort_keys=True, default=lambda value: getattr(value, '__qualname__', str(value))).encode()).hexdigest()[:16]
 
 def known_runs()->pd.DataFrame: # of all tables, oldest first
@@ -158,7 +158,7 @@ def run_row(
         log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
     return predictions, run_id if origin is None else trained
 
-# %% ../../nbs/51_papers.tables.ipynb #4bc1eb34
+# %% ../../nbs/51_papers.tables.ipynb #2b17cd3f
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
@@ -192,7 +192,7 @@ def run(
     if (bad := (report.severity == 'error')).any() and not skip_bad: raise BadClips(report[bad])
     decoded, failures = dict(zip(modalities, samples, strict=True)), []
     close_dead_runs()
-    content = hashlib.sha256(json.dumps([table.name, shared, folds, [part.digest for part in parts], [getattr(s, 'key', '') for s in samples]], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    content = hashlib.sha256(json.dumps([table.name, shared, folds, [part.digest for part in parts], [s.key for s in samples]], sort_keys=True, default=str).encode()).hexdigest()[:16]
     known = known_runs().iloc[:0] if again else known_runs()
     tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=parts[0].protocol, preset=preset or '', kind='table', key=content)
     with tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'estimate_bytes', 'Samples', 'decode_samples',
-           'Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
+           'Frame', 'Frames', 'MotionEmbedding', 'SteadyEmbedding', 'StoreError', 'sample_video']
 
-# %% ../../nbs/23_samples.store.ipynb #46e8caeb
+# %% ../../nbs/23_samples.store.ipynb #b75e00bd
 import hashlib
 import json
 import os
@@ -24,9 +24,9 @@ import pandas as pd
 
 from ..data.video import VideoError, progress_bar
 from .archive import Archive, StoreError, told, write_whole
-from .modalities import Frame, Frames, MotionEmbedding, header_frames, height_width, sample_video, stream_video
+from .modalities import Frame, Frames, MotionEmbedding, SteadyEmbedding, header_frames, height_width, sample_video, stream_video
 
-_all_ = ['Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
+_all_ = ['Frame', 'Frames', 'MotionEmbedding', 'SteadyEmbedding', 'StoreError', 'sample_video']
 
 # %% ../../nbs/23_samples.store.ipynb #b1d93acb
 def _state(path):
@@ -100,7 +100,7 @@ def estimate_bytes(
         if frames > 0: counts.append(len(modality.sampler(frames)))
     return int(len(dataset)*np.prod(modality.shape(size))*np.mean(counts)) if counts else 0
 
-# %% ../../nbs/23_samples.store.ipynb #02ab0fa8
+# %% ../../nbs/23_samples.store.ipynb #ebc094f1
 class Samples:
     "Samples of the clips of a data set, clip by clip and in the order of time."
     def __init__(self,
@@ -109,7 +109,7 @@ class Samples:
         keys:list, # key of each clip, None where the file cannot be read
     ):
         found = [archive.entries.get(key, (0, 0, 0, None)) for key in keys]
-        self.archive, self.modality = archive, modality
+        self.archive, self.modality, self.key = archive, modality, hashlib.sha256(json.dumps([archive.folder.name, keys]).encode()).hexdigest()[:16] # key: equal for equal videos, settings and code
         self.clip = np.repeat(np.arange(len(keys)), np.array([count for _, count, *_ in found], int)) # N int: row in dataset.clips
         self.numbers = np.concatenate([np.arange(first, first + count) for first, count, *_ in found] or [np.arange(0)]) # N int: place in the archive
     def __len__(self): return len(self.clip)
