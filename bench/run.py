@@ -6,11 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+CLIPS = HERE.parent.parent/'shared'/'data'/'clips' # real videos, used where they are
+CORES = os.cpu_count() or 1
 
 
 def seconds(work):
@@ -25,7 +28,14 @@ def alternate(*works, times=5):
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
-def python(code): subprocess.run([sys.executable, '-c', code], check=True)
+def python(code, *arguments): return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def exhaust(items):
+    for _ in items: pass
+
+
+def of_speed(one, other): return f'{one/other:.2f} of its speed'
 
 
 def importing():
@@ -33,22 +43,167 @@ def importing():
     yield 'import har_nb, over a bare interpreter', f'{1000*(package - bare):.0f} ms', 'under 300 ms'
 
 
-def decoding(folder):
+def drawn_clip():
+    from har_nb.data.synthetic import render_clip
+    return render_clip('TennisSwing', 1, size=(240, 320), camera_motion=True, truth=False).frames
+
+
+def write_h264(path, frames):
+    import av
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], 'yuv420p'
+        for frame in frames: container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+    return path
+
+
+def videos(folder):
+    "Codec -> (file, what it is): real ones where they are, drawn ones otherwise."
+    from har_nb.data.video import write_video
+    real = dict(XviD=CLIPS/'v_ApplyEyeMakeup_g01_c01.avi', H264=CLIPS/'basketball.mp4')
+    if all(path.exists() for path in real.values()): return {'XviD': (real['XviD'], 'UCF101, 320x240'), 'H.264': (real['H264'], 'real, 426x240')}
+    clip = [*drawn_clip()]*3
+    return {'XviD': (write_video(folder/'xvid.avi', clip, codec='XVID').path, 'drawn, 320x240'), 'H.264': (write_h264(folder/'h264.mp4', clip), 'drawn, 320x240')}
+
+
+def bare_loop(path, threads):
+    import cv2
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    while capture.read()[0]: pass
+
+
+def decoding(path, what, codec):
+    from har_nb.data.video import frames, iter_frames, iter_pictures
+    readers = {'iter_pictures (B G R, nothing kept)': lambda **k: exhaust(iter_pictures(path, **k)), 'iter_frames (R G B, one at a time)': lambda **k: exhaust(iter_frames(path, **k)),
+               'iter_frames, decoding ahead': lambda **k: exhaust(iter_frames(path, ahead=8, **k)),
+               'frames (R G B, the whole clip kept)': lambda **k: frames(path, **k), 'frames, decoding ahead': lambda **k: frames(path, ahead=8, **k)}
+    for threads, name in ((1, "one FFmpeg thread each"), (0, "FFmpeg's own number of threads each")):
+        base, *ours = alternate(lambda threads=threads: bare_loop(path, threads), *[lambda read=read, threads=threads: read(threads=threads) for read in readers.values()], times=15)
+        for reader, spent in zip(readers, ours, strict=True): yield f'{reader} against a bare read loop; {codec} ({what}), {name}', of_speed(base, spent), '0.95'
+
+
+def naive_embed(path, n=10, interval=10):
+    "As the paper's code would: a float sum for each batch, over frames that are kept."
+    from har_nb.data.video import frames
+    clip, shares = frames(path), [i/(n*(n + 1)//2) for i in range(1, n + 1)]
+    return [sum(frame*share for frame, share in zip(clip[first:first + n], shares, strict=True)).round().astype('uint8') for first in range(0, len(clip) - n + 1, interval)]
+
+
+def embedding(path, what, codec):
     import cv2
 
-    from har_nb.data.synthetic import render_clip
-    from har_nb.data.video import frames, write_video
-    from har_nb.motion.mei import motion_embed
-    clip = render_clip('TennisSwing', 1, size=(240, 320), truth=False).frames
-    for codec, suffix in (('XVID', '.avi'), ('MJPG', '.avi')):
-        path = write_video(folder/f'{codec}{suffix}', [*clip]*5, codec=codec).path
+    from har_nb.data.video import iter_pictures
+    from har_nb.motion.mei import stream_embed
 
-        def bare(path=path):
-            capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-            while capture.read()[0]: pass
-        base, ours, embedded = alternate(bare, lambda path=path: frames(path), lambda path=path: motion_embed(frames(path), 10, 10))
-        yield f'frames() against a bare read loop, {codec} 320x240', f'{base/ours:.2f} of its speed', '0.95'
-        yield f'decode + motion_embed (n 10, interval 10) against decode, {codec} 320x240', f'{ours/embedded:.2f} of its speed', '0.65'
+    def embed(interval, ahead):
+        for image in stream_embed(iter_pictures(path, ahead=ahead), 10, interval): cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    for interval, aim in ((5, '0.55'), (10, '0.65')):
+        aim = aim if codec == 'XviD' else '0.8'
+        works = [lambda: bare_loop(path, 1), lambda i=interval: embed(i, 0), lambda i=interval: embed(i, 3), lambda i=interval: naive_embed(path, interval=i)]
+        decode, plain, overlapped, naive = alternate(*works, times=9)
+        about = f'{codec} ({what}), n 10, interval {interval}'
+        yield f'file to motion images against decoding alone, in one thread; {about}', of_speed(decode, plain), aim
+        yield f'the same, decoded ahead in a second thread; {about}', of_speed(decode, overlapped), f'{aim}, better 0.9'
+        if codec == 'XviD': yield f'file to motion images against a float sum for each batch; {about}', f'{naive/plain:.1f} x in one thread, {naive/overlapped:.1f} x decoded ahead', '3 x'
+
+
+def small_set(folder, files=16):
+    "Different XviD clips 320x240, two classes."
+    import numpy as np
+
+    from har_nb.data.lists import from_folders
+    from har_nb.data.video import write_video
+    clip = drawn_clip()
+    for i in range(files):
+        place = folder/f'class{i % 2}'/f'{i:03}.avi'
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_video(place, np.roll(np.concatenate([clip, clip[::-1]]), 7*i, axis=(0, 2)), codec='XVID')
+    return from_folders(folder)
+
+
+def decode_all(dataset):
+    from har_nb.data.video import iter_pictures
+    with ThreadPoolExecutor(CORES) as pool: list(pool.map(lambda path: exhaust(iter_pictures(path)), dataset.paths))
+
+
+def storing(folder, dataset):
+    from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
+    caches = iter(range(1000))
+    build = lambda: decode_samples(dataset, [Frame(), MotionEmbedding()], 224, folder/f'cache{next(caches)}', progress=False)
+    decode, built = alternate(lambda: decode_all(dataset), build, times=3)
+    yield f'building the store (frames and motion images, 224 pixels) against decoding every file, {CORES} cores', of_speed(decode, built), 'told'
+
+
+def loading(folder, dataset, batch=64):
+    import numpy as np
+
+    from har_nb.samples.loaders import SampleSet
+    from har_nb.samples.store import Frame, decode_samples, sample_video
+    sets = []
+    for name, limit in (('raw', float('inf')), ('jpeg', 0)):
+        (samples,), _ = decode_samples(dataset, [Frame(10, 2)], 224, folder/name, progress=False, limit=limit)
+        sets.append(SampleSet(samples, dataset, np.arange(len(dataset))))
+    order = np.random.default_rng(0).permutation(len(sets[0]))
+
+    def epoch(data):
+        for first in range(0, len(order), batch): data.batch(order[first:first + batch])
+    raw, jpeg, decoded = alternate(lambda: epoch(sets[0]), lambda: epoch(sets[1]), lambda: [sample_video(path, [Frame(10, 2)], 224) for path in dataset.paths], times=5)
+    n = len(order)
+    yield 'shuffled uint8 batches from the memory-mapped store, 224 pixels, one core', f'{n/raw:,.0f} images/s, {decoded/raw:.0f} x decoding each epoch', '10,000 images/s'
+    yield 'shuffled uint8 batches from JPEG in LMDB, 224 pixels, one core', f'{n/jpeg:,.0f} images/s, {decoded/jpeg:.1f} x decoding each epoch', 'told'
+
+
+PEAK = '''
+import resource, sys
+from har_nb.data.lists import from_folders
+from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
+decode_samples(from_folders(sys.argv[1]), [Frame(), MotionEmbedding()], 224, sys.argv[2], workers=1, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+'''
+
+
+def memory(folder):
+    from itertools import cycle, islice
+
+    from har_nb.data.video import write_video
+    clip, peaks = drawn_clip(), []
+    for name, n_frames in (('10 s', 250), ('10 min', 15_000)):
+        place = folder/name/'class'
+        place.mkdir(parents=True)
+        write_video(place/'clip.avi', islice(cycle(clip), n_frames), codec='XVID')
+        peaks.append(int(python(PEAK, folder/name, folder/f'{name} cache'))/1024)
+    yield 'peak memory of a build, one video of 10 minutes against one of 10 seconds', f'{peaks[1]:.0f} MB against {peaks[0]:.0f} MB', 'the same'
+
+
+def listing(folder, n=13_320):
+    from har_nb.data.lists import from_lists
+    classes = [f'Action{i:03}' for i in range(101)]
+    names = [f'{label}/v_{label}_g{group:02}_c{clip:02}.avi' for clip in range(1, 8) for group in range(1, 26) for label in classes][:n]
+    (folder/'classInd.txt').write_text(''.join(f'{i} {label}\n' for i, label in enumerate(classes, 1)))
+    number = {label: i for i, label in enumerate(classes, 1)}
+    parts = dict(train=[], test=[])
+    for name in names: parts['test' if int(name.split('_g')[1][:2]) <= 7 else 'train'].append(name)
+    (folder/'trainlist.txt').write_text(''.join(f'{name} {number[name.split("/")[0]]}\n' for name in parts['train']))
+    (folder/'testlist.txt').write_text(''.join(f'{name}\n' for name in parts['test']))
+
+    def work(): assert len(from_lists(folder, must_exist=False).holdout(0.3, seed=0).carve_validation(0.3, seed=0)) == n
+    spent, = alternate(work, times=5)
+    yield f'{n:,} listed names parsed, grouped and split', f'{spent:.2f} s', 'under 2 s'
+
+
+def checking(folder, dataset, copies=20):
+    from har_nb.data.audit import audit
+    from har_nb.data.lists import from_folders
+    for i in range(copies):
+        for path in dataset.paths:
+            place = folder/Path(path).parent.name/f'{i}_{Path(path).name}'
+            place.parent.mkdir(exist_ok=True)
+            os.link(path, place)
+    dataset = from_folders(folder)
+    decode, check, whole = alternate(lambda: decode_all(dataset), lambda: dataset.check_files(progress=False), lambda: audit(dataset, progress=False), times=3)
+    yield f'check_files on {len(dataset)} files against decoding every one once, {CORES} cores', of_speed(decode, check), '1.00'
+    yield f'audit of the same against decoding every file once, {CORES} cores', of_speed(decode, whole), 'told'
 
 
 def training():
@@ -56,8 +211,7 @@ def training():
 
     from har_nb.models.backbones import small_resnet
     images, labels = torch.randn(64, 64, 64, 3).permute(0, 3, 1, 2), torch.randint(0, 8, (64,))
-    devices = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
-    for device in devices:
+    for device in ('cpu', *(['cuda'] if torch.cuda.is_available() else [])):
         net = small_resnet(num_classes=8).to(device, memory_format=torch.channels_last)
         optimizer, x, y = torch.optim.Adam(net.parameters()), images.to(device), labels.to(device)
 
@@ -67,17 +221,71 @@ def training():
                 optimizer.step(), optimizer.zero_grad()
             if device == 'cuda': torch.cuda.synchronize()
         yield f'small_resnet, training, 64 pixels, batch 64, {device}', f'{640/alternate(steps)[0]:,.0f} images/s', '1,500 on two cores'
-    if len(devices) == 1: yield 'the same on a GPU', 'waits for a GPU: make bench', ''
+
+
+def waiting(folder):
+    "Steps fed by the loader against steps on a batch that is on the GPU already."
+    import torch
+    what, aim = 'share of a training step spent waiting for data; EfficientNetB0, batch 256, mixed precision, channels_last, {}', 'under 5%'
+    if not torch.cuda.is_available():
+        yield what.format('a GPU'), 'waits for a GPU: make bench', aim
+        return
+    from har_nb.models.backbones import efficientnet_b0
+    from har_nb.samples.loaders import RandomColour, sample_loader
+    from har_nb.samples.samplers import EveryKth
+    from har_nb.samples.store import Frames, decode_samples
+    dataset = small_set(folder/'gpu', files=48)
+    net = efficientnet_b0(num_classes=2).to('cuda', memory_format=torch.channels_last)
+    optimizer, scaler = torch.optim.AdamW(net.parameters()), torch.amp.GradScaler()
+
+    def step(x, y):
+        with torch.autocast('cuda'): loss = torch.nn.functional.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer), scaler.update(), optimizer.zero_grad(set_to_none=True)
+    for coding, limit, workers in (('memory-mapped', float('inf'), 2), ('JPEG in LMDB', 0, max(2, CORES - 1))):
+        (samples,), _ = decode_samples(dataset, [Frames(EveryKth(1))], 224, folder/coding, progress=False, limit=limit)
+        loader = sample_loader(samples, dataset, 'train', batch_size=256, device='cuda', num_workers=workers, augment=[RandomColour()])
+        loader.drop_last = True
+        held = [(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in [loader.one_batch()]][0]
+
+        def fed(loader=loader):
+            for x, y in loader: step(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor))
+            torch.cuda.synchronize()
+
+        def resident(loader=loader, held=held):
+            for _ in range(len(loader)): step(*held)
+            torch.cuda.synchronize()
+        ready, loaded = alternate(resident, fed, times=5)
+        yield what.format(f'{torch.cuda.get_device_name()}, {coding}'), f'{max(0, 1 - ready/loaded):.1%} ({256*len(loader)/loaded:,.0f} images/s)', aim
+
+
+def rows(folder):
+    def place(name): (folder/name).mkdir(); return folder/name
+    yield from importing()
+    for codec, (path, what) in videos(place('videos')).items():
+        yield from decoding(path, what, codec)
+        yield from embedding(path, what, codec)
+    dataset = small_set(place('set'))
+    yield from storing(place('stores'), dataset)
+    yield from loading(place('loads'), dataset)
+    yield from memory(place('memory'))
+    yield from listing(place('lists'))
+    yield from checking(place('many'), dataset)
+    yield from training()
+    yield from waiting(place('gpu'))
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder: rows = [*importing(), *decoding(Path(folder)), *training()]
+    load, start, found = os.getloadavg()[0], time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows(Path(folder)):
+            found.append(row)
+            print(' | '.join(row), flush=True)
     packages = ', '.join(f'{name} {version(name)}' for name in ('torch', 'torchvision', 'fastai', 'opencv-python', 'numpy'))
-    lines = ['# Speed', '', f'{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}.',
-             'Written by `make bench`; medians of alternating measurements.', '', '| what | measured | aim |', '|---|---|---|',
-             *(f'| {" | ".join(row)} |' for row in rows)]
+    lines = ['# Speed', '', f'{date.today()}, {platform.machine()}, {CORES} cores, Python {platform.python_version()}, {packages}.',
+             f'Written by `make bench` in {(time.perf_counter() - start)/60:.0f} minutes; medians of alternating measurements. Other work on the machine when it began (load average): {load:.1f}.', '',
+             '| what | measured | aim |', '|---|---|---|', *(f'| {" | ".join(row)} |' for row in found)]
     (HERE/'results.md').write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
 
 
 if __name__ == '__main__': main()

@@ -6,6 +6,8 @@ from math import floor
 import numpy as np
 import pytest
 
+from har_nb.data.video import frames, iter_pictures
+from har_nb.motion import mei
 from har_nb.motion.mei import DIVISIONS, batch_starts, literal_weights, mei_weights, motion_embed, stream_embed
 
 
@@ -33,6 +35,43 @@ def test_equals_the_fractions_at_random_settings(seed):
         assert images.dtype == np.uint8
         np.testing.assert_array_equal(images, reference(frames, n, interval, division))
         np.testing.assert_array_equal(np.stack(list(stream_embed(iter(frames), n, interval, division))), images)
+
+
+@pytest.mark.parametrize('division', mei.RUNNING)
+@pytest.mark.parametrize('way', [mei._running_embed, mei._ring_embed])
+def test_both_ways_of_summing_give_the_same_bits(way, division):
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        n, interval, n_frames = draw.integers(1, 23), draw.integers(1, 30), draw.integers(1, 70)
+        frames = draw.integers(0, 256, (n_frames, *draw.integers(1, 6, 2), draw.choice([1, 3])), dtype=np.uint8)
+        np.testing.assert_array_equal(np.stack(list(way(iter(frames), n, interval, division))), motion_embed(frames, n, interval, division))
+
+
+@pytest.mark.parametrize('division', mei.RUNNING)
+def test_running_sums_may_overflow_for_ever(division):
+    frames = np.full((3000, 3, 5, 3), 255, np.uint8)
+    frames[::7] = 254
+    np.testing.assert_array_equal(np.stack(list(mei._running_embed(iter(frames), 10, 5, division))), motion_embed(frames, 10, 5, division))
+
+
+@pytest.mark.parametrize('n, interval', [(10, 5), (10, 10), (10, 1), (20, 5), (22, 2)])
+def test_memory_of_a_stream_is_that_of_its_batch(n, interval):
+    frame = np.zeros((120, 160, 3), np.uint8)
+    tracemalloc.start()
+    for _ in stream_embed((frame for _ in range(100)), n, interval): pass
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < (n + 6)*frame.nbytes, 'n + 1 frames, and the sums of the image that is made'
+
+
+@pytest.mark.parametrize('name', ['v_ApplyEyeMakeup_g01_c01.avi', 'basketball.mp4'])
+def test_from_the_decoder_as_from_memory(shared_data, name):
+    path = shared_data/'clips'/name
+    clip = frames(path)
+    for interval in (5, 10):
+        for ahead in (0, 3):
+            images = [image[..., ::-1] for image in stream_embed(iter_pictures(path, ahead=ahead), interval=interval)]
+            np.testing.assert_array_equal(np.stack(images), motion_embed(clip, interval=interval))
 
 
 @pytest.mark.parametrize('n', [1, 2, 3, 5, 10, 22, 23, 64, 256, 257, 300])

@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from har_nb.data.video import WRITABLE, VideoError, frames, iter_frames, probe, write_video
+from har_nb.data.video import WRITABLE, VideoError, diagnose, frames, iter_frames, iter_pictures, probe, write_video
 
 XVID = ['v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi']
 H264 = ['basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4']
@@ -304,3 +305,120 @@ def test_a_full_disk_is_noticed(tmp_path, clip, monkeypatch):
     monkeypatch.setitem(write_video.__globals__, 'probe', cut)
     with pytest.raises(VideoError, match='arrived'): write_video(tmp_path/'clip.avi', clip, codec='FFV1')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('start, stop', [(0, None), (0, 5), (3, 9), (11, 12), (5, None), (4, 100)])
+def test_a_span_is_a_slice(avi, clip, start, stop):
+    assert np.array_equal(frames(avi, start=start, stop=stop), clip[start:stop])
+    assert np.array_equal(list(iter_frames(avi, start, stop)), clip[start:stop])
+    assert np.array_equal(frames(avi, start=start, stop=stop, limit=4), clip[start:stop][:4])
+
+
+@pytest.mark.parametrize('name', [XVID[0], H264[0]])
+def test_spans_of_real_files(shared_data, name):
+    path = shared_data/'clips'/name
+    whole = frames(path)
+    for start, stop in ((1, 2), (17, 40), (len(whole) - 5, None)): assert np.array_equal(frames(path, start=start, stop=stop), whole[start:stop])
+
+
+def test_spans_that_end_too_soon(avi):
+    assert len(frames(avi, start=4, stop=12, complete=True)) == 8
+    with pytest.raises(VideoError, match='cut off: 12 of 13'): frames(avi, start=4, stop=13, complete=True)
+    assert len(frames(avi, start=4, stop=13, limit=2, complete=True)) == 2
+    for start in (12, 13, 500):
+        with pytest.raises(VideoError, match='ends after 12 frames'): frames(avi, start=start)
+        with pytest.raises(VideoError, match='ends after 12 frames'): list(iter_frames(avi, start))
+
+
+@pytest.mark.parametrize('start, stop', [(-1, None), (3, 3), (5, 2), (0, 0)])
+def test_spans_without_sense(avi, start, stop):
+    with pytest.raises(ValueError, match='stop beyond it'): frames(avi, start=start, stop=stop)
+    with pytest.raises(ValueError, match='stop beyond it'): iter_frames(avi, start, stop)
+
+
+def picture_folder(folder, clip, name='{:05}.png', first=1):
+    folder.mkdir()
+    for i, frame in enumerate(clip, first): cv2.imwrite(str(folder/name.format(i)), frame[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize('name, first', [('{:05}.png', 1), ('{}.png', 0), ('img_{:05}.PNG', 1), ('v_Run_g01_c01_{:04}.png', 1)])
+def test_a_folder_of_pictures_is_a_video(tmp_path, clip, name, first):
+    folder = picture_folder(tmp_path/'124', clip, name, first)
+    (folder/'._00001.jpg').write_bytes(b'apple')
+    (folder/'Thumbs.db').write_bytes(b'windows')
+    info = probe(folder)
+    assert (info.n_frames, info.n_declared, info.height, info.width, info.fps, info.codec, info.truncated) == (12, 12, 48, 64, 12, 'pictures', False)
+    assert np.array_equal(frames(folder), clip) and np.array_equal(list(iter_frames(folder, 3, 5)), clip[3:5]) and diagnose(folder) is None
+    assert diagnose(folder, min_frames=13)[0] == 'short'
+
+
+def test_jpeg_pictures_are_what_opencv_reads(tmp_path, clip):
+    folder = picture_folder(tmp_path/'7', clip, '{:05}.jpg')
+    expected = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())]
+    assert np.array_equal(frames(folder, complete=True), expected)
+
+
+@pytest.mark.parametrize('missing', [1, 6])
+def test_a_gap_in_the_numbers_is_truncated(tmp_path, clip, missing):
+    folder = picture_folder(tmp_path/'7', clip)
+    (folder/f'{missing:05}.png').unlink()
+    assert probe(folder).truncated and np.array_equal(frames(folder), np.delete(clip, missing - 1, 0))
+    assert diagnose(folder) == ('truncated', '11 of 12 frames', 'error')
+    with pytest.raises(VideoError, match='cut off: 11 of 12'): frames(folder, complete=True)
+
+
+def test_pictures_that_are_none(tmp_path, clip, capfd):
+    folder = picture_folder(tmp_path/'7', clip, '{:05}.jpg')
+    whole = (folder/'00004.jpg').read_bytes()
+    for content, reason in ((whole[:len(whole)//2], 'not a whole'), (b'', 'empty'), (b'<html>\xff\xd9', 'cannot be decoded'), (os.urandom(3000), 'not a whole')):
+        (folder/'00004.jpg').write_bytes(content)
+        for read in (probe, frames, lambda path: list(iter_frames(path))):
+            with pytest.raises(VideoError, match=reason) as caught: read(folder)
+            assert caught.value.path == folder/'00004.jpg' and caught.value.remedy
+        assert diagnose(folder)[::2] == ('unreadable', 'error')
+    assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('names, problem, reason', [
+    (['00001.jpg', 'cover.jpg'], 'unreadable', 'cover.jpg has no number'), (['img_1.jpg', 'flow_1.jpg'], 'unreadable', r'more than one series of pictures \(flow_\*, img_\*\)'),
+    (['1.jpg', '01.jpg'], 'unreadable', '01.jpg and 1.jpg have the same number'), (['1.jpg', '1.png'], 'unreadable', '1.jpg and 1.png'),
+    ([], 'empty', 'without pictures'), (['notes.txt'], 'empty', 'without pictures')])
+def test_names_without_an_order(tmp_path, names, problem, reason):
+    for name in names: (tmp_path/name).touch()
+    with pytest.raises(VideoError, match=reason) as caught: frames(tmp_path)
+    assert caught.value.path == tmp_path and caught.value.remedy and diagnose(tmp_path)[0] == problem
+
+
+def test_a_picture_of_another_size_is_scaled_to_the_first(tmp_path, clip):
+    folder = picture_folder(tmp_path/'7', [*clip[:2], cv2.resize(clip[2], (32, 32))])
+    assert frames(folder).shape == (3, 48, 64, 3)
+
+
+@pytest.mark.parametrize('settings', [dict(ahead=1), dict(ahead=4), dict(ahead=500), dict(threads=0), dict(threads=0, ahead=4)])
+def test_threads_and_reading_ahead_change_no_bit(shared_data, settings):
+    for name in (XVID[0], H264[0]):
+        path = shared_data/'clips'/name
+        expected = frames(path)
+        assert np.array_equal(frames(path, **settings), expected)
+        assert np.array_equal(frames(path, start=33, stop=50, **settings), expected[33:50])
+        assert all(np.array_equal(picture[..., ::-1], frame) for picture, frame in zip(iter_pictures(path, **settings), expected, strict=True))
+        assert all(np.array_equal(picture, frame) for picture, frame in zip(iter_frames(path, **settings), expected, strict=True))
+
+
+def test_reading_ahead_can_be_left_at_any_time(avi, clip):
+    threads = threading.active_count()
+    for taken in (0, 1, 5, 12):
+        pictures = iter_pictures(avi, ahead=3)
+        for _ in range(taken): next(pictures)
+        pictures.close()
+    assert threading.active_count() == threads
+
+
+def test_what_fails_ahead_fails_here(tmp_path, clip):
+    folder = picture_folder(tmp_path/'7', clip)
+    (folder/'00008.png').write_bytes(b'no picture')
+    pictures = iter_pictures(folder, ahead=3)
+    for expected in clip[:7]: assert np.array_equal(next(pictures)[..., ::-1], expected)
+    with pytest.raises(VideoError, match='00008.png'): next(pictures)
+    with pytest.raises(VideoError, match='ends after 7'): list(iter_pictures(picture_folder(tmp_path/'8', clip[:7]), start=9, ahead=3))
