@@ -6,10 +6,9 @@
 __all__ = ['FEW', 'UNEVEN', 'QUANTITIES', 'TELLING', 'ALARM', 'MOMENTS', 'ALIKE', 'survey', 'copies', 'confounds',
            'near_duplicates', 'Audit', 'audit']
 
-# %% ../../nbs/07_data.audit.ipynb #df1cf01d
+# %% ../../nbs/07_data.audit.ipynb #f819f197
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path

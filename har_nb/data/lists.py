@@ -6,12 +6,12 @@
 __all__ = ['ListError', 'Clip', 'read_lines', 'as_dataset', 'ucf101_group', 'from_lists', 'from_csv', 'from_folders',
            'open_dataset', 'write_lists']
 
-# %% ../../nbs/02_data.lists.ipynb #a31571cd
+# %% ../../nbs/02_data.lists.ipynb #6686da80
 import csv
 import io
 import os
 import re
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
@@ -60,14 +60,17 @@ def read_lines(
     if text is not None and not lines: problems.append((path, None, 'the list is empty'))
     return lines
 
-# %% ../../nbs/02_data.lists.ipynb #b8d79cc4
-def _tidy(path): return str(PurePosixPath(path.replace('\\', '/')))
+# %% ../../nbs/02_data.lists.ipynb #8762ccc3
+def _tidy(path):
+    path = path.replace('\\', '/')
+    return str(PurePosixPath(path)) if '//' in path or './' in path or path.endswith('/') else path
 
 def _problem_with(root, path, must_exist):
-    if PureWindowsPath(path).anchor or '..' in PurePosixPath(path).parts: return f'{path} leaves the folder of the data set'
-    if must_exist and (root/path).is_dir(): return # a folder of pictures
-    if PurePosixPath(path).suffix.lower() not in ('', *VIDEO_SUFFIXES): return f'{path} is not named like a video'
-    if must_exist and not (root/path).is_file(): return f'there is no file {path} in {root}'
+    if path.startswith('/') or path[1:2] == ':' or '..' in path.split('/'): return f'{path} leaves the folder of the data set'
+    place = os.path.join(root, path)
+    if must_exist and os.path.isdir(place): return # a folder of pictures
+    if os.path.splitext(path)[1].lower() not in ('', *VIDEO_SUFFIXES): return f'{path} is not named like a video'
+    if must_exist and not os.path.isfile(place): return f'there is no file {path} in {root}'
 
 def as_dataset(
     root,               # folder of the videos
@@ -93,16 +96,15 @@ def _folder(root):
     if not root.is_dir(): raise ListError([(root, None, 'there is no such folder')])
     return root
 
-# %% ../../nbs/02_data.lists.ipynb #3035757c
+# %% ../../nbs/02_data.lists.ipynb #de6b52d2
 def ucf101_group(
     path, # relative to the data set
 )->str: # folder and gNN; the whole path for other names
     "Which clips were cut from the same video, by UCF101's names."
-    path = PurePosixPath(path)
-    number = re.search(r'_g(\d+)_c\d+$', path.stem)
-    return f'{path.parent.name}/g{number[1]}' if number else str(path)
+    number = re.search(r'([^/]*)/[^/]*_g(\d+)_c\d+(\.[^./]*)?$', f'/{path}')
+    return f'{number[1]}/g{number[2]}' if number else str(path)
 
-# %% ../../nbs/02_data.lists.ipynb #8b063844
+# %% ../../nbs/02_data.lists.ipynb #a3022a82
 def _read_classes(path, problems):
     "Names in the order of their numbers, which run from 1 without a gap."
     names = {}
@@ -124,7 +126,7 @@ def _read_list(path, classes, split, group, problems):
         numbered = re.fullmatch(r'(.+\.\w+)\s+([+-]?\d+)', text)
         name, number = (numbered[1], int(numbered[2])) if numbered else (text, None)
         name = _tidy(name)
-        label = PurePosixPath(name).parent.name
+        label = name.rpartition('/')[0].rpartition('/')[2]
         if label not in classes: problems.append((path, line, f'folder {label!r} of {name} is no class'))
         elif number is not None and not 1 <= number <= len(classes): problems.append((path, line, f'class number {number} is not in 1 to {len(classes)}'))
         elif number is not None and classes[number - 1] != label: problems.append((path, line, f'class number {number} is {classes[number - 1]}, the folder says {label}'))

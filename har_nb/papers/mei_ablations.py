@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['embedding', 'reversed_gradient', 'literal', 'steady']
 
-# %% ../../nbs/53_papers.mei_ablations.ipynb #50886d83
+# %% ../../nbs/53_papers.mei_ablations.ipynb #7f72a11f
 from .mei import PAPER, TRAINING, check, equal, frame, fused, gradient, stream
 from .tables import Row, Table
-from ..samples.store import MotionEmbedding, SteadyEmbedding
+from ..samples.modalities import MotionEmbedding, SteadyEmbedding
 
 # %% ../../nbs/53_papers.mei_ablations.ipynb #f6b57c9a
 def reversed_gradient(s): return MotionEmbedding(s['n'], s['interval'], 'reversed')

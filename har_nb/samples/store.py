@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'estimate_bytes', 'Samples', 'decode_samples',
-           'Frame', 'Frames', 'MotionEmbedding', 'SteadyEmbedding', 'StoreError', 'sample_video']
+           'Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
 
-# %% ../../nbs/23_samples.store.ipynb #b75e00bd
+# %% ../../nbs/23_samples.store.ipynb #46e8caeb
 import hashlib
 import json
 import os
@@ -24,9 +24,9 @@ import pandas as pd
 
 from ..data.video import VideoError, progress_bar
 from .archive import Archive, StoreError, told, write_whole
-from .modalities import Frame, Frames, MotionEmbedding, SteadyEmbedding, header_frames, height_width, sample_video, stream_video
+from .modalities import Frame, Frames, MotionEmbedding, header_frames, height_width, sample_video, stream_video
 
-_all_ = ['Frame', 'Frames', 'MotionEmbedding', 'SteadyEmbedding', 'StoreError', 'sample_video']
+_all_ = ['Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
 
 # %% ../../nbs/23_samples.store.ipynb #b1d93acb
 def _state(path):
