@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['TWINS', 'inflate', 'r3d']
 
-# %% ../../nbs/37_models.r3d.ipynb #188690f9
+# %% ../../nbs/37_models.r3d.ipynb #1c8ba94f
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from .backbones import Weights, build, resnet50
