@@ -15,17 +15,19 @@ from har_nb.models.backbones import (
     Weights,
     WeightsError,
     build,
-    count_operations,
-    count_parameters,
+    feature_maps,
     freeze_batch_norm,
     head_name,
     inception_v3,
+    mobilenet_v1,
     mobilenet_v2,
     replace_head,
     resolve,
     same_padding,
     small_resnet,
+    timm_net,
 )
+from har_nb.models.cost import count_operations, count_parameters
 
 
 def quiet_dropout(model):
@@ -188,7 +190,7 @@ def test_a_net_without_a_linear_layer_says_so():
 def test_counting_leaves_the_net_in_its_mode():
     for mode in (True, False):
         net = small_resnet().train(mode)
-        count_operations(net, 64, 64)
+        count_operations(net, torch.zeros(1, 3, 64, 64))
         assert net.training == mode
 
 
@@ -306,3 +308,69 @@ def test_a_replaced_head_keeps_features_and_bias():
     net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3, bias=False))
     head = replace_head(net, 9)[2]
     assert (head.in_features, head.out_features, head.bias) == (4, 9, None)
+
+
+# Nets of timm
+
+@torch.no_grad()
+def test_mobilenet_v1_with_real_weights_is_timms_own(one_thread, shared_data, pictures):
+    timm = pytest.importorskip('timm')
+    file = shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth'
+    original = timm.create_model('mobilenetv1_100', pad_type='same').eval()
+    original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()}, strict=False)
+    expected = original.forward_features(pictures)
+    for backbone in (mobilenet_v1, timm.models.mobilenetv1_100, resolve('timm.models:mobilenetv1_100'), partial(timm_net, 'mobilenetv1_100', pad_type='same')):
+        net = build(backbone, 5, file).eval()
+        torch.testing.assert_close(net.forward_features(pictures), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(quiet_dropout(net).forward_features(pictures), expected, atol=1e-4, rtol=1e-4)
+        assert net(pictures).shape == (6, 5)
+    maps = build(mobilenet_v1, weights=file, maps=True).train()
+    torch.testing.assert_close(maps(pictures), expected, atol=1e-4, rtol=1e-4)
+    assert maps.weights.mean == (.5,)*3
+    plain = build(mobilenet_v1, 5, replace(net.weights, padding='torch')).eval()
+    assert centred_cosine(plain.forward_features(pictures).mean((2, 3)), expected.mean((2, 3))).min() < .95
+
+
+def test_timms_weights_that_cannot_be_had_say_so(monkeypatch):
+    timm = pytest.importorskip('timm')
+    def no_network(name, pretrained=False, **kwargs): raise OSError('no network')
+    monkeypatch.setattr(timm, 'create_model', no_network)
+    with pytest.raises(WeightsError, match=r'timm_net mobilenetv1_100.*could not be downloaded.*weights=PATH'): build(mobilenet_v1, 8, 'imagenet')
+
+
+def test_timms_weights_say_how_they_are_fed(monkeypatch):
+    timm = pytest.importorskip('timm')
+    create, asked = timm.create_model, []
+    def offline(name, pretrained=False, **kwargs): asked.append(pretrained); return create(name, **kwargs)
+    monkeypatch.setattr(timm, 'create_model', offline)
+    assert build(mobilenet_v1, 8, 'imagenet').weights == Weights(mean=(.5,)*3, std=(.5,)*3) and asked == [True]
+
+
+# Maps
+
+@pytest.mark.parametrize('name', ['resnet18', 'densenet121', 'inception_v3', 'efficientnet_b0', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'vgg11_bn', 'convnext_tiny', 'regnet_y_400mf'])
+@torch.no_grad()
+def test_maps_do_not_change_with_the_mode_that_traced_them(name):
+    "Layers keep their training mode: maps of an evaluated net can train, and the other way round."
+    torch.manual_seed(0)
+    net = inception_v3() if name == 'inception_v3' else getattr(models, name)()
+    x = torch.randn(2, 3, 96, 96)
+    traced_in_training, traced_in_evaluation = feature_maps(net.train()), feature_maps(net.eval())
+    torch.testing.assert_close(traced_in_training.eval()(x), traced_in_evaluation.eval()(x))
+    torch.manual_seed(1); a = traced_in_training.train()(x)
+    torch.manual_seed(1); b = traced_in_evaluation.train()(x)
+    torch.testing.assert_close(a, b)
+    assert a.ndim == 4 and set(traced_in_training.state_dict()) <= set(net.state_dict())
+
+
+def test_a_net_without_pooling_has_no_maps():
+    with pytest.raises(ValueError, match='no pooling over the whole'): feature_maps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
+
+
+def test_maps_from_a_file_need_no_head(saved):
+    net = models.vgg11()
+    path = saved({key: value for key, value in net.state_dict().items() if key.startswith('features.')})
+    maps = build(models.vgg11, weights=path, maps=True)
+    assert torch.equal(maps.state_dict()['features.0.weight'], net.features[0].weight)
+    with pytest.raises(WeightsError, match='keys missing'): build(models.vgg11, 8, path)
+    with pytest.raises(WeightsError, match='1 keys missing'): build(models.vgg11, weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}), maps=True)

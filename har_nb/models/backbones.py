@@ -188,7 +188,7 @@ def freeze_batch_norm(
         model.set_submodule(name, new)
     return model
 
-# %% ../../nbs/30_models.backbones.ipynb #05fe4d0e
+# %% ../../nbs/30_models.backbones.ipynb #237c22d2
 class _Tracer(fx.Tracer):
     "Looks into modules made of modules, not into layers, whose training mode must stay their own business."
     def is_leaf_module(self, module, name): return isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d) or not any(module.children())
@@ -199,8 +199,8 @@ def feature_maps(
     "Everything in `model` before its last pooling over the whole picture. Raises `ValueError` where there is none."
     graph = _Tracer().trace(model)
     layer = lambda node: model.get_submodule(node.target) if node.op == 'call_module' else None
-    pools = [node for node in graph.nodes if node.target is F.adaptive_avg_pool2d or isinstance(layer(node), nn.AdaptiveAvgPool2d)]
-    if not pools: raise ValueError(f'{type(model).__name__} has no adaptive average pooling to cut at; pass a net whose output is B C h w')
+    pools = [node for node in graph.nodes if node.target in (F.adaptive_avg_pool2d, 'mean') or isinstance(layer(node), nn.AdaptiveAvgPool2d)]
+    if not pools: raise ValueError(f'{type(model).__name__} has no pooling over the whole picture to cut at; pass a net whose output is B C h w')
     nodes = list(graph.nodes)
     nodes[-1].args = pools[-1].args[:1]
     for node in reversed(nodes[nodes.index(pools[-1]):-1]): graph.erase_node(node)
@@ -208,7 +208,7 @@ def feature_maps(
     maps.weights = getattr(model, 'weights', Weights())
     return maps
 
-# %% ../../nbs/30_models.backbones.ipynb #bc681d48
+# %% ../../nbs/30_models.backbones.ipynb #9a54aacb
 def _name(backbone): return getattr(backbone, '__name__', None) or ' '.join([_name(backbone.func), *map(str, backbone.args)])
 
 def _from_timm(backbone):
@@ -238,7 +238,7 @@ def _load(backbone, weights, needed):
     if f'{head}.weight' in state: replace_head(model, len(state[f'{head}.weight']))
     try: missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error: raise WeightsError(f'{weights.file}: made for another net than {_name(backbone)}: {str(error).splitlines()[-1].strip()}') from error
-    missing = [key for key in missing if key in needed(model)]
+    missing = sorted(set(missing) & set(needed(model)))
     if missing or unexpected: raise WeightsError(f'{weights.file}: made for another net than {_name(backbone)}: {len(missing)} keys missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}')
     if weights.padding == 'same': same_padding(model)
     if weights.batch_norm == 'folded': freeze_batch_norm(model)

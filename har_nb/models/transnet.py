@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['dense', 'mean', 'TextHead', 'separable', 'Table1Head', 'TransNet']
 
-# %% ../../nbs/33_models.transnet.ipynb #2b25b6ea
+# %% ../../nbs/33_models.transnet.ipynb #39b08b51
 from collections import OrderedDict
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ def mean(
     "Maps to a vector by the mean over the picture: nothing to learn, any size."
     return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
 
-# %% ../../nbs/33_models.transnet.ipynb #d97d771e
+# %% ../../nbs/33_models.transnet.ipynb #56ae652e
 class TextHead(nn.Module):
     "Two convolutions over time as the paper's equations print them, ReLU after both; by choice a third one (the prose)."
     def __init__(self,
@@ -45,6 +44,7 @@ class TextHead(nn.Module):
         self.pairs = nn.Conv1d(n_features, kernels, 2, bias=False)
         self.bias = nn.Parameter(torch.zeros(kernels, n - 1))
         self.whole = nn.Conv1d(kernels, n_classes, n - 1)
+        nn.init.ones_(self.whole.bias)
         self.third = nn.Conv1d(n_classes, n_classes, 1) if third else nn.Identity()
 
     def forward(self,
