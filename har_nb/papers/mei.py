@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'DECIDED', 'TRAINING', 'table2', 'BACKBONES', 'SEAGS', 'table3', 'table4', 'table5', 'stream', 'fusion',
            'fused', 'check', 'frame', 'tenth', 'gradient', 'equal', 'streams']
 
-# %% ../../nbs/52_papers.mei.ipynb #7658626c
+# %% ../../nbs/52_papers.mei.ipynb #2fc812a3
 from functools import partial
 
 import numpy as np
@@ -18,14 +18,15 @@ from ..learning.metrics import VideoAccuracy, acc_image
 from ..learning.recipe import Make, Recipe, backbone_model, log_recipe, recipe_of, save_for_prediction
 from ..models.backbones import Weights, WeightsError, build, resolve
 from ..models.cost import cost
-from ..models.two_stream import fuse
+from ..models.two_stream import EmbedClips, fuse
+from ..motion.mei import mei_weights
 from .results import COSTS, Predictions
 from .tables import Job, Row, SettingsError, Table
 from ..samples.loaders import make_loaders, sample_loader
 from ..samples.samplers import EveryKth
 from ..samples.store import Frame, Frames, MotionEmbedding
 
-# %% ../../nbs/52_papers.mei.ipynb #a101313a
+# %% ../../nbs/52_papers.mei.ipynb #881580fd
 def stream(
     job:Job, # split, seed and decoded samples
     backbone='efficientnet_b0', # a callable as torchvision's, or its import path
@@ -36,19 +37,25 @@ def stream(
     batch_size:int=32, # images
     flip:bool=True, # mirror training images at random
     stop_above:float=0.9, # end once validation accuracy exceeds this
+    n:int=10, # frames in a batch
+    embed:str|None=None, # where samples are batches of frames: the division by which the network folds them itself
     **_ # settings of sampling, which are in `job.samples` already
 )->Predictions:
     "Train one stream of the two and predict its test images (section 4.5)."
     set_seed(job.seed)
     model = build(resolve(backbone), len(job.dataset.classes), weights)
-    normal = dict(mean=model.weights.mean, std=model.weights.std)
-    recipe = recipe_of(job.samples, job.dataset.classes, backbone_model(backbone, len(job.dataset.classes), model.weights), model.weights)
+    weights_of, net = model.weights, backbone_model(backbone, len(job.dataset.classes), model.weights)
+    if embed:
+        shares = mei_weights(n, embed).tolist()
+        model, net = EmbedClips(model, shares), Make('har_nb.models.two_stream:EmbedClips', dict(net=net, weights=shares))
+    normal = dict(mean=weights_of.mean, std=weights_of.std)
+    recipe = recipe_of(job.samples, job.dataset.classes, net, weights_of)
     loaders = make_loaders(job.samples, job.dataset, flip=flip, seed=job.seed, batch_size=batch_size, **normal)
     track = TrackingCallback(save=partial(save_for_prediction, recipe=recipe))
     learn = make_learner(loaders, model, metrics=[acc_image, VideoAccuracy()], callbacks=[track, StopAbove(stop_above)])
     fit(learn, epochs, lr, freeze_epochs=freeze_epochs if weights else 0, progress=False, checkpoint=job.checkpoint)
     test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, batch_size=batch_size, **normal)
-    one = torch.zeros(1, 3, *job.samples.size, device=loaders.device)
+    one = torch.zeros(1, 3, *job.samples.shape[:-1], device=loaders.device)
     return Predictions(predict_probabilities(learn, test), test.dataset.clip, dict(epochs=track.next_step) | cost(learn.model, one))
 
 # %% ../../nbs/52_papers.mei.ipynb #9403ecde
