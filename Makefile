@@ -24,7 +24,7 @@ demo: $(READY)  ## build the built-in set, run the motion embedding table on it,
 	@$(BIN)/har demo
 
 test: $(READY)  ## everything that must hold, in minutes
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
 test-slow: $(READY)  ## what takes longer
 	@$(BIN)/python -m pytest -m slow

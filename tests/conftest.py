@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run side by side; threads that wait for each other would slow all of them
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

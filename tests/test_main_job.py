@@ -27,7 +27,7 @@ def data(sports, tmp_path): return Path(shutil.copytree(sports, tmp_path/'sports
 
 @pytest.fixture
 def har(tmp_path, tracking):
-    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'), OMP_NUM_THREADS='2')
+    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'))
     def call(*words, start=False):
         command = [str(HAR), *map(str, words)]
         if start: return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -76,7 +76,7 @@ def test_again_measures_anew(sports, tmp_path, tracking):
 
 def test_killed_twice_and_called_again_it_finishes_without_repeating_anything(sports, tmp_path, tracking):
     command = [str(Path(sys.executable).parent/'har'), 'run', 'mei.table2', '--data', str(sports.root), *'--preset demo --size 32 --epochs 12 --rows two-stream'.split()]
-    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'), OMP_NUM_THREADS='2')
+    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'))
     def steps(run_id): return [m.step for m in open_store().get_metric_history(run_id, 'valid_loss')]
     for wanted in (0, 1): # rows that are finished when the next one has trained three epochs
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
