@@ -96,7 +96,7 @@ def test_killed_ten_times_at_random_moments(whole, tmp_path):
     assert progress[-1] < 3*len(dataset)
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
     assert lines(tmp_path/'cache') == 3*len(dataset)
-    left = {path.name for path in (tmp_path/'cache').rglob('*')} - {path.name for path in (dataset.root.parent/f'whole-{kind}').rglob('*')}
+    left = {path.name for path in (tmp_path/'cache').rglob('*')} - {path.name for path in (dataset.root.parent/f'whole-{kind}').rglob('*')} - {'digests.jsonl'} # kept once files are older than a moment
     assert not left
 
 
