@@ -85,7 +85,7 @@ def choose_codec(
 
 def _even(picture): return picture[:picture.shape[0]//2*2, :picture.shape[1]//2*2]
 
-# %% ../../nbs/09_data.cutting.ipynb #2593bd38
+# %% ../../nbs/09_data.cutting.ipynb #2c28eab1
 VERSION = 1 # changes when the same settings give other clips
 LISTS = ('classInd.txt', 'trainlist.txt', 'validlist.txt', 'testlist.txt', 'manifest.csv', 'set.json')
 
@@ -124,6 +124,8 @@ class Workshop:
         self.home = self.root/'.seags'
         self.bench, self.ledger, self.turn = self.home/'bench', self.home/'ledger.jsonl', threading.Lock()
     def __enter__(self):
+        foreign = [name for name in (*LISTS, 'set.json', 'index.csv') if (self.root/name).is_file()]
+        if foreign and not self.home.is_dir(): raise BuildError(f'{self.root}: holds another data set ({foreign[0]}). Choose another folder')
         if getattr(multiprocessing.current_process(), '_inheriting', False): # a worker that runs its parent's script again would wait for the parent's lock for ever
             raise RuntimeError("in a script of your own, build below if __name__ == '__main__'")
         self.bench.mkdir(parents=True, exist_ok=True)

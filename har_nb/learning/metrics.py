@@ -124,15 +124,15 @@ def two_way_accuracy(
     if not ((labels == first).any() and (labels == second).any()): return float('nan')
     return float((margin[labels == first].mean() - margin[labels == second].mean() + 2)/4)
 
-# %% ../../nbs/40_learning.metrics.ipynb #17767b4b
+# %% ../../nbs/40_learning.metrics.ipynb #1cb85362
 def predictions_table(
     probabilities:np.ndarray, # V C
     clips:pd.DataFrame, # V rows: path, label, group, split (as `ActionDataset.clips`)
     classes:list # C names
-)->pd.DataFrame: # V rows: path, label, group, split, predicted, p_<class>...
+)->pd.DataFrame: # V rows: path (start, stop), label, group, split, predicted, p_<class>...
     "Predictions for videos, with everything needed to measure them again."
     classes = np.asarray(classes, dtype=object)
-    table = clips[['path', 'label', 'group', 'split']].reset_index(drop=True)
+    table = clips[[name for name in ('path', 'start', 'stop', 'label', 'group', 'split') if name in clips]].reset_index(drop=True)
     columns = {f'p_{name}': column for name,column in zip(classes, np.asarray(probabilities, np.float64).T, strict=True)}
     return table.assign(predicted=classes[predicted_classes(probabilities)], **columns)
 

@@ -27,7 +27,7 @@ from .recipe import PredictError
 
 _all_ = ['PredictError', 'Predictor', 'load_predictor']
 
-# %% ../../nbs/47_learning.predict.ipynb #7378e2f0
+# %% ../../nbs/47_learning.predict.ipynb #d7c8df50
 def find_videos(
     paths # a video, a folder, or several of them
 )->list[Path]: # folders of numbered pictures are videos, too
@@ -63,7 +63,9 @@ def predict_videos(
             if place < workers: continue
             path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
             if error: rows.append((path.as_posix(), None, None, np.nan, error))
-            else: rows += [(path.as_posix(), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+            else:
+                try: rows += [(path.as_posix(), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+                except PredictError as e: rows.append((path.as_posix(), None, None, np.nan, str(e)))
             bar.update()
     return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
 

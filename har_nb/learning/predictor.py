@@ -115,7 +115,7 @@ class Predictor:
         "What the model says of a video: the numbers of the run's test. Raises `VideoError`."
         return self.said(self.take(path, start, stop))
 
-# %% ../../nbs/46_learning.predictor.ipynb #903dfd55
+# %% ../../nbs/46_learning.predictor.ipynb #56c81755
 def _finished_run(run_id):
     from mlflow.exceptions import MlflowException
     client = open_store()
@@ -127,7 +127,9 @@ def _finished_run(run_id):
     if run.info.lifecycle_stage == 'deleted': raise PredictError(f'{what} was deleted', 'Restore it, or choose another run')
     if run.info.status != 'FINISHED': raise PredictError(f'{what} is {run.info.status}' + (f', by {tags["error"]}' if 'error' in tags else ''), 'Choose a run that is FINISHED')
     if tags.get('kind') == 'table': raise PredictError(f'{what} is that of a whole table', 'Choose the run of one of its rows: they stand below it on the page of `har ui`')
-    return what, {file.path for file in client.list_artifacts(run_id)}
+    files = {file.path for file in client.list_artifacts(run_id)}
+    if 'reused_from' in tags and not files & {'model.pth', 'learner.pkl', 'recipe.json'}: return _finished_run(tags['reused_from'])
+    return what, files, run_id
 
 def _artifact(run_id, name, read):
     with tempfile.TemporaryDirectory() as folder: return read(open_store().download_artifacts(run_id, name, folder))
@@ -156,7 +158,7 @@ def load_predictor(
 )->Predictor:
     "A predictor from the artifacts of a run. Raises `PredictError`."
     from fastai.torch_core import default_device
-    what, files = _finished_run(run_id)
+    what, files, run_id = _finished_run(run_id) # of the run that was trained, where this one took its numbers over
     if not files & {'model.pth', 'learner.pkl', 'recipe.json'}: raise PredictError(f'{what} keeps no model', 'Choose the run of a trained row, or train it again')
     if 'learner.pkl' in files and 'model.pth' not in files and not trust_pickle: raise PredictError(f'{what} keeps its model only as a pickle, learner.pkl, and reading a pickle runs the code that is in it',
         'Train it again, or, if you trust whoever wrote it: load_predictor(run, trust_pickle=True, recipe=Recipe(...))')

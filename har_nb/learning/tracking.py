@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['QUIET', 'project_folder', 'tracking_uri', 'database_file', 'artifact_root', 'open_store', 'experiment_id', 'shorten',
            'flatten', 'code_version', 'process_tags', 'environment', 'current_run', 'log_params', 'log_metrics',
-           'log_text', 'log_figure', 'log_table', 'load_table', 'Terminated', 'tracked_run', 'close_dead_runs',
-           'runs_table', 'ui_command']
+           'log_text', 'log_figure', 'log_table', 'load_table', 'Terminated', 'tracked_run', 'RunIsOpen',
+           'close_dead_runs', 'runs_table', 'ui_command']
 
 # %% ../../nbs/41_learning.tracking.ipynb #e80512bf
 import hashlib
@@ -247,11 +247,14 @@ def tracked_run(
         _current.set(outer)
         client.set_terminated(run_id, status)
 
-# %% ../../nbs/41_learning.tracking.ipynb #4368bf04
+# %% ../../nbs/41_learning.tracking.ipynb #d66a5883
+class RunIsOpen(RuntimeError):
+    "A run cannot be resumed while another process works on it."
+
 def _reopen(client, run_id, tags):
     run = client.get_run(run_id)
     pid = run.data.tags.get('pid')
-    if run.info.status == 'RUNNING' and _process_lives(run): raise RuntimeError(f'run {run_id} is open in process {pid} and cannot be resumed')
+    if run.info.status == 'RUNNING' and _process_lives(run): raise RunIsOpen(f'run {run_id} is open in process {pid} and cannot be resumed. Wait for it, or end it')
     client.update_run(run_id, status='RUNNING')
     for name,value in tags.items(): client.set_tag(run_id, name, value)
     if 'error' in run.data.tags: client.delete_tag(run_id, 'error')

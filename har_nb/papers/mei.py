@@ -26,7 +26,7 @@ from ..samples.loaders import make_loaders, sample_loader
 from ..samples.samplers import EveryKth
 from ..samples.store import Frame, Frames, MotionEmbedding
 
-# %% ../../nbs/52_papers.mei.ipynb #881580fd
+# %% ../../nbs/52_papers.mei.ipynb #4a0a7e5c
 def stream(
     job:Job, # split, seed and decoded samples
     backbone='efficientnet_b0', # a callable as torchvision's, or its import path
@@ -44,7 +44,7 @@ def stream(
     "Train one stream of the two and predict its test images (section 4.5)."
     set_seed(job.seed)
     model = build(resolve(backbone), len(job.dataset.classes), weights)
-    weights_of, net = model.weights, backbone_model(backbone, len(job.dataset.classes), model.weights)
+    weights_of, net = model.weights, backbone_model(backbone if isinstance(backbone, str) else f'{backbone.__module__}:{backbone.__qualname__}', len(job.dataset.classes), model.weights)
     if embed:
         shares = mei_weights(n, embed).tolist()
         model, net = EmbedClips(model, shares), Make('har_nb.models.two_stream:EmbedClips', dict(net=net, weights=shares))

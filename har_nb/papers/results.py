@@ -82,7 +82,7 @@ def load_predictions(
     table = load_table('samples.parquet', run_id)
     return Predictions(table_probabilities(table).astype(np.float32), table["clip"].to_numpy(), metrics or {})
 
-# %% ../../nbs/50_papers.results.ipynb #ae93e883
+# %% ../../nbs/50_papers.results.ipynb #b49bc1d4
 COSTS = ('parameters', 'gflops', 'latency_ms')
 
 class NotRun(LookupError):
@@ -97,7 +97,7 @@ def children(
     parents = runs[runs['tags.kind'] == 'table'] if len(runs) else runs
     if parent: parents = parents[parents.run_id == parent]
     if not len(parents): raise NotRun(f'no run of {table.name} is logged' + f' as {parent}'*bool(parent) + f': har run {table.name} --data FOLDER')
-    own = parents.sort_values('start_time').iloc[-1]
+    own = parents.assign(last=parents.end_time.fillna(pd.Timestamp.max.tz_localize('UTC'))).sort_values('last', kind='stable').iloc[-1] # the one that was worked on last
     mine = (runs['tags.mlflow.parentRunId'] == own.run_id) & (runs.status == 'FINISHED') if 'tags.mlflow.parentRunId' in runs else np.zeros(len(runs), bool)
     return runs[mine], own
 
@@ -130,9 +130,10 @@ def compare(
         line |= dict(low=100*low, high=100*high, difference=line[f'test_acc_{table.unit}'] - row.printed if row.printed is not None else np.nan)
         lines.append(line | {name: its[f'metrics.{name}'].median() for name in costs} | dict(runs=len(its), run_ids=list(its.run_id)))
     result = pd.DataFrame(lines, columns=None if lines else ['row', 'printed', 'runs', 'run_ids'])
-    about = {name: sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else [] for name in ('dataset', 'protocol', 'git_sha')}
+    about = {name: sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else [] for name in ('dataset', 'protocol', 'git_sha', 'preset')}
+    leaky = bool(len(runs)) and 'tags.leaky' in runs and (runs['tags.leaky'] == 'True').any()
     result.attrs.update(table=table.name, title=table.title, parent=own.run_id, link=f'#/experiments/{own.experiment_id}/runs/{own.run_id}', printed_on=table.dataset, unit=table.unit,
-                        dataset=', '.join(about['dataset']), protocol=', '.join(about['protocol']), versions=about['git_sha'])
+                        dataset=', '.join(about['dataset']), protocol=', '.join(about['protocol']), versions=about['git_sha'], preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky))
     return result
 
 # %% ../../nbs/50_papers.results.ipynb #319ba923
@@ -161,7 +162,7 @@ def to_markdown(
     lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n'
 
-# %% ../../nbs/50_papers.results.ipynb #ff1b49ae
+# %% ../../nbs/50_papers.results.ipynb #14959ba9
 def paired(
     table, # a `Table`
     first:str, second:str, # names of two rows
@@ -169,12 +170,14 @@ def paired(
 )->pd.DataFrame: # a line for each split and seed, and 'all': difference in percent, its 95% interval, how often only one was right, p
     "Compare two rows video by video. Raises `NotRun`."
     runs, _ = children(table, parent)
+    if unknown := {first, second} - {row.name for row in table.rows}: raise NotRun(f'{table.name} has no row {"; ".join(unknown)}; it has: {"; ".join(row.name for row in table.rows)}')
     both = [runs[runs['tags.row'] == name].set_index(['tags.split', 'tags.seed']).sort_index() for name in (first, second)]
     shared = both[0].index.intersection(both[1].index)
     if not len(shared): raise NotRun(f'{first} and {second} have no finished run of the same split and seed in {table.name}')
     lines = []
     for split,seed in shared:
         tables = [load_table('predictions.parquet', one.loc[(split, seed)].run_id) for one in both]
+        if tables[0].path.tolist() != tables[1].path.tolist(): raise NotRun(f'{first} and {second} were not measured on the same videos')
         right = [(t.predicted == t.label).to_numpy() for t in tables]
         test = mcnemar(*right)
         lines.append(dict(split=split, seed=seed, difference=100*(right[0].mean() - right[1].mean()), only_first=test.only_first, only_second=test.only_second, p=test.p))

@@ -6,7 +6,7 @@
 __all__ = ['Row', 'Table', 'Job', 'splits', 'BadClips', 'SettingsError', 'settings_of', 'choose', 'row_key', 'known_runs',
            'run_row', 'RowsFailed', 'run']
 
-# %% ../../nbs/51_papers.tables.ipynb #c134cdf3
+# %% ../../nbs/51_papers.tables.ipynb #f6461feb
 import hashlib
 import json
 import time
@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..data.video import progress_bar
-from ..learning.tracking import close_dead_runs, log_table, log_text, runs_table, tracked_run
+from ..learning.tracking import close_dead_runs, log_table, log_text, open_store, runs_table, tracked_run
 from .results import COSTS, Predictions, compare, load_predictions, log_results, measure, to_markdown
 from ..samples.store import decode_samples
 
@@ -84,7 +84,7 @@ class BadClips(Exception):
         more = f'\n  ... and {len(report) - 20} more' if len(report) > 20 else ''
         super().__init__(f'{len(report)} clips cannot be used:\n{shown}{more}\nRepair or remove them, or pass --skip-bad (skip_bad=True) to go on without them; they are then listed in the run.')
 
-# %% ../../nbs/51_papers.tables.ipynb #e471219b
+# %% ../../nbs/51_papers.tables.ipynb #76901ae3
 class SettingsError(ValueError):
     "What was asked for cannot be done; says what can."
 
@@ -97,22 +97,26 @@ def settings_of(
     if preset and preset not in table.presets: raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(table.presets)}')
     shared = table.settings | (table.presets[preset] if preset else {})
     if unknown := set(asked) - set(shared): raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}')
+    if small := [name for name in ('size', 'n', 'interval', 'epochs', 'batch_size') if (shared | asked).get(name, 1) < 1]: raise SettingsError(f'{small[0]} is at least 1, not {(shared | asked)[small[0]]}')
     if table.check: table.check(shared | asked)
     return shared | asked
 
-# %% ../../nbs/51_papers.tables.ipynb #5e0f74e5
+# %% ../../nbs/51_papers.tables.ipynb #dccf0466
 def choose(
     table:Table,
     names=None # rows to run, default all; rows that they need are added
 )->list: # of Row, in the table's order
     "The rows to run. Raises `SettingsError` for a name the table does not have."
     by_name = {row.name: row for row in table.rows}
-    if unknown := set(names or ()) - set(by_name): raise SettingsError(f'{table.name} has no row {", ".join(sorted(unknown))}; it has: {", ".join(by_name)}')
+    if unknown := set(names or ()) - set(by_name): raise SettingsError(f'{table.name} has no row {", ".join(sorted(unknown))}; it has: {"; ".join(by_name)}')
     wanted = set(names or by_name)
     for row in reversed(table.rows): wanted |= set(row.needs) if row.name in wanted else set()
     return [row for row in table.rows if row.name in wanted]
 
-# %% ../../nbs/51_papers.tables.ipynb #cb96a75e
+# %% ../../nbs/51_papers.tables.ipynb #1af9b351
+def _digest(weights): # what a file of weights holds, whatever it is called
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest() if isinstance(weights, (str, Path)) and Path(weights).is_file() else weights
+
 def row_key(
     row:Row, settings:dict, # of the row, with those it shares
     job:Job,
@@ -120,16 +124,17 @@ def row_key(
 )->str: # 16 hex digits
     "What the numbers of a row depend on, as one short name."
     samples = job.samples
+    settings = settings | {name: _digest(settings[name]) for name in ('weights',) if name in settings}
     depends = dict(work=f'{row.work.__module__}:{row.work.__qualname__}', settings=settings, needs=list(needs), seed=job.seed, split=job.dataset.digest,
                    sees=samples and [str(samples.modality), samples.key])
-    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=lambda value: getattr(value, '__qualname__', str(value))).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=lambda value: f'{value.__module__}:{value.__qualname__}' if hasattr(value, '__qualname__') else str(value)).encode()).hexdigest()[:16]
 
 def known_runs()->pd.DataFrame: # of all tables, oldest first
     "Every run of a row that has a key."
     runs = runs_table(where="tags.kind = 'row'")
     return runs[runs['tags.key'].notna()].iloc[::-1] if 'tags.key' in runs else runs.iloc[:0].assign(**{'tags.key': ''})
 
-# %% ../../nbs/51_papers.tables.ipynb #2a2bc57a
+# %% ../../nbs/51_papers.tables.ipynb #a9f5591c
 def run_row(
     table:Table, row:Row, job:Job, settings:dict, # the shared settings
     parent:str, # id of the table's run
@@ -147,10 +152,12 @@ def run_row(
         trained = origin.get('tags.reused_from') if isinstance(origin.get('tags.reused_from'), str) else origin.run_id
         if (mine.status == 'FINISHED').any(): return predictions, trained
     tags = dict(paper=table.paper, table=table.name, row=row.name, dataset=job.dataset.name, protocol=job.dataset.protocol, split=job.dataset.split_name,
-                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, kind='row', key=key)
+                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, leaky=job.dataset.leaky, kind='row', key=key)
     if origin is not None: tags |= dict(reused_from=trained)
     stopped = mine.run_id.iloc[-1] if len(mine) and origin is None and job.checkpoint and job.checkpoint.exists() else None
+    if job.checkpoint and not stopped: job.checkpoint.unlink(missing_ok=True) # of a fit that nobody goes on with
     with tracked_run(f'{row.name}, seed {job.seed}', table.name, tags, settings | row.settings, parent_id=parent, run_id=stopped) as run_id:
+        if origin is not None: open_store().set_tag(run_id, 'git_sha', origin['tags.git_sha'])
         if missing := [name for name in row.needs if name not in job.done]: raise RuntimeError(f'{row.name} needs {", ".join(missing)}, which failed')
         started = time.perf_counter()
         if origin is None: predictions = row.work(job, **settings | row.settings)
@@ -158,7 +165,7 @@ def run_row(
         log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
     return predictions, run_id if origin is None else trained
 
-# %% ../../nbs/51_papers.tables.ipynb #2b17cd3f
+# %% ../../nbs/51_papers.tables.ipynb #74e782d5
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
@@ -185,6 +192,7 @@ def run(
     **asked # settings that replace those of the table
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure the rows of a table on a data set; everything goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
+    if seeds < 1 or folds is not None and folds < 2: raise SettingsError(f'a table needs at least one seed and two folds, not {seeds} and {folds}')
     shared, chosen, parts = settings_of(table, preset, **asked), choose(table, rows), splits(dataset, folds, validation_by=validation_by)
     sees = {row.name: row.modality(shared | row.settings) for row in chosen if row.modality}
     modalities = list(dict.fromkeys(sees.values()))
@@ -192,7 +200,7 @@ def run(
     if (bad := (report.severity == 'error')).any() and not skip_bad: raise BadClips(report[bad])
     decoded, failures = dict(zip(modalities, samples, strict=True)), []
     close_dead_runs()
-    content = hashlib.sha256(json.dumps([table.name, shared, folds, [part.digest for part in parts], [s.key for s in samples]], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    content = hashlib.sha256(json.dumps([table.name, shared | {'weights': _digest(shared.get('weights'))}, folds, [part.digest for part in parts], samples[0].content if samples else ''], sort_keys=True, default=str).encode()).hexdigest()[:16]
     known = known_runs().iloc[:0] if again else known_runs()
     tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=parts[0].protocol, preset=preset or '', kind='table', key=content)
     with tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:

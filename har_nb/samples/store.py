@@ -100,7 +100,7 @@ def estimate_bytes(
         if frames > 0: counts.append(len(modality.sampler(frames)))
     return int(len(dataset)*np.prod(modality.shape(size))*np.mean(counts)) if counts else 0
 
-# %% ../../nbs/23_samples.store.ipynb #ebc094f1
+# %% ../../nbs/23_samples.store.ipynb #a3f2b2f9
 class Samples:
     "Samples of the clips of a data set, clip by clip and in the order of time."
     def __init__(self,
@@ -109,6 +109,7 @@ class Samples:
         keys:list, # key of each clip, None where the file cannot be read
     ):
         found = [archive.entries.get(key, (0, 0, 0, None)) for key in keys]
+        self.content = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16] # equal for equal videos, whatever is taken from them
         self.archive, self.modality, self.key = archive, modality, hashlib.sha256(json.dumps([archive.folder.name, keys]).encode()).hexdigest()[:16] # key: equal for equal videos, settings and code
         self.clip = np.repeat(np.arange(len(keys)), np.array([count for _, count, *_ in found], int)) # N int: row in dataset.clips
         self.numbers = np.concatenate([np.arange(first, first + count) for first, count, *_ in found] or [np.arange(0)]) # N int: place in the archive

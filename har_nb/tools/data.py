@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..data.dataset import ActionDataset
 
-# %% ../../nbs/60_tools.data.ipynb #9024d827
+# %% ../../nbs/60_tools.data.ipynb #a0b4ef9d
 class UsageError(ValueError):
     "What was asked for does not exist; says what does."
 
@@ -29,6 +29,7 @@ def open_any(
 def _open(folder, group, split, protocol):
     from har_nb.data.catalog import recognise
     from har_nb.data.lists import open_dataset
+    if (folder/'set.json').is_file() and (group or split): raise ValueError(f'{folder}: a set that was built here knows its groups and has one split; leave --group and --split away')
     if (folder/'manifest.csv').is_file() and (folder/'set.json').is_file():
         from har_nb.data.seags import open_seags
         return open_seags(folder, protocol)
