@@ -155,11 +155,11 @@ def loading(folder, dataset, batch=64):
 
 
 PEAK = '''
-import resource, sys
+import sys
 from har_nb.data.lists import from_folders
 from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
 decode_samples(from_folders(sys.argv[1]), [Frame(), MotionEmbedding()], 224, sys.argv[2], workers=1, progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))) # ru_maxrss would count the parent's memory, too
 '''
 
 
