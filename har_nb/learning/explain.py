@@ -223,7 +223,7 @@ def explained(
     titles = [(f'{classes[label]}\n→ ' if labelled else '') + f'{classes[c]} {p[c]:.2f}' for label,c,p in zip(labels, shown, probabilities, strict=True)]
     return pictures, grad_cam(model, inputs, shown), titles
 
-# %% ../../nbs/44_learning.explain.ipynb #1467445c
+# %% ../../nbs/44_learning.explain.ipynb #97d91180
 def log_and_close(
     plot, # figure or axes
     name:str, # of the artifact, for example 'curves.png'
@@ -264,10 +264,11 @@ def log_class_differences(
 def log_grad_cam(
     model:nn.Module, # gives logits
     loader, # a `SampleLoader` in order, over images
-    places, # which of its samples
     classes:list, # names
+    places=None, # which of its samples, default the first of each class, eight at most
     run_id:str|None=None, # default the open run
     name:str='grad_cam.png'
 )->None:
     "Log Grad-CAM of some samples of a loader; titles are true and predicted class."
+    if places is None: places = np.unique(loader.dataset.labels, return_index=True)[1][:8]
     log_and_close(plot_grad_cam(*explained(model, loader, places, classes)), name, run_id)

@@ -6,7 +6,7 @@
 __all__ = ['QUIET', 'project_folder', 'tracking_uri', 'database_file', 'artifact_root', 'open_store', 'experiment_id', 'shorten',
            'flatten', 'code_version', 'process_tags', 'environment', 'current_run', 'log_params', 'log_metrics',
            'log_text', 'log_figure', 'log_table', 'load_table', 'Terminated', 'tracked_run', 'RunIsOpen',
-           'close_dead_runs', 'runs_table', 'ui_command']
+           'close_dead_runs', 'runs_table', 'page_address', 'ui_command']
 
 # %% ../../nbs/41_learning.tracking.ipynb #e80512bf
 import hashlib
@@ -299,7 +299,12 @@ def runs_table(
     table = pd.DataFrame(rows or None, columns=None if rows else ['run_id', 'name', 'status', 'start_time', 'end_time', 'artifact_uri', 'experiment_id'])
     return table.assign(**{name: pd.to_datetime(table[name], unit='ms', utc=True) for name in ('start_time', 'end_time')})
 
-# %% ../../nbs/41_learning.tracking.ipynb #8e5b2d48
+# %% ../../nbs/41_learning.tracking.ipynb #c4322ab0
+def page_address()->str:
+    "Where the page of this store is found: the server's address, or that of `har ui`."
+    uri = tracking_uri()
+    return uri.rstrip('/') if uri.startswith(('http:', 'https:')) else 'http://127.0.0.1:5000'
+
 def ui_command(
     port:int=5000
 )->tuple[list[str], dict[str, str]]: # arguments and environment for subprocess

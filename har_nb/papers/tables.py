@@ -6,22 +6,22 @@
 __all__ = ['Row', 'Table', 'Job', 'splits', 'BadClips', 'SettingsError', 'settings_of', 'choose', 'row_key', 'known_runs',
            'run_row', 'RowsFailed', 'run']
 
-# %% ../../nbs/51_papers.tables.ipynb #f6461feb
+# %% ../../nbs/51_papers.tables.ipynb #cd084a0d
 import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..data.video import progress_bar
-from ..learning.tracking import close_dead_runs, log_table, log_text, open_store, runs_table, tracked_run
-from .results import COSTS, Predictions, compare, load_predictions, log_results, measure, to_markdown
+from ..learning.tracking import close_dead_runs, log_table, log_text, open_store, page_address, runs_table, tracked_run
+from .results import COSTS, Predictions, compare, leaked, load_predictions, log_pictures, log_results, measure, to_markdown
 from ..samples.store import decode_samples
 
-# %% ../../nbs/51_papers.tables.ipynb #bd45240a
+# %% ../../nbs/51_papers.tables.ipynb #0b01503a
 @dataclass(frozen=True)
 class Row:
     "One line of a table: how it is made and what the paper printed."
@@ -46,9 +46,10 @@ class Table:
     presets:dict = field(default_factory=dict) # name -> settings that replace some of them
     context:tuple = () # (model, printed accuracy) of the literature
     decided:str = '' # what the paper leaves open and we decided
+    protocols:dict = field(default_factory=dict) # name -> (ActionDataset) -> ActionDataset; every row is measured under each, empty: as the data set is split
     check:Callable|None = None # (settings) -> None; raises `SettingsError` for settings that cannot work, before anything is decoded
 
-# %% ../../nbs/51_papers.tables.ipynb #a0cf452c
+# %% ../../nbs/51_papers.tables.ipynb #2cc68dc5
 @dataclass
 class Job:
     "What a row works with: one split of a data set, one seed, and the rows done before."
@@ -57,19 +58,22 @@ class Job:
     samples:object # what this row sees: decoded `Samples`, or None
     done:dict # row name -> Predictions of the rows above, same split and seed
     checkpoint:Path|None=None # file for the state of a fit, for `learning.learner.fit`
+    cache:Path=Path('data/cache') # folder for what can be computed again
     members:dict=field(default_factory=dict) # row name -> id of the run that trained it
 
-# %% ../../nbs/51_papers.tables.ipynb #acd395f5
+# %% ../../nbs/51_papers.tables.ipynb #5cee69f4
 def splits(
     dataset, # an ActionDataset, with or without test clips
     folds:int|None=None, # measure k folds by group instead of one split
     validation:float=0.3, # share of the training groups that validates
     seed:int=0, # of the splits; runs vary initialisation and order, not the split
-    validation_by:str='group' # 'clip' as papers may have done: training stops on clips whose siblings it has seen
+    validation_by:str='group', # 'clip' as papers may have done: training stops on clips whose siblings it has seen
+    protocols:dict|None=None # name -> (ActionDataset) -> ActionDataset: one split by each; folds come before it
 )->list: # ActionDatasets with train, valid and test
     "The splits to measure. Raises `SettingsError` where there are too few groups."
     try:
         if folds: parts = dataset.folds(folds, seed=seed)
+        elif protocols: parts = [replace(splits(make(dataset), None, validation, seed, validation_by)[0], protocol=name) for name,make in protocols.items()]
         elif len(dataset.test): parts = [dataset]
         else: parts = [dataset.holdout(0.3, seed=seed)]
         return [part if len(part.valid) else part.carve_validation(validation, seed=seed, by=validation_by) for part in parts]
@@ -84,7 +88,7 @@ class BadClips(Exception):
         more = f'\n  ... and {len(report) - 20} more' if len(report) > 20 else ''
         super().__init__(f'{len(report)} clips cannot be used:\n{shown}{more}\nRepair or remove them, or pass --skip-bad (skip_bad=True) to go on without them; they are then listed in the run.')
 
-# %% ../../nbs/51_papers.tables.ipynb #76901ae3
+# %% ../../nbs/51_papers.tables.ipynb #eebc4e15
 class SettingsError(ValueError):
     "What was asked for cannot be done; says what can."
 
@@ -97,7 +101,9 @@ def settings_of(
     if preset and preset not in table.presets: raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(table.presets)}')
     shared = table.settings | (table.presets[preset] if preset else {})
     if unknown := set(asked) - set(shared): raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}')
-    if small := [name for name in ('size', 'n', 'interval', 'epochs', 'batch_size') if (shared | asked).get(name, 1) < 1]: raise SettingsError(f'{small[0]} is at least 1, not {(shared | asked)[small[0]]}')
+    least = dict(size=1, n=1, interval=1, batch_size=1, freeze_epochs=0, epochs=0 if (shared | asked).get('freeze_epochs') else 1)
+    for name, value in least.items():
+        if (shared | asked).get(name, value) < value: raise SettingsError(f'{name} is at least {value}, not {(shared | asked)[name]}')
     if table.check: table.check(shared | asked)
     return shared | asked
 
@@ -134,7 +140,7 @@ def known_runs()->pd.DataFrame: # of all tables, oldest first
     runs = runs_table(where="tags.kind = 'row'")
     return runs[runs['tags.key'].notna()].iloc[::-1] if 'tags.key' in runs else runs.iloc[:0].assign(**{'tags.key': ''})
 
-# %% ../../nbs/51_papers.tables.ipynb #a9f5591c
+# %% ../../nbs/51_papers.tables.ipynb #76289263
 def run_row(
     table:Table, row:Row, job:Job, settings:dict, # the shared settings
     parent:str, # id of the table's run
@@ -152,7 +158,8 @@ def run_row(
         trained = origin.get('tags.reused_from') if isinstance(origin.get('tags.reused_from'), str) else origin.run_id
         if (mine.status == 'FINISHED').any(): return predictions, trained
     tags = dict(paper=table.paper, table=table.name, row=row.name, dataset=job.dataset.name, protocol=job.dataset.protocol, split=job.dataset.split_name,
-                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, leaky=job.dataset.leaky, kind='row', key=key)
+                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, leaky=job.dataset.leaky, leaked=leaked(job.dataset), kind='row', key=key)
+    if job.samples is not None: tags |= dict(modality=job.samples.modality)
     if origin is not None: tags |= dict(reused_from=trained)
     stopped = mine.run_id.iloc[-1] if len(mine) and origin is None and job.checkpoint and job.checkpoint.exists() else None
     if job.checkpoint and not stopped: job.checkpoint.unlink(missing_ok=True) # of a fit that nobody goes on with
@@ -163,9 +170,10 @@ def run_row(
         if origin is None: predictions = row.work(job, **settings | row.settings)
         metrics, videos = measure(predictions, job.dataset, table.sample, pairs)
         log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
+        log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
     return predictions, run_id if origin is None else trained
 
-# %% ../../nbs/51_papers.tables.ipynb #74e782d5
+# %% ../../nbs/51_papers.tables.ipynb #ffdb3fdf
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
@@ -186,6 +194,7 @@ def run(
     pairs=(), # pairs of class names to tell apart two by two
     skip_bad:bool=False, # go on without files that cannot be read
     validation_by:str='group', # what validation is carved by: 'group', or 'clip', which leaks
+    protocols=None, # names of the table's protocols, default all
     again:bool=False, # measure anew what is finished already
     cache='data/cache', # folder for decoded samples and the state of fits
     progress:bool=True, # show bars
@@ -193,7 +202,9 @@ def run(
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure the rows of a table on a data set; everything goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
     if seeds < 1 or folds is not None and folds < 2: raise SettingsError(f'a table needs at least one seed and two folds, not {seeds} and {folds}')
-    shared, chosen, parts = settings_of(table, preset, **asked), choose(table, rows), splits(dataset, folds, validation_by=validation_by)
+    if unknown := set(protocols or ()) - set(table.protocols): raise SettingsError(f'{table.name} has no protocol {", ".join(sorted(unknown))}; it has: {", ".join(table.protocols) or "that of the data set"}')
+    shared, chosen = settings_of(table, preset, **asked), choose(table, rows)
+    parts = splits(dataset, folds, validation_by=validation_by, protocols={name: make for name,make in table.protocols.items() if name in (protocols or table.protocols)})
     sees = {row.name: row.modality(shared | row.settings) for row in chosen if row.modality}
     modalities = list(dict.fromkeys(sees.values()))
     samples, report = decode_samples(dataset, modalities, shared['size'], cache, progress=progress)
@@ -202,21 +213,21 @@ def run(
     close_dead_runs()
     content = hashlib.sha256(json.dumps([table.name, shared | {'weights': _digest(shared.get('weights'))}, folds, [part.digest for part in parts], samples[0].content if samples else ''], sort_keys=True, default=str).encode()).hexdigest()[:16]
     known = known_runs().iloc[:0] if again else known_runs()
-    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=parts[0].protocol, preset=preset or '', kind='table', key=content)
+    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=', '.join(dict.fromkeys(part.protocol for part in parts)), preset=preset or '', kind='table', key=content)
     with tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:
         log_table(report, 'report_of_files.csv')
         todo = [(part, seed, row) for part in parts for seed in range(seeds) for row in chosen]
         with progress_bar(todo, table.name, unit='run', shown=progress) as bar:
             for part,seed,row in bar:
                 if row is chosen[0]: done, keys, members = {}, {}, {}
-                bar.set_postfix_str(where := f'{row.name}, {part.split_name}, seed {seed}')
-                job = Job(part, seed, decoded.get(sees.get(row.name)), done, members=members)
+                bar.set_postfix_str(where := f'{row.name}, {part.protocol} {part.split_name}, seed {seed}')
+                job = Job(part, seed, decoded.get(sees.get(row.name)), done, cache=Path(cache), members=members)
                 keys[row.name] = key = row_key(row, shared | row.settings, job, [keys[name] for name in row.needs])
                 job.checkpoint = Path(cache)/'checkpoints'/f'{key}.pth'
                 try: done[row.name], members[row.name] = run_row(table, row, job, shared, parent, key, known, preset or '', pairs)
                 except Exception as e: failures.append((where, e))
         result = compare(table, parent)
         result.attrs['report'] = report.to_dict('records')
-        log_table(result.drop(columns='run_ids'), 'table.csv'); log_text(to_markdown(result, 'http://127.0.0.1:5000'), 'table.md')
+        log_table(result.drop(columns='run_ids'), 'table.csv'); log_text(to_markdown(result, page_address()), 'table.md')
         if failures: raise RowsFailed(failures)
     return result
