@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-slow lab ui export notebooks readme lint bench clean
+.PHONY: help setup demo test test-slow lab ui export notebooks readme lint bench bench-flow-env clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,10 @@ lint: $(READY)  ## ruff over notebooks and tests
 
 bench: $(READY)  ## write bench/results.md
 	@$(BIN)/python bench/run.py
+
+bench-flow-env:  ## OpenCV's and scikit-image's optical flow, which make bench compares with, in an environment of their own
+	@test -x .venv-flow/bin/python || $(PYTHON) -m venv .venv-flow
+	@.venv-flow/bin/python -m pip install --quiet opencv-contrib-python scikit-image numpy
 
 clean:  ## remove the environment and caches; data/ and mlruns/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

@@ -177,27 +177,29 @@ class AReSE(nn.Module):
     )->torch.Tensor: # B C T-1 G K 2
         return self.look(x).rkps
 
-# %% ../../nbs/38_models.kpsem.ipynb #002afb35
+# %% ../../nbs/38_models.kpsem.ipynb #42257dac
 class KPSEM(nn.Module):
     "Key point shifts embedding module (Cao et al. 2020, equations 2 and 3, section 4.2): B C T H W -> B features."
     def __init__(self,
         channels:int, # C of the feature map
         steps:int=7, # pairs of frames in the output: T-1; other lengths are averaged to as many
         embedding:int=24, # d_e
-        widths:Sequence[int]|None=None, # channels after the convolutions; None: C/2 and C/4
+        widths:Sequence[int]|None=None, # channels after the convolutions; None: C/2 and C/4, at least 1
         activation:Callable[[], nn.Module]=nn.Identity, # between the convolutions
         sets:int=8, # G; 1: one set (table 2c)
         regions:int=4, # K
         **settings, # of `AReSE`
     ):
         super().__init__()
-        widths = [channels, *(widths or (channels//2, channels//4))]
+        widths = [channels, *(widths or (max(1, channels//2), max(1, channels//4)))]
         self.extract = AReSE(channels, regions, sets, **settings)
         self.embed = nn.Linear(2*sets*regions, embedding, bias=False)
         self.reduce = nn.Sequential(*[layer for n_in, n_out in zip(widths, widths[1:], strict=False)
                                       for layer in (nn.Conv2d(n_in, n_out, (1, 3), (1, 2), (0, 1), bias=False), activation())][:-1])
         self.average = nn.AdaptiveAvgPool2d((steps, 1))
         self.features = widths[-1]*steps
+        for layer in (self.embed, *self.reduce):
+            if hasattr(layer, 'weight'): nn.init.xavier_uniform_(layer.weight)
 
     def forward(self,
         x:torch.Tensor, # B C T H W

@@ -55,22 +55,22 @@ class MultiFiberUnit(nn.Module):
     )->torch.Tensor: # B n_out T/stride H/stride W/stride
         return self.fibers(x + self.bridge(x)) + self.shortcut(x)
 
-# %% ../../nbs/36_models.mfnet.ipynb #053478ea
+# %% ../../nbs/36_models.mfnet.ipynb #ace43d81
 def _xavier(module):
     "The initial weights of the published training."
     if isinstance(module, (nn.Conv3d, nn.Linear)): nn.init.xavier_uniform_(module.weight)
     if isinstance(module, nn.Linear): nn.init.zeros_(module.bias)
 
 def mfnet(
-    weights:None=None, # none can be downloaded here; `load_published` reads the authors' files
+    weights:str|Path|None=None, # a published checkpoint for `load_published`; its last layer is left out where classes differ
     num_classes:int=400, # outputs
     width:int=96, # channels of conv2; conv1 has a sixth, conv3 to conv5 have 2, 4 and 8 times as many
     groups:int=16, # fibers; must divide `width/6`
     blocks:tuple=(3, 4, 6, 3), # units in conv2 to conv5
     dropout:float=0., # before the last layer, for fine-tuning
 )->nn.Sequential: # B 3 T H W -> B num_classes logits; children conv1, pool, conv2 to conv5, tail, average, flatten, dropout, head
-    "The 3D multi-fiber net (Chen et al. 2018, table 1), with random weights. Raises `ValueError` where fibers do not divide the channels."
-    if weights is not None: raise ValueError('mfnet downloads nothing: make it with weights=None, then load_published(model, FILE)')
+    "The 3D multi-fiber net (Chen et al. 2018, table 1), with random or published weights. Raises `ValueError` where fibers do not divide the channels, `WeightsError`."
+    if weights is not None and not Path(weights).is_file(): raise WeightsError(f'{weights}: no such file, and mfnet downloads nothing. Pass weights=FILE, a checkpoint of the authors, or None')
     stem, channels = width//6, [width, 2*width, 4*width, 8*width]
     if width % 12 or stem % groups: raise ValueError(f'width {width} with {groups} groups: width must be a multiple of 12, and width/6 one of groups, as in (96, 16), (48, 8), (24, 4)')
     children = OrderedDict(
@@ -81,9 +81,10 @@ def mfnet(
         children[f'conv{stage}'] = nn.Sequential(MultiFiberUnit(n_in, n_out, stride, groups, first=True), *[MultiFiberUnit(n_out, n_out, groups=groups) for _ in range(n_units - 1)])
     children |= dict(tail=nn.Sequential(OrderedDict(norm=nn.BatchNorm3d(n_out), relu=nn.ReLU(inplace=True))),
                      average=nn.AdaptiveAvgPool3d(1), flatten=nn.Flatten(), dropout=nn.Dropout(dropout), head=nn.Linear(n_out, num_classes))
-    return nn.Sequential(children).apply(_xavier)
+    model = nn.Sequential(children).apply(_xavier)
+    return model if weights is None else load_published(model, weights, head=None)
 
-# %% ../../nbs/36_models.mfnet.ipynb #91733084
+# %% ../../nbs/36_models.mfnet.ipynb #c9577692
 PUBLISHED_NAMES = (     # pattern of the authors' names, ours
     (r'^module\.', ''), (r'\.B(\d\d)\.', lambda found: f'.{int(found[1]) - 1}.'), (r'\bconv_i1\b', 'bridge.0'), (r'\bconv_i2\b', 'bridge.1'),
     (r'\bconv_m1\b', 'fibers.0'), (r'\bconv_m2\b', 'fibers.1'), (r'\bconv_w1\b', 'shortcut'), (r'\bbn\b', 'norm'), (r'^classifier\b', 'head'))
@@ -98,7 +99,7 @@ def our_name(
 def load_published(
     model:nn.Module, # from `mfnet`, changed in place
     file:str|Path, # checkpoint of the authors, or any saved by torch.save with theirs or our names
-    head:bool=True, # load the last layer, too; False: it stays as it is, for other classes
+    head:bool|None=True, # load the last layer, too; False: it stays as it is, for other classes; None: load it where it has the same number of classes
 )->nn.Module: # the same; .weights says how its inputs are normalised
     "Load a published checkpoint. Raises `WeightsError` where a number is missing, left over or of another shape; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
@@ -107,6 +108,7 @@ def load_published(
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()): raise WeightsError(f'{file}: holds no state dict, neither at the top nor under state_dict')
     state = {our_name(name): value for name, value in state.items() if not name.endswith('num_batches_tracked')}
     own = {name: value for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
+    if head is None: head = any(name == 'head.weight' and value.shape == model.head.weight.shape for name, value in state.items())
     if not head: state = {name: value for name, value in state.items() if not name.startswith('head.')} | {name: value for name, value in own.items() if name.startswith('head.')}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     other = [f'{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}' for name, value in state.items() if name in own and value.shape != own[name].shape]

@@ -85,11 +85,11 @@ def stream(
         with drawing(): log_grad_cam(model, test, job.dataset.classes)
     return Predictions(probabilities, test.dataset.clip, dict(epochs=track.next_step) | cost(model, torch.zeros(1, 3, *job.samples.shape[:-1], device=learn.dls.device)))
 
-# %% ../../nbs/52_papers.mei.ipynb #9403ecde
+# %% ../../nbs/52_papers.mei.ipynb #a55df85a
 def fusion(
     job:Job, # with the predictions of the members in `done`
     members:tuple=(), # names of the rows to fuse
-    weights:tuple|None=None, # of the members, default all equal
+    shares:tuple|None=None, # of the members in the mean, default all equal
     logits:bool=False, # average logits instead of probabilities
     **_
 )->Predictions:
@@ -97,8 +97,8 @@ def fusion(
     each = [job.done[name] for name in members]
     if any(not np.array_equal(each[0].clip, other.clip) for other in each): raise ValueError(f'{" and ".join(members)} saw different samples and cannot be fused')
     if job.members:
-        log_recipe(Recipe(job.dataset.classes, members=[job.members[name] for name in members], fuse=Make('har_nb.models.two_stream:fuse', dict(weights=weights and list(weights), logits=logits))))
-    return Predictions(fuse([one.probabilities for one in each], weights, logits), each[0].clip, {name: sum(one.metrics[name] for one in each) for name in COSTS if all(name in one.metrics for one in each)})
+        log_recipe(Recipe(job.dataset.classes, members=[job.members[name] for name in members], fuse=Make('har_nb.models.two_stream:fuse', dict(weights=shares and list(shares), logits=logits))))
+    return Predictions(fuse([one.probabilities for one in each], shares, logits), each[0].clip, {name: sum(one.metrics[name] for one in each) for name in COSTS if all(name in one.metrics for one in each)})
 
 def fused(
     name:str, # of the row

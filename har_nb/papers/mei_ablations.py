@@ -16,7 +16,7 @@ from .tables import Row, Table, run
 from ..samples.modalities import Frames, MotionEmbedding, SteadyEmbedding
 from ..samples.samplers import Batches
 
-# %% ../../nbs/53_papers.mei_ablations.ipynb #ccab58ef
+# %% ../../nbs/53_papers.mei_ablations.ipynb #c0259b98
 def reversed_gradient(s): return MotionEmbedding(s['n'], s['interval'], 'reversed')
 def literal(s): return MotionEmbedding(s['n'], s['interval'], 'literal')
 def batches(s): return Frames(Batches(s['n'], s['interval']))
@@ -27,7 +27,7 @@ embedding = Table('mei_ablations.embedding', 'What a motion embedded image is ma
           Row('Gradient, printed formula', stream, modality=literal), Row('N = 5', stream, dict(n=5), modality=gradient), Row('N = 20', stream, dict(n=20), modality=gradient),
           Row('interval 10', stream, dict(interval=10), modality=gradient), Row('camera held still', stream, modality=steady),
           Row('folded on the device', stream, dict(embed='gradient'), modality=batches),
-          fused('two-stream', 'normal', 'Gradient'), fused('two-stream, 1 : 3', 'normal', 'Gradient', weights=(1, 3)), fused('two-stream, 3 : 1', 'normal', 'Gradient', weights=(3, 1)),
+          fused('two-stream', 'normal', 'Gradient'), fused('two-stream, 1 : 3', 'normal', 'Gradient', shares=(1, 3)), fused('two-stream, 3 : 1', 'normal', 'Gradient', shares=(3, 1)),
           fused('two-stream, mean of logits', 'normal', 'Gradient', logits=True), fused('two-stream, camera held still', 'normal', 'camera held still')),
     settings=dict(backbone='efficientnet_b0') | TRAINING | dict(interval=5),
     presets=dict(demo=dict(backbone='small_resnet', weights=None, size=64, epochs=15, lr=1e-2, batch_size=64), small=dict(epochs=5, batch_size=128)),

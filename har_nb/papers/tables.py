@@ -21,7 +21,7 @@ from ..learning.tracking import close_dead_runs, log_table, log_text, open_store
 from .results import COSTS, Predictions, compare, leaked, load_predictions, log_pictures, log_results, measure, to_markdown
 from ..samples.store import decode_samples
 
-# %% ../../nbs/51_papers.tables.ipynb #0b01503a
+# %% ../../nbs/51_papers.tables.ipynb #5ef9d6a0
 @dataclass(frozen=True)
 class Row:
     "One line of a table: how it is made and what the paper printed."
@@ -43,7 +43,7 @@ class Table:
     unit:str = 'video' # what the printed accuracy is compared with: 'image', 'clip' or 'video'
     sample:str = 'image' # what the network sees at once: 'image' or 'clip'
     settings:dict = field(default_factory=dict) # as printed, shared by all rows
-    presets:dict = field(default_factory=dict) # name -> settings that replace some of them
+    presets:dict = field(default_factory=dict) # name -> settings that replace some of them; 'paper', as printed, is always there
     context:tuple = () # (model, printed accuracy) of the literature
     decided:str = '' # what the paper leaves open and we decided
     protocols:dict = field(default_factory=dict) # name -> (ActionDataset) -> ActionDataset; every row is measured under each, empty: as the data set is split
@@ -88,7 +88,7 @@ class BadClips(Exception):
         more = f'\n  ... and {len(report) - 20} more' if len(report) > 20 else ''
         super().__init__(f'{len(report)} clips cannot be used:\n{shown}{more}\nRepair or remove them, or pass --skip-bad (skip_bad=True) to go on without them; they are then listed in the run.')
 
-# %% ../../nbs/51_papers.tables.ipynb #eebc4e15
+# %% ../../nbs/51_papers.tables.ipynb #886b0b5b
 class SettingsError(ValueError):
     "What was asked for cannot be done; says what can."
 
@@ -98,8 +98,9 @@ def settings_of(
     **asked # settings that replace those of the table
 )->dict: # what all rows share
     "The settings all rows share. Raises `SettingsError` for a preset or a setting the table does not have."
-    if preset and preset not in table.presets: raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(table.presets)}')
-    shared = table.settings | (table.presets[preset] if preset else {})
+    presets = dict(paper={}) | table.presets
+    if preset and preset not in presets: raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(presets)}')
+    shared = table.settings | presets[preset or 'paper']
     if unknown := set(asked) - set(shared): raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}')
     least = dict(size=1, n=1, interval=1, batch_size=1, freeze_epochs=0, epochs=0 if (shared | asked).get('freeze_epochs') else 1)
     for name, value in least.items():
@@ -173,7 +174,7 @@ def run_row(
         log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
     return predictions, run_id if origin is None else trained
 
-# %% ../../nbs/51_papers.tables.ipynb #ffdb3fdf
+# %% ../../nbs/51_papers.tables.ipynb #8b913cf3
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
@@ -187,7 +188,7 @@ def _parent_of(table, key): # id of the table's newest run with this key
 def run(
     table:Table,
     dataset, # ActionDataset
-    preset:str|None=None, # one of table.presets; default: as printed
+    preset:str|None=None, # one of table.presets; default 'paper', as printed
     seeds:int=1, # runs of each row; they vary initialisation and order, not the split
     folds:int|None=None, # measure k folds by group instead of one split
     rows=None, # names of the rows to run, default all
@@ -203,7 +204,7 @@ def run(
     "Train and measure the rows of a table on a data set; everything goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
     if seeds < 1 or folds is not None and folds < 2: raise SettingsError(f'a table needs at least one seed and two folds, not {seeds} and {folds}')
     if unknown := set(protocols or ()) - set(table.protocols): raise SettingsError(f'{table.name} has no protocol {", ".join(sorted(unknown))}; it has: {", ".join(table.protocols) or "that of the data set"}')
-    shared, chosen = settings_of(table, preset, **asked), choose(table, rows)
+    shared, chosen, preset = settings_of(table, preset, **asked), choose(table, rows), '' if preset == 'paper' else preset or ''
     parts = splits(dataset, folds, validation_by=validation_by, protocols={name: make for name,make in table.protocols.items() if name in (protocols or table.protocols)})
     sees = {row.name: row.modality(shared | row.settings) for row in chosen if row.modality}
     modalities = list(dict.fromkeys(sees.values()))
@@ -213,7 +214,7 @@ def run(
     close_dead_runs()
     content = hashlib.sha256(json.dumps([table.name, shared | {'weights': _digest(shared.get('weights'))}, folds, [part.digest for part in parts], samples[0].content if samples else ''], sort_keys=True, default=str).encode()).hexdigest()[:16]
     known = known_runs().iloc[:0] if again else known_runs()
-    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=', '.join(dict.fromkeys(part.protocol for part in parts)), preset=preset or '', kind='table', key=content)
+    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=', '.join(dict.fromkeys(part.protocol for part in parts)), preset=preset, kind='table', key=content)
     with tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:
         log_table(report, 'report_of_files.csv')
         todo = [(part, seed, row) for part in parts for seed in range(seeds) for row in chosen]
@@ -224,7 +225,7 @@ def run(
                 job = Job(part, seed, decoded.get(sees.get(row.name)), done, cache=Path(cache), members=members)
                 keys[row.name] = key = row_key(row, shared | row.settings, job, [keys[name] for name in row.needs])
                 job.checkpoint = Path(cache)/'checkpoints'/f'{key}.pth'
-                try: done[row.name], members[row.name] = run_row(table, row, job, shared, parent, key, known, preset or '', pairs)
+                try: done[row.name], members[row.name] = run_row(table, row, job, shared, parent, key, known, preset, pairs)
                 except Exception as e: failures.append((where, e))
         result = compare(table, parent)
         result.attrs['report'] = report.to_dict('records')

@@ -163,10 +163,10 @@ def _decode(clip, archives, size, stopped):
     if problem: counts = dict.fromkeys(files, 0)
     return frames, problem, stays, {place: (file, counts[place]) for place, file in files.items()}
 
-# %% ../../nbs/23_samples.store.ipynb #a1664b22
+# %% ../../nbs/23_samples.store.ipynb #3be404e5
 def _build(clips, archives, size, workers, progress):
     "Decode clips into their archives; problems that will not stay, by key."
-    stopped, ahead, passing, waiting, todo = threading.Event(), 2*workers, {}, deque(), iter(clips)
+    stopped, ahead, passing, waiting, todo, read, begun = threading.Event(), 2*workers, {}, deque(), iter(clips), 0, time.monotonic()
     with ThreadPoolExecutor(workers) as pool, progress_bar(about='decoding', total=len(clips), unit='clip', shown=progress) as bar:
         try:
             while True:
@@ -179,6 +179,8 @@ def _build(clips, archives, size, workers, progress):
                         file.seek(0)
                         if stays: archives[place].add(clip['key'], file, count, frames, problem and [cv2.__version__, problem])
                         else: passing[clip['key']] = problem
+                read += frames
+                bar.set_postfix_str(f'{read/max(time.monotonic() - begun, 1e-9):,.0f} frames/s', refresh=False)
                 bar.update()
         except BaseException:
             stopped.set()
