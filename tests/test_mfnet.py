@@ -129,6 +129,17 @@ def test_it_is_a_backbone():
     with pytest.raises(WeightsError, match='no ImageNet weights'): build(mfnet, 6, 'imagenet')
 
 
-@pytest.mark.parametrize('settings', [dict(width=32), dict(width=24, groups=16), dict(width=100, groups=4), dict(weights='imagenet')])
+@pytest.mark.parametrize('settings', [dict(width=32), dict(width=24, groups=16), dict(width=100, groups=4)])
 def test_nets_that_cannot_be(settings):
     with pytest.raises(ValueError): mfnet(**settings)
+
+
+def test_weights_that_are_no_file_are_refused():
+    with pytest.raises(WeightsError, match='mfnet downloads nothing'): mfnet('imagenet')
+
+
+def test_a_published_file_goes_in_by_argument(tmp_path):
+    torch.save(small(5).state_dict(), tmp_path/'five.pth')
+    same, other = mfnet(tmp_path/'five.pth', 5, **SMALL), mfnet(tmp_path/'five.pth', 3, **SMALL)
+    assert torch.equal(same.head.weight, small(5).head.weight) and other.head.out_features == 3
+    assert torch.equal(other.conv3[0].shortcut.conv.weight, same.conv3[0].shortcut.conv.weight)

@@ -33,7 +33,7 @@ embedding = Table('mei_ablations.embedding', 'What a motion embedded image is ma
     presets=dict(demo=dict(backbone='small_resnet', weights=None, size=64, epochs=15, lr=1e-2, batch_size=64), small=dict(epochs=5, batch_size=128)),
     check=check, decided='everything but N = 10, Gradient Division and the mean')
 
-# %% ../../nbs/53_papers.mei_ablations.ipynb #18de0355
+# %% ../../nbs/53_papers.mei_ablations.ipynb #4d9c50c8
 CONDITIONS = dict(plain={}, **{'moving camera': dict(camera_motion=True), 'effects': dict(effects=True)})
 
 def conditions(
@@ -47,6 +47,6 @@ def conditions(
     found = {}
     for name, how in CONDITIONS.items():
         dataset = build(Path(folder)/name.replace(' ', '_'), people=people, takes=takes, seed=seed, progress=False, **how)
-        result = run(embedding, dataset, seeds=seeds, rows=rows, **options).set_index('row')
+        result = run(embedding, dataset, seeds=seeds, rows=rows, **options).set_index('row').loc[list(rows)]
         found |= {name: result.test_acc_video, f'{name}_sd': result.test_acc_video_sd}
     return pd.DataFrame(found)

@@ -8,7 +8,7 @@ __all__ = ['PROTOCOLS', 'PAPER', 'DECIDED', 'TRAINING', 'DEMO', 'PRESETS', 'BACK
            'kept', 'cost_of', 'save_whole', 'start', 'transnet', 'by_clip', 'as_given', 'clip', 'check', 'row',
            'against']
 
-# %% ../../nbs/55_papers.transnet.ipynb #607b5945
+# %% ../../nbs/55_papers.transnet.ipynb #a1ebad86
 import json
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..learning.features import Reordered, feature_loader, frame_features, two_p
 from ..learning.learner import predict_probabilities, set_seed
 from ..learning.recipe import Make, recipe_of, save_for_prediction
 from ..learning.tracking import log_text
-from ..models.backbones import Weights, WeightsError, resolve
+from ..models.backbones import WeightsError, resolve
 from ..models.cost import cost
 from ..models.transnet import TransNet
 from .person_encoder import net_of, person_encoder

@@ -6,11 +6,10 @@
 __all__ = ['SETTINGS', 'DEMO', 'COMMON', 'heads', 'frames', 'body', 'leak', 'reordered', 'first_middle_last', 'mean_over_time',
            'mean_and_change', 'logistic', 'r3d', 'net', 'asked']
 
-# %% ../../nbs/56_papers.transnet_ablations.ipynb #e5fff375
+# %% ../../nbs/56_papers.transnet_ablations.ipynb #0d21d776
 from functools import partial
 
 import numpy as np
-import torch
 
 from ..learning.callbacks import TrackingCallback
 from ..learning.features import Reordered, feature_loader, two_phases
