@@ -274,9 +274,7 @@ def rows(folder):
     yield from training()
     yield from waiting(place('gpu'))
     import flow
-    import kpsem
     yield from flow.rows()
-    yield from kpsem.rows()
 
 
 def main():

@@ -169,7 +169,7 @@ def compare(
                         dataset=', '.join(about['dataset']), protocol=', '.join(protocols), versions=about['git_sha'], preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky))
     return result
 
-# %% ../../nbs/50_papers.results.ipynb #fdeda3bc
+# %% ../../nbs/50_papers.results.ipynb #066277cf
 NAMES = dict(test_acc_image='image', test_acc_clip='clip', test_acc_video='video', test_acc_video_balanced='video, balanced', test_acc_video_order_pairs='order pairs')
 
 def readable(
@@ -196,7 +196,7 @@ def to_markdown(
     shown, about = readable(result), result.attrs
     if page: shown = shown.assign(runs=[' '.join(f"[{place}]({page}/{about['link'].rpartition('/')[0]}/{run_id})" for place,run_id in enumerate(ids, 1)) for ids in result.run_ids])
     lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
-    head = f"{about['title']}: {about['dataset']}, protocol {about['protocol']}; difference in accuracy per {about['unit']}" + (f"; preset {about['preset']}, cut down, not as printed" if about['preset'] else '') + ('; **leaky**' if about['leaky'] else '')
+    head = f"{about['title']}: {about['dataset']}, protocol {about['protocol']}" + (f"; difference in accuracy per {about['unit']}" if 'difference' in shown else '') + (f"; preset {about['preset']}, cut down, not as printed" if about['preset'] else '') + ('; **leaky**' if about['leaky'] else '')
     return head + '\n\n' + '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n'
 
 # %% ../../nbs/50_papers.results.ipynb #755d0702
