@@ -4,10 +4,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-slow lab ui export notebooks readme lint bench bench-flow-env clean
+.PHONY: help setup demo test test-slow test-browser lab ui export notebooks docs docs-links lint bench bench-flow-env clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY)  ## make the virtual environment (done by every other target)
 
@@ -29,6 +29,9 @@ test: $(READY)  ## everything that must hold, in minutes
 test-slow: $(READY)  ## what takes longer
 	@$(BIN)/python -m pytest -m slow
 
+test-browser: $(READY)  ## JupyterLab and the MLflow page in a real Chromium, where there is one (part of test-slow)
+	@$(BIN)/python -m pytest -m slow tests/browser
+
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/har lab
 
@@ -42,11 +45,17 @@ notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadat
 	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1200 $(or $(NB),nbs/*.ipynb nbs/tutorials/*.ipynb)
 	@$(BIN)/nbdev-clean
 
+docs: $(READY)  ## the notebooks as web pages in _docs/, every link inside them checked
+	@$(BIN)/python -c "from har_nb.tools.book import write_docs; print('Open', write_docs())"
+
+docs-links: $(READY)  ## ask every address outside of them whether it answers (needs the network)
+	@$(BIN)/python -c "from har_nb.tools.book import outside_links; t = outside_links(); print(t.to_string(index=False)); raise SystemExit(bool((t.status == 'broken').any()))"
+
 lint: $(READY)  ## ruff over notebooks and tests
 	@$(BIN)/ruff check .
 
-bench: $(READY)  ## write bench/results.md
-	@$(BIN)/python bench/run.py
+bench: $(READY)  ## write bench/results.md (PARTS=flow for a part of it)
+	@$(BIN)/python bench/run.py $(PARTS)
 
 bench-flow-env:  ## OpenCV's and scikit-image's optical flow, which make bench compares with, in an environment of their own
 	@test -x .venv-flow/bin/python || $(PYTHON) -m venv .venv-flow

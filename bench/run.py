@@ -8,6 +8,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -259,7 +260,8 @@ def waiting(folder):
         yield what.format(f'{torch.cuda.get_device_name()}, {coding}'), f'{max(0, 1 - ready/loaded):.1%} ({256*len(loader)/loaded:,.0f} images/s)', aim
 
 
-def rows(folder):
+def samples(folder):
+    "Reading, embedding, storing, loading, training."
     def place(name): (folder/name).mkdir(); return folder/name
     yield from importing()
     for codec, (path, what) in videos(place('videos')).items():
@@ -273,21 +275,37 @@ def rows(folder):
     yield from checking(place('many'), dataset)
     yield from training()
     yield from waiting(place('gpu'))
-    import flow
-    yield from flow.rows()
 
 
-def main():
+def beside(name):
+    "Rows of another file here."
+    def rows(folder): yield from import_module(name).rows()
+    return rows
+
+
+PARTS = {'samples': samples, 'flow': beside('flow'), 'kpsem': beside('kpsem'), 'latency': beside('latency')} # headings of results.md
+
+
+def measured(rows):
+    "A part of results.md: when and where, then its table."
     load, start, found = os.getloadavg()[0], time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows(Path(folder)):
             found.append(row)
             print(' | '.join(row), flush=True)
     packages = ', '.join(f'{name} {version(name)}' for name in ('torch', 'torchvision', 'fastai', 'opencv-python', 'numpy'))
-    lines = ['# Speed', '', f'{date.today()}, {platform.machine()}, {CORES} cores, Python {platform.python_version()}, {packages}.',
-             f'Written by `make bench` in {(time.perf_counter() - start)/60:.0f} minutes; medians of alternating measurements. Other work on the machine when it began (load average): {load:.1f}.', '',
-             '| what | measured | aim |', '|---|---|---|', *(f'| {" | ".join(row)} |' for row in found)]
-    (HERE/'results.md').write_text('\n'.join(lines) + '\n')
+    return '\n'.join([f'{date.today()}, {platform.machine()}, {CORES} cores, Python {platform.python_version()}, {packages}; {(time.perf_counter() - start)/60:.0f} minutes; load average before: {load:.1f}.', '',
+                      '| what | measured | aim |', '|---|---|---|', *(f'| {" | ".join(row)} |' for row in found)])
 
 
-if __name__ == '__main__': main()
+def main(names):
+    if unknown := set(names) - set(PARTS): sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
+    file = HERE/'results.md'
+    held = dict(part.split('\n\n', 1) for part in file.read_text().split('\n## ')[1:]) if file.exists() else {}
+    for name in names or PARTS:
+        held[name] = measured(PARTS[name])
+        text = '\n\n'.join(['# Speed\n\nWritten by `make bench`, or for one part by `make bench PARTS=flow`: medians of alternating measurements.', *(f'## {name}\n\n{held[name].strip()}' for name in PARTS if name in held)])
+        file.write_text(text + '\n')
+
+
+if __name__ == '__main__': main(sys.argv[1:])

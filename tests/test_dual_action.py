@@ -11,6 +11,7 @@ from fastai.optimizer import SGD
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import har_nb.papers.distillation as S
 import har_nb.papers.dual_action as D
 from har_nb.data.synthetic import build
 from har_nb.learning.callbacks import EpochCallback
@@ -232,7 +233,7 @@ def test_a_level_gets_gradients_of_its_own():
 
 def test_frames_and_flow_are_cropped_and_mirrored_together():
     place = torch.arange(24).expand(20, 5, 3, 24, 24).to(torch.uint8)*5
-    cut = D.CornerCrops(12)(TensorFlowPair(place), split_idx=0).as_subclass(torch.Tensor)
+    cut = S.CornerCrops(12)(TensorFlowPair(place), split_idx=0).as_subclass(torch.Tensor)
     assert cut.shape == (20, 5, 3, 12, 12) and all(torch.equal(cut[:, 0], cut[:, c]) for c in range(5)) and len({round(v, 4) for v in cut[:, 0, 0, 0, 0].tolist()}) > 3
     turned = RandomFlip()(TensorFlowPair(place), split_idx=0).as_subclass(torch.Tensor)
     mirrored = turned[:, 0, 0, 0, 0] > 0
@@ -256,10 +257,11 @@ def test_every_row_of_every_preset_can_be_made(table):
     for preset in ('small', 'demo'):
         for row in table.rows:
             s = table.settings | table.presets[preset] | row.settings
-            if row.work is D.stream:
-                with torch.device('meta'): net, again = D.network(s['net'], 5, s.get('motion', False), None, s.get('thinner', 1), 'crop', s['crop'])
-                assert net.fc.out_features == 5 and again.arguments['crop'] == s['crop']
-                if s.get('mimic'): assert set(D.MIMICS[s['mimic']](dict(mae=True, gram=True, squared=False) | s).levels) <= set(LEVELS)
+            if row.work is S.stream:
+                with torch.device('meta'): net, again = S.network(s['net'], 5, 2 if s.get('motion') else 3, None, s.get('thinner', 1), 'crop', s['crop'], s.get('stage'), s['n'])
+                if s.get('stage'): again = again.arguments['net']
+                assert (net.head if s.get('stage') else net.fc).out_features == 5 and again.arguments['crop'] == s['crop']
+                if s.get('mimic'): assert set(S.MIMICS[s['mimic']](dict(mae=True, gram=True, squared=False) | s).levels) <= set(LEVELS)
             assert all(need in [other.name for other in table.rows] for need in row.needs)
 
 
@@ -303,3 +305,16 @@ def test_rows_end_to_end(tmp_path, tracking, monkeypatch):
     assert labels == set(result.row)
     again = run(D.table2, clips, rows=['MARS'], **options | dict(alpha=5.))
     assert again.runs.tolist() == [1, 1] and len(readable(again)) == 2
+
+
+@pytest.mark.slow
+def test_a_student_of_motion_images_and_one_of_key_points(tmp_path, tracking):
+    sports = build(tmp_path/'set', people=4, takes=1, size=(56, 72), workers=1, progress=False)
+    result = run(D.left_open, sports, 'demo', rows=['from motion images', 'from key points'], cache=tmp_path/'cache', progress=False, epochs=1, size=40, crop=32).set_index('row')
+    nets = {name: load_predictor(ids[0], device='cpu') for name, ids in result.run_ids.items()}
+    assert result.index.tolist() == ['MEI stream', 'from motion images', 'Key point stream', 'from key points']
+    assert result.parameters['from key points'] == result.parameters['from motion images'] < result.parameters['Key point stream'], 'students are the plain net'
+    assert [type(nets[name].modality).__name__ for name in nets] == ['Embeddings', 'Frames', 'Frames', 'Frames']
+    for name, parts in (('from motion images', ['gram', 'labels', 'mae']), ('from key points', ['labels', 'mse'])):
+        logged = open_store().get_run(result.run_ids[name][0]).data.metrics
+        assert sorted(part.removeprefix('loss_') for part in logged if part.startswith('loss_')) == parts

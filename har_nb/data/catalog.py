@@ -28,7 +28,7 @@ from .download import DownloadError, download, fetch_video, unpack, unpacked
 from .lists import Clip, ListError, as_dataset, from_lists, read_lines
 from .video import VIDEO_SUFFIXES, frames, probe, progress_bar, write_video
 
-# %% ../../nbs/06_data.catalog.ipynb #6e082afa
+# %% ../../nbs/06_data.catalog.ipynb #d987290a
 @dataclass(frozen=True)
 class Part:
     "One file on the server of a set."
@@ -54,6 +54,7 @@ def tree(
         above = parts
     return '\n'.join(lines)
 
+# %% ../../nbs/06_data.catalog.ipynb #628b98ed
 @dataclass(frozen=True, repr=False, eq=False)
 class Entry:
     "A data set of the literature."
@@ -211,7 +212,7 @@ def overlapping(
         rows += [(path, 'overlapping', f'frames {start + 1}-{stop} stand after {before + 1}-{end}') for (before, end), (start, stop) in zip(spans, spans[1:], strict=False) if start < end]
     return rows
 
-# %% ../../nbs/06_data.catalog.ipynb #1d0d027e
+# %% ../../nbs/06_data.catalog.ipynb #5c8c2c06
 def _videos(root):
     "Relative paths of the videos in a folder, hidden ones aside."
     paths = (path.relative_to(root) for path in root.rglob('*') if path.suffix.lower() in VIDEO_SUFFIXES)
@@ -246,6 +247,7 @@ def _read_mini_kinetics(folder, split, must_exist):
     dataset = as_dataset(folder, clips, sorted({clip.label for clip in clips}), problems, must_exist, name='Mini-Kinetics-200', protocol='official', split_name='lists', source=f'{len(clips)} of {n_ids} listed videos')
     return dataset if split else _all_train(dataset)
 
+# %% ../../nbs/06_data.catalog.ipynb #7b9b9429
 def _collect_kinetics(entry, folder, progress=True, address='https://www.youtube.com/watch?v={}', patience=20, largest=360, **how):
     "Fetch every listed video that is not here and keep its ten seconds; what is gone comes back as a report."
     wanted, rows, failed = entry.read(folder, None, False), [], 0
@@ -316,7 +318,7 @@ SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video,
     read=_read_seags, marks=(('classInd.txt', 'trainlist.txt', 'testlist.txt', '*/v_*_*.mp4'),), protocols=dict(official=official, paper=mei),
     access='Its authors have not released it. Build a set of the same form from your own sources with har_nb.data.seags.')
 
-# %% ../../nbs/06_data.catalog.ipynb #a098b743
+# %% ../../nbs/06_data.catalog.ipynb #37cdb9b9
 def person_mask(
     annotation, # JSON of one picture, in Supervisely's form
 )->np.ndarray:  # H W bool
@@ -355,6 +357,7 @@ def _read_supervisely(folder):
         rows.append((picture.relative_to(folder).as_posix(), note.relative_to(folder).as_posix(), size.get('height'), size.get('width'), persons, figures, problem))
     return pd.DataFrame(rows, columns=['picture', 'annotation', 'height', 'width', 'persons', 'figures', 'problem'])
 
+# %% ../../nbs/06_data.catalog.ipynb #b80d111a
 class MaskEntry(Entry):
     "A set of pictures and masks, which has neither classes nor splits."
     def open(self, folder, split=1, protocol='official', must_exist=True, seed=0)->pd.DataFrame: # picture, annotation (relative paths), height, width, persons

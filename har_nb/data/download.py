@@ -281,7 +281,7 @@ def _opened(path):
     if tarfile.is_tarfile(path): return _Tar(path)
     raise ArchiveError(path, 'neither zip, tar nor rar', 'Was a web page stored in its place? Fetch it again')
 
-# %% ../../nbs/05_data.download.ipynb #7cab6419
+# %% ../../nbs/05_data.download.ipynb #292ee3cd
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError, OSError)
 
 def _list(archive, folder): return Path(folder)/'.unpacked'/f'{Path(archive).name}.json'
@@ -316,6 +316,7 @@ def _into(archive, folder, nested):
         for _ in _into(path, path.parent, nested - 1): pass
         path.unlink()
 
+# %% ../../nbs/05_data.download.ipynb #49bfb2c8
 def unpack(
     archive,            # zip, tar (also gz, bz2, xz) or rar
     folder,             # is made

@@ -92,7 +92,7 @@ def reach(offset:np.ndarray,    # T 2, from shoulder or hip to the wanted end, b
     rest = far[:, None]*_dir(aim) - first*_dir(upper)
     return upper, np.arctan2(rest[:, 0], rest[:, 1])
 
-# %% ../../nbs/03_data.figures.ipynb #126fc9a1
+# %% ../../nbs/03_data.figures.ipynb #b28a9500
 SIDE = 1.2    # yaw of the side view: a little less than a quarter turn, so that both shoulders show
 VIEWS = (0., SIDE, np.pi)
 
@@ -115,6 +115,7 @@ def rest_pose(phase, person, yaw=SIDE):
     stand |= dict(thigh_l=.16, shin_l=.06, thigh_r=-.06, shin_r=-.18) if side else dict(thigh_l=.08, shin_l=.05, thigh_r=-.08, shin_r=-.05)
     return {name: np.full_like(phase, stand.get(name, 0.)) for name in POSE} | dict(ball_x=np.full_like(phase, 9.))
 
+# %% ../../nbs/03_data.figures.ipynb #2d0cf06f
 ROUND = 12    # source pictures (15 shown frames) in which a loop is gone round once: then every batch of 10 frames shows which way
 
 def rounds(phase):
@@ -150,6 +151,7 @@ def crank(phase, person):
         pose[f'arm_{side}'], pose[f'forearm_{side}'] = reach(HUB + HANDLE*_dir(turn) - at[f'shoulder_{side}'], bone['upper'], bone['fore'], -1)
     return pose
 
+# %% ../../nbs/03_data.figures.ipynb #abd211aa
 def swing(phase, person):
     "Take both hands back, swing through a ball that comes from the front, follow through, recover."
     pose, times = rest_pose(phase, person), (0, .32, .68, .78, 1)
@@ -218,7 +220,7 @@ def view_of(action:Action, person:Person): # yaw, radians
     "From where an action is seen."
     return pose_table(action, person, np.zeros(1))[0, POSE.index('yaw')]
 
-# %% ../../nbs/03_data.figures.ipynb #cef7403b
+# %% ../../nbs/03_data.figures.ipynb #69fda1cc
 class Part(NamedTuple):
     "A convex polygon that rides on one bone; coordinates in body heights from the bone's start, first along it, then across."
     bone: str
@@ -262,6 +264,7 @@ def _dome(up, r):
     turn = np.linspace(-np.pi/2, np.pi/2, 11)
     return np.stack([up + .022 + r*.82*np.cos(turn), r*1.08*np.sin(turn)], -1)
 
+# %% ../../nbs/03_data.figures.ipynb #1134dd27
 def _head(person, yaw):
     "Head, hair, eyes and a cap whose visor points where the figure looks."
     r, s, c = .082, np.sin(yaw), np.cos(yaw)
@@ -279,6 +282,7 @@ def _torso(person, yaw):
     shirt = np.array([(0, -low), (.5*up, -top*.92), (.86*up, -top), (up*1.02, -top*.55), (up*1.02, top*.55), (.86*up, top), (.5*up, top*.92), (0, low)])
     return [Part('torso', _capsule(-.03, .02, low*.95), person.shorts), Part('torso', shirt, person.shirt), Part('torso', _box(.5*up, .64*up, -top*.93, top*.93), _shade(person.shirt, .6) if sum(person.shirt) > 330 else (235, 235, 235))]
 
+# %% ../../nbs/03_data.figures.ipynb #e40a2ed5
 _TRIO = ((240, 40, 40), (40, 215, 60), (45, 85, 245))
 PROPS = {    # things; what stands behind the person comes first
     '': lambda rng: [],

@@ -143,7 +143,7 @@ def make_scene(person:Person, take:int, size:tuple, n_frames=None, camera_motion
     camera = camera_path(phase, size, rng, float(camera_motion))
     return Scene(place, size, scale, x, size[0]*ground, facing, phase, pulldown(n_frames), camera)
 
-# %% ../../nbs/04_data.synthetic.ipynb #813e8471
+# %% ../../nbs/04_data.synthetic.ipynb #95d0d9e3
 @dataclass(frozen=True)
 class Rendered:
     "A clip and the truth behind it. What effects paint over the picture is not part of the truth."
@@ -162,6 +162,7 @@ def _inverse(matrix):
     turn = np.linalg.inv(matrix[..., :2])
     return np.concatenate([turn, -turn @ matrix[..., 2:]], -1)
 
+# %% ../../nbs/04_data.synthetic.ipynb #fdcf2c54
 def film(scene:Scene, poses:np.ndarray, person:Person,
          parts:list,        # painting order
          shown=None,        # per part: bool per source picture, or None for always
@@ -310,7 +311,7 @@ def _between(start, end, share):
     gap[cyclic] = (gap[cyclic] + np.pi) % (2*np.pi) - np.pi
     return start + share*gap
 
-# %% ../../nbs/04_data.synthetic.ipynb #6fcb5771
+# %% ../../nbs/04_data.synthetic.ipynb #93df3b99
 VERSION = 1     # changes when the same settings give other pictures
 
 class BuildError(Exception):
@@ -338,6 +339,7 @@ def _write_clips(folder, person, take, settings):
         path = Path(folder)/clip_name(name, person, take, settings['codec'])
         write_video(path, made[name], fps=FPS, codec=settings['codec'])
 
+# %% ../../nbs/04_data.synthetic.ipynb #1af1d198
 def build(root,                         # folder of the set; made if it is not there
           people:int=15,                # a third of them are test people
           takes:int=2,                  # clips per person and class
@@ -378,6 +380,7 @@ def _built(root, settings):
     if differs: raise BuildError(f'{root}: holds a set with other settings: {", ".join(differs)}. Choose another folder or delete this one')
     return True
 
+# %% ../../nbs/04_data.synthetic.ipynb #c1f0f8b6
 def _alive(pid):
     try: os.kill(pid, 0)
     except ProcessLookupError: return False

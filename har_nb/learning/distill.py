@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['halves', 'freeze', 'Distill']
 
-# %% ../../nbs/49_learning.distill.ipynb #f02f4792
+# %% ../../nbs/49_learning.distill.ipynb #9de21a31
 import warnings
 from collections.abc import Callable
 
@@ -16,8 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore', FutureWarning) # fastai still decorates with torch.jit.script
     from fastai.torch_core import to_device
 
-from .callbacks import EpochCallback
-from .tracking import current_run, log_metrics, open_store
+from .callbacks import EpochLog
 
 # %% ../../nbs/49_learning.distill.ipynb #67f45734
 def halves(
@@ -27,28 +26,29 @@ def halves(
     x = x.as_subclass(torch.Tensor)
     return x[:, :3].contiguous(), x[:, 3:].contiguous()
 
-# %% ../../nbs/49_learning.distill.ipynb #36c1a265
+# %% ../../nbs/49_learning.distill.ipynb #8526e7c8
 def freeze(
     model:nn.Module, # changed in place
 )->nn.Module: # the same
     "In evaluation mode, and without gradients."
     return model.eval().requires_grad_(False)
 
-class Distill(EpochCallback):
+class Distill(EpochLog):
     "While the learner's model trains on labels, let it also imitate a teacher. `history` has the parts of the loss for each epoch. Raises `ValueError` for levels that are not there."
-    order, keeps = 11, ('history',) # behind mixed precision, before the loss is looked at
+    order, keeps, watched = 11, ('history', *EpochLog.keeps), 'loss_labels' # behind mixed precision, before the loss is looked at
     def __init__(self,
         teacher:nn.Module, # trained; is frozen and put into evaluation mode
         asked:Callable, # such as `models.dual_action.DualAction()`: (student's features, teacher's) -> {part: scalar}
         taps:Callable, # (model, levels) -> taps with open, close and features, such as `models.dual_action.Taps`
-        levels:tuple, # names of modules of both nets
+        levels:tuple, # names of modules of both nets, or of the student
         alpha:float=50., # what the parts count for, beside the learner's own loss
         split:Callable=halves, # batch -> the student's input, the teacher's
         log:bool=False, # to the open run, as `loss_labels` and `loss_<part>`
+        teacher_levels:tuple|None=None, # the teacher's modules, one for each level, where they have other names
     ):
         self.teacher, self.asked, self.alpha, self.split, self.log = freeze(teacher), asked, alpha, split, log
         self.make_taps, self.levels, self.history = taps, tuple(levels), []
-        self.teacher_taps = taps(teacher, self.levels)
+        self.teacher_taps = taps(teacher, teacher_levels or self.levels)
     def before_fit(self):
         super().before_fit()
         self.counts, self.run = self.run, True # batches are always parted, epochs counted only in a fit
@@ -56,7 +56,7 @@ class Distill(EpochCallback):
         net = getattr(self.learn.model, 'net', self.learn.model) # a `Student` has projections beside its net
         self.student_taps = self.make_taps(net, self.levels).open()
         self.teacher_taps.open()
-        if self.log and self.counts: self.logged = max((m.step for m in open_store().get_metric_history(current_run(), 'loss_labels')), default=-1)
+        if self.log and self.counts: self.open_log()
     def before_train(self): self.sums, self.seen = {}, 0
     def before_batch(self):
         student, teacher = self.split(self.xb[0])
@@ -66,7 +66,7 @@ class Distill(EpochCallback):
     def after_loss(self):
         if not self.training: return
         own, project = self.student_taps.features(), getattr(self.learn.model, 'project', None)
-        parts = self.asked(project(own) if project else own, self.teacher_taps.features())
+        parts = self.asked(project(own) if project else own, dict(zip(self.levels, self.teacher_taps.features().values(), strict=True)))
         n = len(self.xb[0])
         for name, value in dict(labels=self.learn.loss_grad, **parts).items(): self.sums[name] = self.sums.get(name, 0) + n*value.detach().as_subclass(torch.Tensor)
         self.seen += n
@@ -75,6 +75,8 @@ class Distill(EpochCallback):
     def after_epoch(self): # long before the recorder knows the losses
         if not (self.counts and self.trained): return
         self.history.append({name: value.item()/self.seen for name, value in self.sums.items()})
-        if self.log and len(self.history) - 1 > self.logged: log_metrics({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
-    def after_fit(self): self.student_taps.close(); self.teacher_taps.close()
+        if self.log: self.note({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
+    def after_fit(self):
+        self.student_taps.close(); self.teacher_taps.close()
+        self.send()
     def after_cancel_fit(self): self.after_fit()

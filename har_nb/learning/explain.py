@@ -37,7 +37,7 @@ def metric_history(
     twins = table.groupby('run').run_id.transform('nunique') > 1
     return table.assign(run=table.run.where(~twins, table.run + ' ' + table.run_id.str[:6]))
 
-# %% ../../nbs/44_learning.explain.ipynb #fa79b4ed
+# %% ../../nbs/44_learning.explain.ipynb #88308597
 def plot_curves(
     history:pd.DataFrame, # from `metric_history`
     metrics=None # names of the panels beside the loss, default all whose name begins with acc
@@ -55,7 +55,7 @@ def plot_curves(
                 ax.plot(line.step, line.value, '--' if name == 'train_loss' else '-', color=colour, marker='.', label=None if name == 'train_loss' else run)
         ax.set(xlabel='epoch', title='loss (dashed: training)' if names == losses else names[0], **({} if names == losses else dict(ylim=(-.03, 1.03))))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][-1].legend(fontsize='small')
+    if axes[0][-1].get_legend_handles_labels()[0]: axes[0][-1].legend(fontsize='small')
     return figure
 
 # %% ../../nbs/44_learning.explain.ipynb #31da7e28

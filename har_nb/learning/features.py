@@ -6,7 +6,7 @@
 __all__ = ['VERSION', 'net_digest', 'Features', 'alone', 'frame_features', 'FeatureSet', 'feature_loader', 'both', 'NoValidation',
            'two_phases', 'Reordered']
 
-# %% ../../nbs/48_learning.features.ipynb #cdcf348f
+# %% ../../nbs/48_learning.features.ipynb #d049f518
 import hashlib
 import json
 import re
@@ -23,9 +23,9 @@ from torch import fx, nn
 
 from ..data.video import progress_bar
 from .callbacks import Checkpoint
-from .learner import fit, interactive, make_learner
+from .learner import fit, interactive, make_learner, memory_told
 from .metrics import VideoAccuracy
-from ..samples.archive import told, write_whole
+from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import IMAGENET_MEAN, IMAGENET_STD, SampleLoader, SampleSet, View, as_batch, sample_loader
 
 with warnings.catch_warnings():
@@ -85,7 +85,7 @@ def _open(file, shape):
     warnings.warn(f'{file}: damaged ({reason}); it is made again', stacklevel=3)
     return None
 
-# %% ../../nbs/48_learning.features.ipynb #eff889fb
+# %% ../../nbs/48_learning.features.ipynb #56b5918e
 @contextmanager
 def alone(
     file:Path # to be made; its folder is made where it is not there
@@ -109,7 +109,8 @@ def _fill(out, net, samples, view, mirrored, batch_size, device, progress):
     for first in progress_bar(range(0, len(samples), step), 'features', unit='batch', shown=progress):
         taken = samples.read(slice(first, first + step))
         pictures = view.encodes(as_batch(taken.reshape(-1, *taken.shape[-3:])).to(device)).as_subclass(torch.Tensor)
-        made = net(pictures.flip(-1) if mirrored else pictures).float().cpu().numpy().astype(out.dtype)
+        with memory_told(lambda: f'{" x ".join(map(str, pictures.shape))} pictures'): # noqa: B023
+            made = net(pictures.flip(-1) if mirrored else pictures).float().cpu().numpy().astype(out.dtype)
         if not np.isfinite(made).all(): raise ValueError(f'the net gives numbers that are not finite for samples {first} to {first + len(taken) - 1}. Look for NaN in its weights; with float16 numbers above 65,504 are lost')
         out[first:first + len(taken)] = made.reshape(len(taken), *out.shape[1:])
 
@@ -117,7 +118,9 @@ def _write(file, shape, dtype, fill, **about):
     "Write an array that is whole or not there at all; `fill` puts the numbers in."
     aside = file.with_name(f'.{file.name}.{uuid.uuid4().hex[:8]}')
     try:
-        with told(file.parent): out = np.lib.format.open_memmap(aside, 'w+', dtype, shape) if np.prod(shape) else np.zeros(shape, dtype)
+        with told(file.parent):
+            out = np.lib.format.open_memmap(aside, 'w+', dtype, shape) if np.prod(shape) else np.zeros(shape, dtype)
+            if np.prod(shape): reserve(aside, aside.stat().st_size)
         fill(out)
         with told(file.parent):
             if isinstance(out, np.memmap): out.flush()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Prediction', 'Predictor', 'load_predictor']
 
-# %% ../../nbs/46_learning.predictor.ipynb #3e9eef56
+# %% ../../nbs/46_learning.predictor.ipynb #7ec9f727
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 
 from ..data.dataset import ActionDataset
-from .learner import predict_probabilities
+from .learner import NoMemory, predict_probabilities
 from .metrics import video_probabilities
 from .recipe import PredictError, Recipe, imported, make
 from .tracking import open_store, tracking_uri
 from ..samples.loaders import sample_loader
 from ..samples.modalities import interleave, sample_video, through_jpeg
 
-# %% ../../nbs/46_learning.predictor.ipynb #6109d994
+# %% ../../nbs/46_learning.predictor.ipynb #85c83a30
 class Prediction(NamedTuple):
     "What a model says of one video."
     samples:np.ndarray # N C float32: probabilities for each sample, in the order of the video
@@ -81,7 +81,9 @@ class Predictor:
         taken:dict # (modality, size, coding) -> uint8 samples of one video
     )->np.ndarray: # N C float32
         "Probabilities of samples. Raises `PredictError` where members that are fused sample by sample see different numbers of them."
-        if self.model: return predict_probabilities(self.model, self.loader(taken[self.view]))
+        if self.model:
+            try: return predict_probabilities(self.model, self.loader(taken[self.view]))
+            except NoMemory as e: raise PredictError(f'no memory for {self.batch_size} samples at a time', 'Take fewer: predictor.batch_size = 8') from e
         each = [member.of_samples(taken) for member in self.members]
         if self.recipe.sample == 'video': each = [p.mean(0, keepdims=True) for p in each]
         if len({len(p) for p in each}) > 1: raise PredictError(f'the members see {", ".join(str(len(p)) for p in each)} samples of this video', "They can be fused video by video only: Recipe(sample='video')")
@@ -115,7 +117,7 @@ class Predictor:
         "What the model says of a video: the numbers of the run's test. Raises `VideoError`."
         return self.said(self.take(path, start, stop))
 
-# %% ../../nbs/46_learning.predictor.ipynb #56c81755
+# %% ../../nbs/46_learning.predictor.ipynb #2181d258
 def _finished_run(run_id):
     from mlflow.exceptions import MlflowException
     client = open_store()
@@ -145,7 +147,7 @@ def _from_weights(what, run_id, recipe, trust):
     with torch.random.fork_rng(): model = make(recipe.model, trust)
     if not isinstance(model, torch.nn.Module): raise PredictError(f'{what}: {recipe.model.name} gives {type(model).__name__}, not a net', 'Its recipe is wrong: train it again')
     try: model.load_state_dict(_artifact(run_id, 'model.pth', partial(torch.load, map_location='cpu', weights_only=True)))
-    except Exception as e: raise PredictError(f'{what}: model.pth does not fit its recipe, or is damaged ({str(e).strip().splitlines()[-1].strip()})', 'Use the version of the library that trained the run: its tag git_sha') from e
+    except Exception as e: raise PredictError(f'{what}: model.pth does not fit its recipe, or is damaged ({(str(e).strip().splitlines() or [type(e).__name__])[-1].strip()})', 'Use the version of the library that trained the run: its tag git_sha') from e
     return model
 
 def load_predictor(

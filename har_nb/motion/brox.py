@@ -6,14 +6,14 @@
 __all__ = ['TINY', 'blurred', 'slopes', 'slow_pyramid', 'curved', 'read_between', 'products', 'neighbours', 'weights_now',
            'solve', 'Brox']
 
-# %% ../../nbs/13_motion.brox.ipynb #1786ba55
+# %% ../../nbs/13_motion.brox.ipynb #b9536443
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from .flow import CHUNK, SMALLEST, as_pairs, compile_open, resampled
+from .flow import SMALLEST, PairFlow, compile_open, resampled
 
 # %% ../../nbs/13_motion.brox.ipynb #5243a7c8
 def blurred(
@@ -125,9 +125,9 @@ def solve(
             du, dv = torch.where(colour, du + over*((other*r1 - a12*r2)*inverse - du), du), torch.where(colour, dv + over*((one*r2 - a12*r1)*inverse - dv), dv)
     return du, dv
 
-# %% ../../nbs/13_motion.brox.ipynb #858f447f
+# %% ../../nbs/13_motion.brox.ipynb #bbf1b74d
 @dataclass(frozen=True)
-class Brox:
+class Brox(PairFlow):
     "Optical flow of Brox et al. (2004) from `before` to `after`, for grey values of 0 to 255."
     alpha:float=30. # weight of smoothness
     gamma:float=10. # weight of the brightness gradient
@@ -138,13 +138,6 @@ class Brox:
     solver:int=6 # sweeps of red-black SOR, each
     over:float=1.8 # over-relaxation
     compiled:bool=field(default=False, repr=False, compare=False) # by `torch.compile`: the same up to rounding
-    def __call__(self,
-        before, after, # B H W, uint8 or float in 0..255, arrays or tensors
-    )->torch.Tensor: # B 2 H W float32, pixels (x, y), on the device of `before`
-        "Flow of pairs of grey pictures. Raises `ValueError` for other shapes and types, and the compiler's error where it fails."
-        before, after = as_pairs(before, after)
-        together = max(1, CHUNK//before[0].numel()) if before.device.type == 'cpu' else len(before)
-        with torch.no_grad(): return torch.cat([self._flow(*pairs) for pairs in zip(before.split(together), after.split(together), strict=True)])
     def _flow(self, before, after):
         u = v = torch.zeros_like(before[:, :1, :1])
         for first, second in zip(*(reversed(slow_pyramid(blurred(x, self.sigma), self.scale_factor)) for x in (before, after)), strict=True):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'VERSIONS', 'CHUNK', 'STEPS', 'known_motion', 'end_point_error', 'as_pairs', 'resampled', 'pyramid',
-           'gradient', 'warp', 'relax', 'linearised', 'compile_open', 'median', 'TVL1']
+           'gradient', 'warp', 'relax', 'linearised', 'compile_open', 'median', 'PairFlow', 'TVL1']
 
 # %% ../../nbs/12_motion.flow.ipynb #219e08e0
 from collections.abc import Callable
@@ -156,11 +156,21 @@ def median(
     wide = functional.pad(x[:, None], [side//2]*4, mode='replicate')
     return functional.unfold(wide, side).median(1).values.reshape(x.shape)
 
-# %% ../../nbs/12_motion.flow.ipynb #26615119
+# %% ../../nbs/12_motion.flow.ipynb #e03a87b6
 CHUNK, STEPS = 2**17, 5 # pixels of all pairs that a CPU takes at a time, to stay in its cache; inner steps compiled in a row
 
+class PairFlow:
+    "A method of optical flow, `_flow` on float tensors B H W, for any kind of pair."
+    def __call__(self,
+        before, after, # B H W, uint8 or float in 0..255, arrays or tensors
+    )->torch.Tensor: # B 2 H W float32, pixels (x, y), on the device of `before`
+        "Flow of pairs of grey pictures. Raises `ValueError` for other shapes and types, and the compiler's error where it fails."
+        before, after = as_pairs(before, after)
+        together = max(1, CHUNK//before[0].numel()) if before.device.type == 'cpu' else len(before)
+        with torch.no_grad(): return torch.cat([self._flow(*pairs) for pairs in zip(before.split(together), after.split(together), strict=True)])
+
 @dataclass(frozen=True)
-class TVL1:
+class TVL1(PairFlow):
     "TV-L1 optical flow from `before` to `after`; no stop before the last iteration (`epsilon` 0 elsewhere)."
     tau:float=.25 # step of the dual variables
     lambda_:float=.15 # weight of the brightness
@@ -174,13 +184,6 @@ class TVL1:
     half:bool=False # inner iterations in 16 bits
     compiled:bool=field(default=False, repr=False, compare=False) # by `torch.compile`: the same up to rounding; pays from some hundred pairs
     iterate:Callable|None=field(default=None, repr=False, compare=False) # does the work of `relax` instead of it, such as `flow_fused.relax` on a GPU
-    def __call__(self,
-        before, after, # B H W, uint8 or float in 0..255, arrays or tensors
-    )->torch.Tensor: # B 2 H W float32, pixels (x, y), on the device of `before`
-        "Flow of pairs of grey pictures. Raises `ValueError` for other shapes and types, and the compiler's error where it fails."
-        before, after = as_pairs(before, after)
-        together = max(1, CHUNK//before[0].numel()) if before.device.type == 'cpu' else len(before)
-        with torch.no_grad(): return torch.cat([self._flow(*pairs) for pairs in zip(before.split(together), after.split(together), strict=True)])
     def _flow(self, before, after):
         across = down = None
         for first, second in zip(*(reversed(pyramid(x, self.scales, self.zoom)) for x in (before, after)), strict=True):

@@ -138,13 +138,13 @@ def paper_protocol(
     dataset = dataset if len(dataset.test) else dataset.holdout(.3, seed=0)
     return dataset if len(dataset.valid) else dataset.carve_validation(.05, seed=0, by='clip')
 
-# %% ../../nbs/57_papers.dual_stream_attention.ipynb #af5eb220
+# %% ../../nbs/57_papers.dual_stream_attention.ipynb #ff47d665
 PAPER = 'Jalal et al., Dual Stream Spatio-Temporal Motion Fusion With Self-Attention For Action Recognition, FUSION 2019'
 DECIDED = 'layout where the parameters leave it open, grey frames, number of epochs, interval, random crops scaled back to the whole picture, normalisation, mean over all shifts in the test, early dropout'
 LITERATURE = (('Two Stream', 88.0), ('C3D (3 nets)', 85.2), ('Two stream + LSTM', 88.6), ('Two stream VGGNet-16', 90.9), ('Long Term Temporal Convolution', 91.7), ('KVMF', 93.1), ('TSN 3 Modalities', 94.2))
 TRAINING = dict(size=224, n=10, interval=10, first=4, shift=3, shifts=3, every=100, flow='har_nb.motion.brox:Brox', bound=20., width=1., early={}, late={},
                 epochs=300, lr=1e-4, one_cycle=False, batch_size=25, flip=True, zoom=.875)
-NARROW = dict(early=dict(places=4), late=dict(norm=True, places=4, linear=512, dropout=(.5, .5)))
+NARROW = dict(early=dict(places=4), late=dict(norm=True, places=4, linear=1024, dropout=(.2, .3)))
 PRESETS = dict(demo=NARROW | dict(size=64, interval=7, first=0, shift=3, shifts=2, every=5, flow='har_nb.motion.flow_pictures:DIS', bound=5., width=.25, epochs=30, lr=2e-3, one_cycle=True, zoom=.8),
                small=dict(size=112, every=5, flow='har_nb.motion.flow:TVL1', bound=10., width=.5, late=dict(norm=True, places=7), epochs=15, lr=1e-3, one_cycle=True, batch_size=50),
                paper={})

@@ -4,21 +4,36 @@
 
 # %% auto #0
 __all__ = ['Row', 'Table', 'Job', 'splits', 'BadClips', 'SettingsError', 'settings_of', 'choose', 'row_key', 'known_runs',
-           'run_row', 'RowsFailed', 'run']
+           'log_origin', 'run_row', 'RowsFailed', 'in_turn', 'run']
 
-# %% ../../nbs/51_papers.tables.ipynb #cd084a0d
+# %% ../../nbs/51_papers.tables.ipynb #ad3cd7f5
 import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ..data.video import progress_bar
-from ..learning.tracking import close_dead_runs, log_table, log_text, open_store, page_address, runs_table, tracked_run
-from .results import COSTS, Predictions, compare, leaked, load_predictions, log_pictures, log_results, measure, to_markdown
+from ..learning.learner import repeatable
+from har_nb.learning.tracking import (
+    StoreAway,
+    agreed,
+    close_dead_runs,
+    helper,
+    log_table,
+    log_text,
+    open_store,
+    page_address,
+    processes,
+    runs_table,
+    tracked_run,
+)
+from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_results, measure, to_markdown
 from ..samples.store import decode_samples
 
 # %% ../../nbs/51_papers.tables.ipynb #5ef9d6a0
@@ -120,9 +135,11 @@ def choose(
     for row in reversed(table.rows): wanted |= set(row.needs) if row.name in wanted else set()
     return [row for row in table.rows if row.name in wanted]
 
-# %% ../../nbs/51_papers.tables.ipynb #1af9b351
+# %% ../../nbs/51_papers.tables.ipynb #611937e4
 def _digest(weights): # what a file of weights holds, whatever it is called
     return hashlib.sha256(Path(weights).read_bytes()).hexdigest() if isinstance(weights, (str, Path)) and Path(weights).is_file() else weights
+
+def _name(value): return f'{value.__module__}:{value.__qualname__}' if hasattr(value, '__qualname__') else str(value)
 
 def row_key(
     row:Row, settings:dict, # of the row, with those it shares
@@ -134,20 +151,34 @@ def row_key(
     settings = settings | {name: _digest(settings[name]) for name in ('weights',) if name in settings}
     depends = dict(work=f'{row.work.__module__}:{row.work.__qualname__}', settings=settings, needs=list(needs), seed=job.seed, split=job.dataset.digest,
                    sees=samples and [str(samples.modality), samples.key])
-    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=lambda value: f'{value.__module__}:{value.__qualname__}' if hasattr(value, '__qualname__') else str(value)).encode()).hexdigest()[:16]
+    if torch.are_deterministic_algorithms_enabled(): depends |= dict(deterministic=True)
+    return hashlib.sha256(json.dumps(depends, sort_keys=True, default=_name).encode()).hexdigest()[:16]
 
 def known_runs()->pd.DataFrame: # of all tables, oldest first
     "Every run of a row that has a key."
     runs = runs_table(where="tags.kind = 'row'")
     return runs[runs['tags.key'].notna()].iloc[::-1] if 'tags.key' in runs else runs.iloc[:0].assign(**{'tags.key': ''})
 
-# %% ../../nbs/51_papers.tables.ipynb #76289263
+# %% ../../nbs/51_papers.tables.ipynb #87635ccc
+def log_origin(
+    job:Job,
+    asked:dict, # settings that the table or its preset has otherwise
+    pairs=() # pairs of class names to tell apart
+)->None:
+    "Log split.parquet and origin.json to the open run."
+    about = dict(root=str(Path(job.dataset.root).resolve()), classes=job.dataset.classes, name=job.dataset.name, protocol=job.dataset.protocol, split_name=job.dataset.split_name, source=job.dataset.source,
+                 content=job.samples and job.samples.content, pairs=pairs, asked=asked)
+    log_table(job.dataset.clips, 'split.parquet')
+    log_text(json.dumps(about, indent=1, default=_name), 'origin.json')
+
+# %% ../../nbs/51_papers.tables.ipynb #b4a9ec8d
 def run_row(
     table:Table, row:Row, job:Job, settings:dict, # the shared settings
     parent:str, # id of the table's run
     key:str, # from `row_key`
     known:pd.DataFrame, # from `known_runs`
-    preset:str='', pairs=() # pairs of class names to tell apart
+    preset:str='', pairs=(), # pairs of class names to tell apart
+    tags:dict|None=None # more of them, for its run
 )->tuple[Predictions, str]: # predictions, id of the run that holds them
     "Measure one row as a child run: read it where it is finished, take it over where another table has it, else train it."
     same = known[known['tags.key'] == key]
@@ -158,28 +189,48 @@ def run_row(
         predictions = load_predictions(origin.run_id, {name: origin[f'metrics.{name}'] for name in (*COSTS, 'epochs') if pd.notna(origin.get(f'metrics.{name}'))})
         trained = origin.get('tags.reused_from') if isinstance(origin.get('tags.reused_from'), str) else origin.run_id
         if (mine.status == 'FINISHED').any(): return predictions, trained
-    tags = dict(paper=table.paper, table=table.name, row=row.name, dataset=job.dataset.name, protocol=job.dataset.protocol, split=job.dataset.split_name,
-                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, leaky=job.dataset.leaky, leaked=leaked(job.dataset), kind='row', key=key)
-    if job.samples is not None: tags |= dict(modality=job.samples.modality)
+    more = dict(deterministic=True) if torch.are_deterministic_algorithms_enabled() else {}
+    more |= dict(modality=job.samples.modality) if job.samples is not None else {}
+    tags = more | dict(paper=table.paper, table=table.name, row=row.name, dataset=job.dataset.name, protocol=job.dataset.protocol, split=job.dataset.split_name,
+                seed=job.seed, unit=table.unit, preset=preset, decided_by='us' if table.decided else 'paper', data_digest=job.dataset.digest, leaky=job.dataset.leaky, leaked=job.dataset.leaked, kind='row', key=key) | (tags or {})
     if origin is not None: tags |= dict(reused_from=trained)
     stopped = mine.run_id.iloc[-1] if len(mine) and origin is None and job.checkpoint and job.checkpoint.exists() else None
     if job.checkpoint and not stopped: job.checkpoint.unlink(missing_ok=True) # of a fit that nobody goes on with
     with tracked_run(f'{row.name}, seed {job.seed}', table.name, tags, settings | row.settings, parent_id=parent, run_id=stopped) as run_id:
         if origin is not None: open_store().set_tag(run_id, 'git_sha', origin['tags.git_sha'])
+        whole = table.settings | table.presets.get(preset, {})
+        log_origin(job, {name: value for name, value in settings.items() if value != whole[name]}, pairs)
         if missing := [name for name in row.needs if name not in job.done]: raise RuntimeError(f'{row.name} needs {", ".join(missing)}, which failed')
         started = time.perf_counter()
         if origin is None: predictions = row.work(job, **settings | row.settings)
+        if helper(): return predictions, run_id if origin is None else trained
         metrics, videos = measure(predictions, job.dataset, table.sample, pairs)
         log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
         log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
     return predictions, run_id if origin is None else trained
 
-# %% ../../nbs/51_papers.tables.ipynb #8b913cf3
+# %% ../../nbs/51_papers.tables.ipynb #18ebf6ae
 class RowsFailed(Exception):
     "Some rows of a table failed; the others are measured and logged."
     def __init__(self, failures):
         self.failures = failures
         super().__init__(f'{len(failures)} runs failed:\n' + '\n'.join(f'  {where}: {type(e).__name__}: {e}' for where,e in failures))
+
+def in_turn(
+    plan:list, # of (where it stands, row, job, key)
+    measure_row:Callable, # `run_row` with all that the rows have in common
+    progress:bool=True # show a bar
+)->list: # of (where it stands, error)
+    "Measure one row after the other; what failed is told at the end. Where several processes work on a row, or the store is gone, all ends."
+    failures = []
+    with progress_bar(plan, 'rows', unit='run', shown=progress) as bar:
+        for where,row,job,key in bar:
+            bar.set_postfix_str(where)
+            try: job.done[row.name], job.members[row.name] = measure_row(row=row, job=job, key=key)
+            except Exception as e:
+                if processes() > 1 or isinstance(e, StoreAway): raise
+                failures.append((where, e))
+    return failures
 
 def _parent_of(table, key): # id of the table's newest run with this key
     runs = runs_table(table.name, f"tags.kind = 'table' and tags.key = '{key}'")
@@ -197,8 +248,11 @@ def run(
     validation_by:str='group', # what validation is carved by: 'group', or 'clip', which leaks
     protocols=None, # names of the table's protocols, default all
     again:bool=False, # measure anew what is finished already
+    deterministic:bool=False, # only repeatable operations on a GPU, slower
     cache='data/cache', # folder for decoded samples and the state of fits
     progress:bool=True, # show bars
+    decode:Callable=decode_samples, # or another way to make samples, such as that of `papers.cluster`
+    measure_all:Callable=in_turn, # or another way to measure what is planned
     **asked # settings that replace those of the table
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure the rows of a table on a data set; everything goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
@@ -208,26 +262,25 @@ def run(
     parts = splits(dataset, folds, validation_by=validation_by, protocols={name: make for name,make in table.protocols.items() if name in (protocols or table.protocols)})
     sees = {row.name: row.modality(shared | row.settings) for row in chosen if row.modality}
     modalities = list(dict.fromkeys(sees.values()))
-    samples, report = decode_samples(dataset, modalities, shared['size'], cache, progress=progress)
+    progress = progress and not helper()
+    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress))
     if (bad := (report.severity == 'error')).any() and not skip_bad: raise BadClips(report[bad])
-    decoded, failures = dict(zip(modalities, samples, strict=True)), []
+    decoded, plan = dict(zip(modalities, samples, strict=True)), []
     close_dead_runs()
     content = hashlib.sha256(json.dumps([table.name, shared | {'weights': _digest(shared.get('weights'))}, folds, [part.digest for part in parts], samples[0].content if samples else ''], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    known = known_runs().iloc[:0] if again else known_runs()
+    known = agreed(lambda: known_runs().iloc[:0] if again else known_runs())
     tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=', '.join(dict.fromkeys(part.protocol for part in parts)), preset=preset, kind='table', key=content)
-    with tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:
+    with repeatable(deterministic), tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:
         log_table(report, 'report_of_files.csv')
-        todo = [(part, seed, row) for part in parts for seed in range(seeds) for row in chosen]
-        with progress_bar(todo, table.name, unit='run', shown=progress) as bar:
-            for part,seed,row in bar:
-                if row is chosen[0]: done, keys, members = {}, {}, {}
-                bar.set_postfix_str(where := f'{row.name}, {part.protocol} {part.split_name}, seed {seed}')
+        for part,seed in ((part, seed) for part in parts for seed in range(seeds)):
+            done, keys, members = {}, {}, {}
+            for row in chosen:
                 job = Job(part, seed, decoded.get(sees.get(row.name)), done, cache=Path(cache), members=members)
                 keys[row.name] = key = row_key(row, shared | row.settings, job, [keys[name] for name in row.needs])
                 job.checkpoint = Path(cache)/'checkpoints'/f'{key}.pth'
-                try: done[row.name], members[row.name] = run_row(table, row, job, shared, parent, key, known, preset, pairs)
-                except Exception as e: failures.append((where, e))
-        result = compare(table, parent)
+                plan.append((f'{row.name}, {part.protocol} {part.split_name}, seed {seed}', row, job, key))
+        failures = measure_all(plan, partial(run_row, table, settings=shared, parent=parent, known=known, preset=preset, pairs=pairs), progress)
+        result = agreed(lambda: compare(table, parent))
         result.attrs['report'] = report.to_dict('records')
         log_table(result.drop(columns='run_ids'), 'table.csv'); log_text(to_markdown(result, page_address()), 'table.md')
         if failures: raise RowsFailed(failures)

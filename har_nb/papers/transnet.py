@@ -56,7 +56,7 @@ def starting_weights(
     log_text(json.dumps(about, indent=1), 'person_encoder.json')
     return file, dict(hss_iou=about['iou'], hss_dice=about['dice'])
 
-# %% ../../nbs/55_papers.transnet.ipynb #144d5dee
+# %% ../../nbs/55_papers.transnet.ipynb #3e5a62de
 def part_of(name): # 'TextHead', or 'package.module:function'
     return resolve(name if ':' in name else f'har_nb.models.transnet:{name}')
 
@@ -77,10 +77,10 @@ def kept(
     mean, std, # what the net expects, for values in 0..1
     sides:tuple=(False,) # mirrored or not
 )->list: # of `Features`
-    "What the 2D part gives for every frame; already pooled where its maps are pooled next."
-    pooled = hasattr(model.vector, 'pool')
+    "What the 2D part gives for every frame; already pooled where its maps are pooled next. Maps that no batch norm keeps small (VGG's) would not fit into float16."
+    pooled, normed = hasattr(model.vector, 'pool'), any(isinstance(module, nn.BatchNorm2d) for module in model.net.modules())
     net = nn.Sequential(model.net, model.vector.pool) if pooled else model.net
-    return [frame_features(net, samples, cache, mean, std, side, dtype='float32' if pooled else 'float16', progress=False) for side in sides]
+    return [frame_features(net, samples, cache, mean, std, side, dtype='float32' if pooled or not normed else 'float16', progress=False) for side in sides]
 
 _costs = {}
 

@@ -163,7 +163,7 @@ def _decode(clip, archives, size, stopped):
     if problem: counts = dict.fromkeys(files, 0)
     return frames, problem, stays, {place: (file, counts[place]) for place, file in files.items()}
 
-# %% ../../nbs/23_samples.store.ipynb #3be404e5
+# %% ../../nbs/23_samples.store.ipynb #dec3789f
 def _build(clips, archives, size, workers, progress):
     "Decode clips into their archives; problems that will not stay, by key."
     stopped, ahead, passing, waiting, todo, read, begun = threading.Event(), 2*workers, {}, deque(), iter(clips), 0, time.monotonic()
@@ -175,7 +175,7 @@ def _build(clips, archives, size, workers, progress):
                 clip, result = waiting.popleft()
                 frames, problem, stays, files = result.result()
                 for place, (file, count) in files.items():
-                    with file:
+                    with told(archives[place].folder), file:
                         file.seek(0)
                         if stays: archives[place].add(clip['key'], file, count, frames, problem and [cv2.__version__, problem])
                         else: passing[clip['key']] = problem

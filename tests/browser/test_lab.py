@@ -1,0 +1,50 @@
+"JupyterLab as a newcomer meets it: the quickstart opens, runs from top to bottom, and shows its pictures."
+import json
+import time
+
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
+TOO_WIDE = """[...document.querySelectorAll('.jp-CodeCell .cm-scroller, .jp-OutputArea-output')]
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 80))"""
+SCROLL = "y => { const view = document.querySelector('.jp-WindowedPanel-outer'); view.scrollTop = y; return view.scrollTop + view.clientHeight >= view.scrollHeight - 2 }"
+
+
+def wait_until_idle(page):
+    "Until three looks in a row find every prompt numbered and the kernel idle."
+    calm, deadline = 0, time.monotonic() + 900
+    while calm < 3:
+        assert time.monotonic() < deadline, 'the notebook did not come to its end'
+        page.wait_for_timeout(1000)
+        prompts = page.evaluate(PROMPTS)
+        calm = calm + 1 if prompts and not any('*' in prompt for prompt in prompts) and page.get_by_text('| Idle').count() else 0
+
+
+def test_quickstart_runs_in_jupyterlab(lab, page, checkout):
+    page.goto(lab[0])
+    page.wait_for_selector('.jp-Notebook .jp-Cell')
+    page.get_by_text('| Idle').wait_for()
+    page.keep('lab_opened')
+    assert 'Quickstart' in page.locator('.jp-Notebook h1').first.inner_text()
+    assert not page.locator('.jp-Dialog').count() and not page.locator('.Toastify__toast').count(), 'a newcomer is asked something first'
+
+    page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
+    page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
+    page.wait_for_timeout(3000)
+    wait_until_idle(page)
+    page.keyboard.press('Control+s')
+    page.wait_for_timeout(3000)
+    cells = [cell for cell in json.loads((checkout/'nbs'/'tutorials'/'quickstart.ipynb').read_text())['cells'] if cell['cell_type'] == 'code']
+    outputs = [output for cell in cells for output in cell['outputs']]
+    assert [cell['execution_count'] for cell in cells] == list(range(1, len(cells) + 1)), 'every cell ran once, in order'
+    assert not [output for output in outputs if output['output_type'] == 'error' or output.get('name') == 'stderr']
+    assert sum('image/png' in output.get('data', ()) for output in outputs) >= 6
+
+    seen, wide, view, end = set(), [], 0, False
+    while not end:
+        end = page.evaluate(SCROLL, 700*view)
+        page.wait_for_timeout(700)
+        seen |= set(page.evaluate("[...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete && i.naturalWidth > 50).map(i => i.src.length + i.src.slice(-60))"))
+        wide += page.evaluate(TOO_WIDE)
+        page.keep(f'lab_ran_{view:02d}')
+        view += 1
+    assert len(seen) >= 6, 'the pictures are on the page'
+    assert not wide, f'wider than the window: {set(wide)}'

@@ -1,0 +1,49 @@
+"The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and predictions."
+
+
+def names(page):
+    "Runs in the order in which the page lists them."
+    return page.eval_on_selector_all('.ag-center-cols-container .ag-row, .ag-pinned-left-cols-container .ag-row',
+                                     "rows => rows.map(r => [Number(r.getAttribute('row-index')), r.innerText.trim()]).filter(r => r[1].includes(', seed ')).sort((a, b) => a[0] - b[0]).map(r => r[1])")
+
+
+def by_accuracy(result):
+    "Rows of the table in their order, best first; those with equal accuracy together."
+    best = {}
+    for line in result.itertuples(): best.setdefault(round(line.test_acc_video, 6), set()).add(line.row)
+    return [best[accuracy] for accuracy in sorted(best, reverse=True)]
+
+
+def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
+    address, result = ui[0], table[0]
+    page.goto(address)
+    page.get_by_text(result.attrs['table']).first.wait_for()
+    page.keep('ui_experiments')
+
+    page.goto(f"{address}/{result.attrs['rows']}")
+    page.get_by_text('two-stream, seed 0').first.wait_for()
+    page.wait_for_timeout(3000)
+    page.keep('ui_by_accuracy')
+    listed = names(page)
+    assert len(listed) == len(result)
+    for tied in by_accuracy(result):
+        shown, listed = listed[:len(tied)], listed[len(tied):]
+        assert {name.partition(', seed ')[0].split('\n')[-1] for name in shown} == tied
+
+    page.get_by_text('normal, seed 0').first.click()
+    page.get_by_text('test_acc_video').first.wait_for()
+    page.wait_for_timeout(2000)
+    page.keep('ui_run')
+    page.get_by_role('tab', name='Model metrics').click()
+    page.get_by_text('acc_video').first.wait_for()
+    page.wait_for_selector('.js-plotly-plot .scatterlayer .js-line')
+    page.wait_for_timeout(2000)
+    page.keep('ui_curves')
+    assert page.locator('.js-plotly-plot').count() >= 2, 'curves are drawn'
+
+    page.get_by_role('tab', name='Artifacts').click()
+    for name in ('confusion.png', 'curves.png', 'predictions.parquet', 'model.pth', 'environment.json'): page.get_by_text(name, exact=True).first.wait_for()
+    page.get_by_text('confusion.png', exact=True).first.click()
+    page.wait_for_function("[...document.querySelectorAll('img, canvas')].some(i => (i.naturalWidth || i.width) > 200)")
+    page.wait_for_timeout(2000)
+    page.keep('ui_confusion')
