@@ -263,7 +263,7 @@ def parser()->argparse.ArgumentParser:
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
     return top
 
-# %% ../../nbs/60_tools.cli.ipynb #381a2e8d
+# %% ../../nbs/60_tools.cli.ipynb #9b403861
 USER_ERRORS = {'data.download': ('ArchiveError', 'DownloadError'), 'data.lists': ('ListError',), 'data.synthetic': ('BuildError',), 'data.video': ('VideoError',),
                'samples.archive': ('StoreError',), 'models.backbones': ('WeightsError',), 'learning.export': ('ExportError',), 'learning.recipe': ('PredictError',), 'learning.tracking': ('RunIsOpen',),
                'papers.rerun': ('RerunError',), 'papers.results': ('NotRun',), 'papers.tables': ('BadClips', 'RowsFailed', 'SettingsError'), 'tools.data': ('UsageError',)}
@@ -285,4 +285,4 @@ def main(
         if isinstance(e, user_errors()): sys.exit(f'har: {e}')
         raise
 
-if __name__ == '__main__' and 'ipykernel' not in sys.modules: main() # for torchrun -m har_nb.tools.cli
+if __name__ == '__main__' and globals().get('__package__') == 'har_nb.tools': main() # for torchrun -m har_nb.tools.cli

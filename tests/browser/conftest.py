@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import serving
+from browser_servers import serving
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,6 @@
 "Both servers are for this machine alone: a page elsewhere that makes a browser ask them under its own name (DNS rebinding) gets nothing."
 import pytest
-from servers import listening, status
+from browser_servers import listening, status
 
 PAGES = dict(lab='/api', ui='/') # pages that need no password
 

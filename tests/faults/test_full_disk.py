@@ -58,7 +58,7 @@ def test_files_that_may_not_grow(tracking, tmp_path, root):
     assert 'state.pth: the state of the fit cannot be written (File too large). Make room' in said['state']
     assert said['left'] == [], 'nothing half-written stays'
     assert 'File too large' in said['artifact'] and open_store().get_run(said['run of artifact']).info.status == 'FAILED'
-    assert 'does not answer' in said['database'] and 'full' in said['database'] and 'make room' in said['database']
+    assert 'does not answer' in said['database'] and 'make room' in said['database'] # SQLite calls it full, or an I/O error
     assert close_dead_runs() == [said['run of database']], 'it could not be told, and is closed by whoever comes next'
     assert 'Traceback' not in done.stderr, done.stderr
 
