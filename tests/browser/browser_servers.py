@@ -26,8 +26,8 @@ def answers(port):
 @contextmanager
 def serving(words, ready, folder, **environment):
     "`har WORDS`, started in `folder` (Python looks there first), on a free port, once it has said what `ready` matches; yields what matched, the port and the process id. All it started ends with it."
-    port = free_port()
-    process = subprocess.Popen([sys.executable, '-c', 'from har_nb.tools.cli import main; main()', *words, '--port', str(port)], cwd=folder, env=os.environ | environment,
+    port, inherited = free_port(), {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'} # tests draw into nothing, a notebook onto its page
+    process = subprocess.Popen([sys.executable, '-c', 'from har_nb.tools.cli import main; main()', *words, '--port', str(port)], cwd=folder, env=inherited | environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     said, found, deadline = [], [], time.monotonic() + 300
     def read():

@@ -4,7 +4,7 @@ import time
 
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
 TOO_WIDE = """[...document.querySelectorAll('.jp-CodeCell .cm-scroller, .jp-OutputArea-output')]
-    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 80))"""
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 2).map(e => (e.innerText.trim() || e.outerHTML).slice(0, 160))"""
 SCROLL = "y => { const view = document.querySelector('.jp-WindowedPanel-outer'); view.scrollTop = y; return view.scrollTop + view.clientHeight >= view.scrollHeight - 2 }"
 
 
