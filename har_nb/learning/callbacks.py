@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback, CancelFitException
     from fastai.torch_core import to_device
 
-from .tracking import StoreAway, current_run, helper, log_metrics, open_store, shorten, store_answers
+from .tracking import StoreAway, current_run, helper, log_metrics, open_store, shorten, store_answers, when_finished
 from ..samples.archive import StoreError
 
 # %% ../../nbs/42_learning.callbacks.ipynb #8c7d270d
@@ -166,7 +166,7 @@ class Checkpoint(EpochCallback):
     ):
         self.file = Path(file)
         self.saved = self.read() if self.file.exists() else {}
-        self.phase, self.rate = 0, self.saved.get('rate') # of the fit: its part, its learning rate
+        self.phase, self.rate, self.past = 0, self.saved.get('rate'), [] # of the fit: its part, its learning rate, what its recorder had
     def read(self)->dict:
         "The saved state; a damaged one is named in a warning and counts as none."
         if not os.access(self.file, os.R_OK): raise StoreError(self.file, 'cannot be read', 'Check who may read it')
@@ -187,11 +187,14 @@ class Checkpoint(EpochCallback):
         set_random_states(self.saved['random'], self.dls.train)
         vars(self.recorder.smooth_loss).update(self.saved.get('smooth_loss', {})) # train_loss is a mean that goes on from epoch to epoch
         for cb in self.learn.cbs: vars(cb).update(self.saved['callbacks'].get(type(cb).__name__, {}))
-        self.saved = {}
+        self.past, self.saved = self.saved.get('values', []), {}
+    def after_epoch(self):
+        if not self.trained and self.epoch < len(self.past): self.recorder.values[-1] = self.past[self.epoch]
+        super().after_epoch()
     def trained_epoch(self, measured):
         callbacks = {type(cb).__name__: {name: vars(cb)[name] for name in cb.keeps} for cb in self.learn.cbs if hasattr(cb, 'keeps')}
         state = dict(phase=self.phase, epoch=self.epoch + 1, rate=self.rate, model=self.model.state_dict(), optimizer=self.opt.state_dict(),
-                     random=random_states(self.dls.train), callbacks=callbacks, smooth_loss=dict(vars(self.recorder.smooth_loss)))
+                     random=random_states(self.dls.train), callbacks=callbacks, smooth_loss=dict(vars(self.recorder.smooth_loss)), values=list(self.recorder.values))
         try: self.write(state)
         except OSError as e: raise StoreError(self.file, f'the state of the fit cannot be written ({e.strerror or e})', 'Make room, or name a file that you may write; called again, the fit goes on from the last whole state') from e
     def write(self, state:dict)->None:
@@ -208,6 +211,9 @@ class Checkpoint(EpochCallback):
             if isinstance(e.__context__, OSError): raise e.__context__ from None # torch hides what the disk said
             raise
         finally: aside.unlink(missing_ok=True)
+    def end(self)->None:
+        "Remove the file: nobody needs it once the open run is FINISHED, or, where none is open, now."
+        if not helper(): when_finished(lambda: self.file.unlink(missing_ok=True))
 
 # %% ../../nbs/42_learning.callbacks.ipynb #22846d5a
 class LossError(Exception):

@@ -221,7 +221,7 @@ def _fit_all(learn, epochs, lr, progress, checkpoint):
     if saved: saved.phase, saved.rate = 1, lr
     with nullcontext() if shown else learn.no_bar(), nullcontext() if shown else learn.no_logging():
         learn.fit_one_cycle(epochs, slice(lr/200, lr/2), pct_start=.3, div=5., cbs=[saved] if saved else [], start_epoch=saved.epochs_done(1) if saved else 0)
-    if saved: saved.file.unlink(missing_ok=True)
+    if saved: saved.end()
 
 def two_phases(
     model:nn.Module, # the whole net, clips (or images) -> logits

@@ -178,7 +178,7 @@ def fit(
     freeze_epochs:int=0, # before them, with a frozen body
     keep_best:str|None=None, # monitor whose best epoch is kept; None: the last epoch
     progress:bool|None=None, # show bars; None: where somebody watches
-    checkpoint=None # file that holds the state after each epoch; a fit that was killed goes on from it; removed at the end
+    checkpoint=None # file that holds the state after each epoch; a fit that was killed goes on from it; removed when the open run is finished
 )->float: # the learning rate
     "Train by one-cycle policy, in two phases where `freeze_epochs` are asked for. Raises `LossError`, `NoMemory`, `StoreError` for the checkpoint."
     saved = Checkpoint(checkpoint) if checkpoint else None
@@ -193,7 +193,7 @@ def fit(
             if saved: saved.phase, saved.rate, callbacks = phase, lr, [*callbacks, saved]
             learn.fit_one_cycle(n, rates, cbs=callbacks, start_epoch=saved.epochs_done(phase) if saved else 0, **options)
             if any(getattr(cb, 'stopped', False) for cb in learn.cbs): break
-    if saved: saved.file.unlink(missing_ok=True)
+    if saved: saved.end()
     return lr
 
 # %% ../../nbs/43_learning.learner.ipynb #3e833d31

@@ -6,8 +6,8 @@
 __all__ = ['QUIET', 'VARIABLES', 'project_folder', 'tracking_uri', 'database_file', 'artifact_root', 'StoreAway', 'store_answers',
            'shown_uri', 'processes', 'helper', 'agreed', 'Onlooker', 'open_store', 'experiment_id', 'shorten',
            'flatten', 'code_version', 'process_tags', 'code_digest', 'uncommitted', 'environment', 'current_run',
-           'log_params', 'log_metrics', 'log_text', 'log_figure', 'log_table', 'load_table', 'Terminated',
-           'tracked_run', 'RunIsOpen', 'close_dead_runs', 'runs_table', 'page_address', 'ui_command']
+           'when_finished', 'log_params', 'log_metrics', 'log_text', 'log_figure', 'log_table', 'load_table',
+           'Terminated', 'tracked_run', 'RunIsOpen', 'close_dead_runs', 'runs_table', 'page_address', 'ui_command']
 
 # %% ../../nbs/41_learning.tracking.ipynb #c4b670a1
 import hashlib
@@ -238,6 +238,14 @@ def current_run()->str:
     if not _current.get(): raise RuntimeError('no run is open: log inside `with tracked_run(...)`, or pass run_id')
     return _current.get()
 
+_afterwards = ContextVar('afterwards', default=None)
+
+def when_finished(
+    work:Callable # () -> anything
+)->None:
+    "Do something once the store knows that the open run is FINISHED, and never where it ends otherwise; at once where no run is open."
+    work() if _afterwards.get() is None else _afterwards.get().append(work)
+
 def log_params(
     settings:dict, # nested; once for each run, MLflow does not let parameters change
     run_id:str|None=None # default the open run
@@ -326,8 +334,8 @@ def tracked_run(
         if run_id: _reopen(client, run_id, tags)
         return run_id or client.create_run(experiment_id(experiment), tags=tags, run_name=name).info.run_id
     with store_answers(): run_id = agreed(opened)
-    outer, status = _current.get(), 'FAILED'
-    _current.set(run_id)
+    outer, status, finished = (_current.get(), _afterwards.get()), 'FAILED', []
+    _current.set(run_id); _afterwards.set(finished)
     try:
         with store_answers(), _signals_end_the_block():
             log_params(params or {})
@@ -345,9 +353,10 @@ def tracked_run(
         except Exception: pass # what went wrong first is what must be seen
         raise
     finally:
-        _current.set(outer)
+        _current.set(outer[0]); _afterwards.set(outer[1])
         with suppress(*[StoreAway]*(status != 'FINISHED')), store_answers(wait=status != 'KILLED'):
             if status: client.set_terminated(run_id, status) # else nobody is there to be told; `close_dead_runs` does it
+    for work in finished: work()
 
 # %% ../../nbs/41_learning.tracking.ipynb #d66a5883
 class RunIsOpen(RuntimeError):

@@ -96,7 +96,7 @@ def constant(
     saved = Checkpoint(checkpoint) if checkpoint else None
     if saved: saved.rate = lr
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs, lr, cbs=[saved] if saved else [], start_epoch=saved.epochs_done(0) if saved else 0)
-    if saved: saved.file.unlink(missing_ok=True)
+    if saved: saved.end()
 
 def train_streams(
     job:Job, # split, seed and stored samples

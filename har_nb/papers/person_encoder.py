@@ -107,4 +107,6 @@ def person_encoder(
         about = dict(backbone=backbone, width=width, size=size, masks=str(masks or 'drawn people'), pictures=len(people), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
                      iou=history[-1][2], dice=history[-1][3], history=history, columns=['train_loss', 'valid_loss', 'iou', 'dice'])
         write_whole(file.with_suffix('.about.json'), json.dumps(about, indent=1))
-        return save_encoder(model.cpu(), file), about
+        save_encoder(model.cpu(), file)
+        file.with_suffix('.checkpoint').unlink(missing_ok=True) # others wait for this file, and not for the run it is made in
+        return file, about

@@ -142,18 +142,25 @@ def comparable(
     name, *measured = (''.join(filter(str.isalnum, text)).lower() for text in (printed_on.split(',')[0], *measured_on))
     return bool(measured) and all(one.startswith(name) for one in measured)
 
+def _whole_seeds(runs):
+    "Of the runs of a row: those of the seeds that have most splits, and in words those that have fewer."
+    splits = runs.groupby('tags.seed')['tags.split'].nunique()
+    return runs[runs['tags.seed'].map(splits) == splits.max()], [f'seed {seed} has {n} of {splits.max()} splits' for seed,n in splits.items() if n < splits.max()]
+
 def compare(
     table, # a `Table`
     parent:str|None=None # id of one run of the table; default: its newest
 )->pd.DataFrame: # a line for each row and protocol: share of leaked test clips, printed, measured, spread, interval, cost, number of runs, their ids; accuracies in percent
-    "Printed and measured side by side, from MLflow. Raises `NotRun`."
+    "Printed and measured side by side, from MLflow. A seed that was stopped before its last split does not count; attrs['partial'] names it. Raises `NotRun`."
     runs, own = children(table, parent)
     metrics = [c.removeprefix('metrics.') for c in runs.columns if c.startswith('metrics.test_acc_') and runs[c].notna().any()]
     costs = [name for name in COSTS if f'metrics.{name}' in runs and runs[f'metrics.{name}'].notna().any()]
-    lines, protocols = [], list(dict.fromkeys(runs.sort_values('start_time')['tags.protocol'])) if len(runs) else []
+    lines, partial, protocols = [], [], list(dict.fromkeys(runs.sort_values('start_time')['tags.protocol'])) if len(runs) else []
     for row,protocol in ((row, protocol) for row in table.rows for protocol in protocols):
         its = runs[(runs['tags.row'] == row.name) & (runs['tags.protocol'] == protocol)]
         if not len(its): continue
+        its, fewer = _whole_seeds(its)
+        partial += [f'{row.name}, {protocol}: {text}' for text in fewer]
         line = dict(row=row.name, protocol=protocol, leaked=100*its['tags.leaked'].astype(float).mean() if 'tags.leaked' in its else np.nan, printed=row.printed)
         for name in metrics:
             by_seed = 100*its.groupby('tags.seed')[f'metrics.{name}'].mean()
@@ -168,7 +175,7 @@ def compare(
     leaky = bool(len(runs)) and 'tags.leaky' in runs and (runs['tags.leaky'] == 'True').any()
     by_accuracy = urlencode(dict(workflowType='machine_learning', searchFilter=f"tags.mlflow.parentRunId = '{own.run_id}'", orderByKey='metrics.`test_acc_video`', orderByAsc='false'), quote_via=quote)
     result.attrs.update(rows=f'#/experiments/{own.experiment_id}/runs?{by_accuracy}', table=table.name, title=table.title, parent=own.run_id, link=f'#/experiments/{own.experiment_id}/runs/{own.run_id}', printed_on=table.dataset, unit=table.unit,
-                        dataset=', '.join(about['dataset']), protocol=', '.join(protocols), versions=about['git_sha'], preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky))
+                        dataset=', '.join(about['dataset']), protocol=', '.join(protocols), versions=about['git_sha'], preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial)
     return result
 
 # %% ../../nbs/50_papers.results.ipynb #2a20811b
@@ -199,7 +206,7 @@ def to_markdown(
     if page: shown = shown.assign(runs=[' '.join(f"[{place}]({page}/{about['link'].rpartition('/')[0]}/{run_id})" for place,run_id in enumerate(ids, 1)) for ids in result.run_ids])
     lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
     head = f"{about['title']}: {about['dataset']}, protocol {about['protocol']}" + (f"; difference in accuracy per {about['unit']}" if 'difference' in shown else '') + (f"; preset {about['preset']}, cut down, not as printed" if about['preset'] else '') + ('; **leaky**' if about['leaky'] else '')
-    return head + '\n\n' + '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n'
+    return head + '\n\n' + '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n' + ''.join(f'\nNot counted: {text}.\n' for text in about['partial'])
 
 # %% ../../nbs/50_papers.results.ipynb #755d0702
 def paired(

@@ -79,6 +79,7 @@ def show(result)->None:
     print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
     print(readable(result).to_string(index=False))
     if about['leaky']: print('\nLeaky: test clips have siblings in training.')
+    for text in about['partial']: print(f'\nNot counted: {text}.')
     if about['preset']: print(f"\nPreset {about['preset']}: cut down, not as printed.")
     print('\nRuns, for har predict --run: ' + '; '.join(f'{line.row}: {line.run_ids[0]}' for line in result.itertuples()))
     print(f"\nAll of them by accuracy, on the page of har ui: {page_address()}/{about['rows']}")

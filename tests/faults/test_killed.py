@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import DieAfter, DieIn, curve, fitted, in_child
+from tiny import DieAfter, DieIn, NoBatch, curve, die, fitted, in_child
 
 from har_nb.data.synthetic import build
 from har_nb.learning.tracking import close_dead_runs, database_file, log_metrics, open_store, runs_table, tracked_run
@@ -50,6 +50,19 @@ def test_a_fit_goes_on(undisturbed, tracking, tmp_path, point):
     kept = torch.load(open_store().download_artifacts(dead, 'model.pth', tmp_path), weights_only=True)
     for state in (kept, resumed.model.state_dict()): assert all(torch.equal(value, undisturbed[1][name]) for name, value in state.items())
     assert not list(tmp_path.glob('state.pth*')), 'nothing half-written stays'
+
+
+def test_behind_a_fit(undisturbed, tracking, tmp_path):
+    "The fit is over, and its run is not closed: predictions may be missing. No batch is trained again."
+    def work():
+        with tracked_run('fit', 'faults'): fitted(tmp_path/'state.pth'); die()
+    assert in_child(work) == -signal.SIGKILL
+    with tracked_run('fit', 'faults', run_id=close_dead_runs()[0]) as run_id:
+        resumed = fitted(tmp_path/'state.pth', NoBatch())
+        assert (tmp_path/'state.pth').exists()
+    assert {name: curve(run_id, name) for name in NUMBERS} == undisturbed[0]
+    assert all(torch.equal(value, undisturbed[1][name]) for name, value in resumed.model.state_dict().items())
+    assert not list(tmp_path.glob('state.pth*'))
 
 
 def test_while_a_state_is_written(tracking, tmp_path, monkeypatch):

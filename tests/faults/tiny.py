@@ -59,6 +59,11 @@ class DieIn(Callback):
         if self.training and self.epoch == self.last and self.iter == 2: die()
 
 
+class NoBatch(Callback):
+    "What is trained already is not trained again."
+    def before_batch(self): assert not self.training, f'a batch of epoch {self.epoch} is trained'
+
+
 def in_child(work)->int:
     "Run a function in a forked process; its exit status, negative for a signal. It must not share a store that is open here."
     if (child := os.fork()) == 0:
