@@ -1301,6 +1301,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'har_nb.motion.flow.median': ('motion.flow.html#median', 'har_nb/motion/flow.py'),
                                     'har_nb.motion.flow.pyramid': ('motion.flow.html#pyramid', 'har_nb/motion/flow.py'),
                                     'har_nb.motion.flow.relax': ('motion.flow.html#relax', 'har_nb/motion/flow.py'),
+                                    'har_nb.motion.flow.relax_flat': ('motion.flow.html#relax_flat', 'har_nb/motion/flow.py'),
                                     'har_nb.motion.flow.resampled': ('motion.flow.html#resampled', 'har_nb/motion/flow.py'),
                                     'har_nb.motion.flow.warp': ('motion.flow.html#warp', 'har_nb/motion/flow.py')},
             'har_nb.motion.flow_fused': { 'har_nb.motion.flow_fused._iteration': ( 'motion.flow_fused.html#_iteration',

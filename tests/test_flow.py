@@ -84,7 +84,8 @@ def test_a_pair_does_not_know_its_batch(name, pairs, monkeypatch):
 
 @pytest.mark.parametrize('before, after, words', [
     (np.zeros((4, 5)), np.zeros((4, 5)), 'pictures B H W'), (np.zeros((1, 4, 5)), np.zeros((1, 4, 6)), 'same shape'), (np.zeros((1, 0, 5)), np.zeros((1, 0, 5)), 'pictures B H W'),
-    (np.zeros((1, 4, 5), int), np.zeros((1, 4, 5), int), 'uint8'), (np.zeros((2, 4, 5, 3)), np.zeros((2, 4, 5, 3)), 'pictures B H W')])
+    (np.zeros((1, 4, 5), int), np.zeros((1, 4, 5), int), 'uint8'), (np.zeros((2, 4, 5, 3)), np.zeros((2, 4, 5, 3)), 'pictures B H W'),
+    (np.zeros((1, 4, 5)), np.full((1, 4, 5), np.nan), '20 of them are not finite')])
 @pytest.mark.parametrize('name', ['TVL1', 'Brox', 'DIS'])
 def test_what_is_not_a_pair_of_grey_pictures_is_told(name, before, after, words):
     with pytest.raises(ValueError, match=words): METHODS[name](before, after)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'VERSIONS', 'CHUNK', 'STEPS', 'known_motion', 'end_point_error', 'as_pairs', 'resampled', 'pyramid',
-           'gradient', 'warp', 'relax', 'linearised', 'compile_open', 'median', 'PairFlow', 'TVL1']
+           'gradient', 'warp', 'relax_flat', 'relax', 'linearised', 'compile_open', 'median', 'PairFlow', 'TVL1']
 
 # %% ../../nbs/12_motion.flow.ipynb #219e08e0
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ def as_pairs(
     if before.ndim != 3 or before.shape != after.shape or not before[:1].numel(): raise ValueError(f'flow goes from pictures B H W to others of the same shape, not from {tuple(before.shape)} to {tuple(after.shape)}')
     for x in (before, after):
         if x.dtype != torch.uint8 and not x.is_floating_point(): raise ValueError(f'grey values are uint8, or floating point in 0..255, not {x.dtype}')
+        if x.is_floating_point() and not x.isfinite().all(): raise ValueError(f'grey values are numbers in 0..255, but {(~x.isfinite()).sum()} of them are not finite')
     return before.float(), after.to(before.device).float()
 
 def _resampled_line(x, axis, n, step):
@@ -104,27 +105,44 @@ def warp(
     return functional.grid_sample(x, grid, mode='bicubic', padding_mode=padding, align_corners=False)
 
 # %% ../../nbs/12_motion.flow.ipynb #b20932cc
-def relax(
-    across, down, # B H W: the flow
-    p, # four B H W: dual variables of (x along x, x along y, y along x, y along y)
-    data, # four B H W: brightness gradient (x, y), one over its square, residual at no flow
-    steps:int, # in a row
+def relax_flat(
+    across, down, # N: the flow, pictures row by row, one behind the other
+    p, # four N: dual variables of (x along x, x along y, y along x, y along y); 0 in the last column along x, in the last row along y
+    data, # four N: brightness gradient (x, y), one over its square, residual at no flow
+    inside, # two N: 0 in the last column, in the last row; else 1
+    width:int, steps:int, # of a picture; in a row
     longest:float, # lambda*theta
     theta:float, rate:float, # coupling of the two terms; tau/theta
 ):                         # across, down, p
     "Steps of the two halves of the energy in turns (algorithm 1, lines 9 to 11)."
     gx, gy, inverse, rest = data
+    margin, n = across.new_zeros(width), len(across)
+    p = [torch.cat([margin, x]) for x in p]
     for _ in range(steps):
         move = ((rest + gx*across + gy*down)*inverse).clamp(-longest, longest)
-        spread = [x - functional.pad(x[..., :-1], (1, 0)) + y - functional.pad(y[..., :-1, :], (0, 0, 1, 0)) for x, y in (p[:2], p[2:])]
-        across, down = across - move*gx + theta*spread[0], down - move*gy + theta*spread[1]
+        spread = [x[width:] - x[width - 1:-1] + y[width:] - y[:-width] for x, y in (p[:2], p[2:])]
+        flow = [torch.cat([u, margin]) for u in (across - move*gx + theta*spread[0], down - move*gy + theta*spread[1])]
         moved = []
-        for u, x, y in ((across, *p[:2]), (down, *p[2:])):
-            ux, uy = functional.pad(u[..., 1:] - u[..., :-1], (0, 1)), functional.pad(u[..., 1:, :] - u[..., :-1, :], (0, 0, 0, 1))
+        for u, x, y in ((flow[0], *p[:2]), (flow[1], *p[2:])):
+            ux, uy = (u[1:n + 1] - u[:n])*inside[0], (u[width:] - u[:n])*inside[1]
             damp = 1/(1 + rate*torch.sqrt(ux*ux + uy*uy))
-            moved += [(x + rate*ux)*damp, (y + rate*uy)*damp]
-        p = moved
-    return across, down, p
+            moved += [torch.cat([margin, (x[width:] + rate*ux)*damp]), torch.cat([margin, (y[width:] + rate*uy)*damp])]
+        (across, down), p = (u[:n] for u in flow), moved
+    return across, down, [x[width:] for x in p]
+
+def relax(
+    across, down, # B H W: the flow
+    p, data, # four B H W each, as for `relax_flat`
+    steps:int, # in a row
+    longest:float, theta:float, rate:float, # as for `relax_flat`
+    compiled:bool=False # by `torch.compile`
+):                     # across, down, p: B H W
+    "`relax_flat` for pictures."
+    shape, ones = across.shape, torch.ones_like(across)
+    inside = [functional.pad(ones[..., 1:], (0, 1)), functional.pad(ones[..., 1:, :], (0, 0, 0, 1))]
+    steps_of = compile_open(relax_flat) if compiled else relax_flat
+    across, down, p = steps_of(across.flatten(), down.flatten(), *([x.flatten() for x in part] for part in (p, data, inside)), shape[-1], steps, longest, theta, rate)
+    return across.view(shape), down.view(shape), [x.view(shape) for x in p]
 
 def linearised(
     before, after, # B H W: `after` with its gradients, B 3 H W
@@ -157,7 +175,7 @@ def median(
     return functional.unfold(wide, side).median(1).values.reshape(x.shape)
 
 # %% ../../nbs/12_motion.flow.ipynb #e03a87b6
-CHUNK, STEPS = 2**17, 5 # pixels of all pairs that a CPU takes at a time, to stay in its cache; inner steps compiled in a row
+CHUNK, STEPS = 2**17, 10 # pixels of all pairs that a CPU takes at a time, to stay in its cache; inner steps compiled in a row
 
 class PairFlow:
     "A method of optical flow, `_flow` on float tensors B H W, for any kind of pair."
@@ -191,7 +209,7 @@ class TVL1(PairFlow):
             across, down = self._level(first, torch.stack([second, *gradient(second)], 1), across, down)
         return torch.stack([across, down], 1)
     def _level(self, before, after, across, down):
-        steps = self.iterate or (compile_open(relax) if self.compiled else relax)
+        steps = self.iterate or partial(relax, compiled=self.compiled)
         runs = [min(STEPS, self.inner - done) for done in range(0, self.inner, STEPS)]
         precision = torch.float16 if self.half else torch.float32
         p = [torch.zeros_like(before, dtype=precision) for _ in range(4)]
