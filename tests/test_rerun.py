@@ -77,6 +77,7 @@ def assert_equal(first, second):
     assert one.tags['pid'] != other.tags['pid']
 
 
+@pytest.mark.slow
 def test_another_process_trains_the_same_net(sports, tmp_path, monkeypatch):
     first, second = trained_and_repeated(tmp_path, sports, monkeypatch, 'mei.table2', 'normal', '--size', 32, '--epochs', 2)
     assert_equal(first, second)

@@ -94,7 +94,8 @@ def test_runs_of_other_hosts_and_other_tools_are_left_alone():
     assert [status(i) for i in (foreign, unknown)] == ['RUNNING']*2
 
 
-def test_two_processes_make_store_and_experiment_at_once():
+def test_two_processes_make_store_and_experiment_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/new/mlflow.db')
     code = "from har_nb.learning.tracking import experiment_id, tracked_run\nwith tracked_run('one of two', 'at once'): print(experiment_id('at once'))"
     outputs = [p.communicate(timeout=120) for p in [start(code), start(code)]]
     assert outputs[0][0] == outputs[1][0] and outputs[0][0].strip(), outputs
