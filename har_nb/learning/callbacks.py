@@ -158,6 +158,7 @@ def set_random_states(
     getattr(loader, 'rng', random).setstate(states['loader'])
     if 'cuda' in states and torch.cuda.is_available(): torch.cuda.set_rng_state_all(states['cuda'])
 
+# %% ../../nbs/42_learning.callbacks.ipynb #9ae2bed6
 class Checkpoint(EpochCallback):
     "After every epoch, save what the next one depends on; a new learner with the same file continues there. `fit` uses it."
     order = 64

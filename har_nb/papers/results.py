@@ -134,6 +134,7 @@ def _right(runs):
         parts.append(pd.DataFrame(dict(right=np.mean([(t.predicted == t.label).to_numpy() for t in tables], 0), group=' '.join(split) + ': ' + tables[0].group)))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/50_papers.results.ipynb #0825f068
 def comparable(
     printed_on:str, # as a table says it: 'UCF101, split 1'
     measured_on, # names of data sets
