@@ -16,7 +16,7 @@ $(READY): settings.ini setup.py pyproject.toml
 	@echo "Setting up .venv with $(PYTHON) (about 7 GB, a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]' \
 		|| $(BIN)/python -m pip install --editable '.[dev]'
 	@touch $(READY)
 
