@@ -37,7 +37,8 @@ def test_nets_that_need_something(net, tmp_path):
 @pytest.mark.parametrize('net', NETS, ids=lambda net: net.name)
 def test_every_net(net, kind, tmp_path):
     if kind == '.ts' and any(word in net.name for word in NO_TRACE):
-        with pytest.raises(E.ExportError, match=f'{type((net.small or net.make)()).__name__} cannot be written as .ts: '): written(net, tmp_path/'net.ts')
+        name = type((net.small or net.make)()).__name__
+        with pytest.raises(E.ExportError, match=rf'{name} cannot be written as .ts: |{name} as .*: 1 samples give \(2, 4\) instead of \(1, 4\)$'): written(net, tmp_path/'net.ts')
         assert not list(tmp_path.iterdir())
         return
     assert written(net, tmp_path/f'net{kind}') <= 1e-4
