@@ -283,11 +283,11 @@ def test_rows_end_to_end(tmp_path, tracking, monkeypatch):
     clips = build(tmp_path/'set', people=4, takes=1, size=(48, 64), workers=1, progress=False).subset(['ClimbUp', 'ClimbDown', 'Running'])
     options = TINY | dict(cache=tmp_path/'cache')
     names = ['MARS', 'Dual-action Stream + Flow', 'Dual-action Stream + Flow, attention']
-    logged, stop = D.Distill.after_epoch, [True]
+    logged, stop = Distill.after_epoch, [True]
     def killed(self):
         logged(self)
         if stop and len(self.history) == 2: stop.clear(); raise KeyboardInterrupt
-    monkeypatch.setattr(D.Distill, 'after_epoch', killed)
+    monkeypatch.setattr(Distill, 'after_epoch', killed)
     with pytest.raises(KeyboardInterrupt): run(D.table2, clips, rows=names, **options)
     result = run(D.table2, clips, rows=names, **options)
     assert result.row.tolist() == ['Flow stream', 'MARS', 'Dual-action Stream', *names[1:]] and (result.runs == 1).all()

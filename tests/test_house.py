@@ -44,6 +44,11 @@ def test_readme_is_the_index_notebook(root, monkeypatch):
     for name, data in pictures.items(): assert (root/name).read_bytes() == data, f'{name} is stale: run make export'
 
 
+def test_what_the_readme_links_to_is_there(root):
+    linked = re.findall(r'\]\((?!https?:|#)([^)#]+)', (root/'README.md').read_text())
+    assert len(linked) > 5 and [link for link in linked if not (root/link).exists()] == []
+
+
 def test_metadata_agrees(root):
     config = ConfigParser(delimiters=['='])
     config.read(root/'settings.ini')
