@@ -13,7 +13,7 @@ setup: $(READY)  ## make the virtual environment (done by every other target)
 
 $(READY): settings.ini setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "har_nb needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
-	@echo "Setting up .venv with $(PYTHON) (about 7 GB, a few minutes the first time)"
+	@echo "Setting up .venv with $(PYTHON) (about 8 GB, a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]' \
