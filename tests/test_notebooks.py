@@ -44,4 +44,4 @@ def test_notebook(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch,
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '#| slow' in p.read_text()], ids=lambda p: p.name)
-def test_notebook_with_its_slow_cells(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['notest'])
+def test_notebook_with_its_slow_cells(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['notest'], cell_timeout=None)
