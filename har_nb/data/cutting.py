@@ -115,6 +115,7 @@ def write_if_new(
     aside.write_text(text, encoding='utf-8')
     aside.replace(path)
 
+# %% ../../nbs/09_data.cutting.ipynb #96a4663e
 class Workshop:
     "The hidden folder of a set: lock, ledger of what was measured and made, and clips without a place yet. A context: one build at a time is inside."
     def __init__(self,

@@ -241,6 +241,7 @@ def _without_twins(segments, report):
         else: report.append(_row(segment.video, segment.line, 'duplicate', f'the same file as {segment.group}: frames {segment.start} to {segment.stop} are used in line {twin}'))
     return segments[np.array(kept, bool)]
 
+# %% ../../nbs/09_data.seags.ipynb #01feeaaa
 def build(
     sources,                    # a CSV or a DataFrame, see `read_sources`
     root,                       # folder of the set; made if it is not there
@@ -278,6 +279,7 @@ def build(
         manifest = _manifest(shop, segments, suffix, encoder)
         return _finish(shop, manifest, split_seags(_dataset(shop.root, manifest), protocol, seed), dict(rule=asdict(rule), encoder=encoder), report, duplicates, progress)
 
+# %% ../../nbs/09_data.seags.ipynb #a873fc1d
 def _manifest(shop, segments, suffix, encoder):
     "A row for each clip, numbered by class in the order of the table."
     rows = segments.sort_values(['line', 'start'])

@@ -47,6 +47,7 @@ def _each_format(views, samples): # samples(modalities, size, coding) for all vi
     for modality,*form in views: formats.setdefault(tuple(form), []).append(modality)
     return {(modality, *form): taken for form,modalities in formats.items() for modality,taken in zip(modalities, samples(modalities, *form), strict=True)}
 
+# %% ../../nbs/46_learning.predictor.ipynb #56e1bb4f
 @dataclass(repr=False)
 class Predictor:
     "A trained net, or several fused, and what it sees of a video."

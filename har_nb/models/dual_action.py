@@ -203,6 +203,7 @@ def fit_fusion(
         adam.zero_grad(); loss.backward(); adam.step()
     return fusion.eval()
 
+# %% ../../nbs/39_models.dual_action.ipynb #2e653c03
 def attended(
     each, # two arrays N C of probabilities
     state:dict, # state dict of an `AttentionFusion`, as lists or tensors

@@ -105,6 +105,7 @@ class Look(NamedTuple):
     weights:torch.Tensor # B C T-1 G K: of the regions (equation 11)
     rkps:torch.Tensor # B C T-1 G K 2: regional key point shifts (equation 12)
 
+# %% ../../nbs/38_models.kpsem.ipynb #ee95b0fd
 class AReSE(nn.Module):
     "G adaptive regional shift extractors (Cao et al. 2020, equations 4 to 12): B C T H W -> B C T-1 G K 2. Raises `ValueError` for a number of regions that is no square."
     def __init__(self,

@@ -135,6 +135,7 @@ def flow_milliseconds(
     modality.second.method(frames, frames.roll(1, -1))
     return 1000*(time.perf_counter() - start)
 
+# %% ../../nbs/58_papers.distillation.ipynb #cb506661
 def stream(
     job:Job, # split, seed and stored pairs
     motion:bool=False, # sees the second half of the pairs (flow), not frames

@@ -236,6 +236,7 @@ def _parent_of(table, key): # id of the table's newest run with this key
     runs = runs_table(table.name, f"tags.kind = 'table' and tags.key = '{key}'")
     return runs.run_id.iloc[0] if len(runs) else None
 
+# %% ../../nbs/51_papers.tables.ipynb #d1ca77d9
 def run(
     table:Table,
     dataset, # ActionDataset

@@ -234,6 +234,7 @@ class Archive:
     )->np.ndarray: # len(numbers) x shape uint8
         return self.data.read(numbers)
 
+# %% ../../nbs/22_samples.archive.ipynb #0441969f
 def write_whole(
     path:Path, text:str
 )->None:
