@@ -26,8 +26,8 @@ demo: $(READY)  ## build the built-in set, run the motion embedding table on it,
 test: $(READY)  ## everything that must hold, in minutes
 	@$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
-test-slow: $(READY)  ## what takes longer
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## what takes longer, an hour or two
+	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 test-browser: $(READY)  ## JupyterLab and the MLflow page in a real Chromium, where there is one (part of test-slow)
 	@$(BIN)/python -m pytest -m slow tests/browser
