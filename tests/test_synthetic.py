@@ -133,7 +133,7 @@ def test_interrupted_build_leaves_nothing(tmp_path, number):
 
 
 def test_failing_worker_is_one_error(tmp_path):
-    with pytest.raises(RuntimeError, match='a worker stopped'): build(tmp_path/'set', people=2, takes=1, size=(111, 143), progress=False)
+    with pytest.raises(RuntimeError, match='a worker stopped'): build(tmp_path/'set', people=2, takes=1, workers=2, size=(111, 143), progress=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -152,7 +152,7 @@ class Rendered:
     joints: np.ndarray = None   # T J 2 float32: x, y in pixels, order of `JOINTS`
     flow: np.ndarray = None     # T-1 2 H W float32: x, y in pixels, from frame t to t+1
 
-def _moving(matrix, points): return points @ matrix[:, :2].T + matrix[:, 2]
+def _moving(matrices, points): return points @ np.moveaxis(matrices[..., :2], -1, -2) + matrices[..., None, :, 2] # T 2 3, P 2 -> T P 2
 
 def _then(first, second):
     "Composition of affine maps, ... 2 3: apply `first`, then `second`."
@@ -178,7 +178,7 @@ def film(scene:Scene, poses:np.ndarray, person:Person,
     on = np.ones((len(poses), len(parts)), bool) if shown is None else np.stack([np.ones(len(poses), bool) if s is None else s for s in shown], 1)
     keys = np.concatenate([poses, scene.camera.reshape(len(poses), -1), on], 1)
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    corners = [[_moving(bones[p.bone][s], p.polygon) for p in parts] for s in first]
+    corners = [*zip(*[_moving(bones[p.bone][first], p.polygon) for p in parts], strict=True)]
     visible = [np.flatnonzero(on[s]) for s in first]
     height, width = scene.size
     double = np.array([[2, 0, .5], [0, 2, .5]])
@@ -348,7 +348,7 @@ def build(root,                         # folder of the set; made if it is not t
           camera_motion:bool|float=False,
           effects:bool=False,
           codec:str='MJPG',             # intra-only by default, see the measurement below
-          workers:int=None,             # processes; None: one per core
+          workers:int=None,             # processes; None: one per core, with four takes of a person or more for each
           progress:bool=True,
          ):                             # ActionDataset
     "Render and encode the built-in set, or open it if it is there. It appears whole or not at all; `BuildError` where the folder holds something else."
@@ -401,7 +401,7 @@ def _listen(worker, messages):
 def _run(jobs, workers, progress):
     "All jobs in new processes (a forked one would deadlock in OpenCV's threads); the first error stops the rest."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    workers = min(workers or cores, len(jobs))
+    workers = min(workers or max(1, min(cores, len(jobs)//4)), len(jobs)) # to start one takes as long as to draw a few takes
     if workers == 1:
         for job in progress_bar(jobs, 'drawing', unit='take', shown=progress): _write_clips(*job)
         return
