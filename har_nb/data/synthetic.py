@@ -399,7 +399,7 @@ def _listen(worker, messages):
     messages.put((worker, worker.wait()))
 
 def _run(jobs, workers, progress):
-    "All jobs in new processes (a forked one would deadlock in OpenCV's threads); the first error stops the rest."
+    "All jobs, in new processes (a forked one would deadlock in OpenCV's threads) or, where one is enough, in this one; the first error stops the rest."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     workers = min(workers or max(1, min(cores, len(jobs)//4)), len(jobs)) # to start one takes as long as to draw a few takes
     if workers == 1:

@@ -57,6 +57,7 @@ def run(args)->None:
     if not helper(): show(result)
     if processes() > 1: import_module('har_nb.learning.distributed').leave()
 
+# %% ../../nbs/60_tools.cli.ipynb #2600931c
 def setting(
     words:str # NAME=VALUE
 )->tuple: # name, value: a number, True, False, None, or the words themselves
@@ -71,6 +72,7 @@ def order_pairs(dataset)->tuple:
     from har_nb.data.synthetic import ORDER_PAIRS
     return tuple(pair for pair in ORDER_PAIRS if set(pair) <= set(dataset.classes))
 
+# %% ../../nbs/60_tools.cli.ipynb #ffb2980d
 def show(result)->None:
     "Print a table as `compare` gives it."
     from har_nb.learning.tracking import page_address
@@ -180,6 +182,7 @@ def _folder(command):
     command.add_argument('folder')
     command.add_argument('--group', help='column of index.csv that must never be split, for example recording')
 
+# %% ../../nbs/60_tools.cli.ipynb #a7dadae6
 def parser()->argparse.ArgumentParser:
     "Every command with its options."
     top = argparse.ArgumentParser('har', description='Human action recognition in short videos: run and compare the tables of five papers.')
