@@ -41,8 +41,8 @@ ui: $(READY)  ## the MLflow page on the runs
 export: $(READY)  ## notebooks -> har_nb/ and README.md
 	@$(BIN)/nbdev-export && $(BIN)/python -c "from har_nb.tools.book import write_readme; write_readme()"
 
-notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadata (NB=nbs/10_motion.mei.ipynb for one)
-	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1200 $(or $(NB),nbs/*.ipynb nbs/tutorials/*.ipynb)
+notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadata (NB=nbs/motion/00_mei.ipynb for one)
+	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=1200 $(or $(NB),$(shell find nbs -name "*.ipynb" -not -path "*/.ipynb_checkpoints/*" | sort))
 	@$(BIN)/nbdev-clean
 
 docs: $(READY)  ## the notebooks as web pages in _docs/, every link inside them checked

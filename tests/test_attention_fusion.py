@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from har_nb.experiments.tables import Job, SettingsError, settings_of
 from har_nb.learning.tracking import open_store, tracked_run
 from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
 from har_nb.models.cost import count_parameters
 from har_nb.motion.flow_pictures import DIS
 from har_nb.motion.mei import motion_embed
-from har_nb.papers.attention_ablations import streams
-from har_nb.papers.dual_stream_attention import ShiftFrames, net_of, table1, train_streams
-from har_nb.papers.tables import Job, SettingsError, settings_of
+from har_nb.papers.dual_stream_attention.ablations import streams
+from har_nb.papers.dual_stream_attention.tables import ShiftFrames, net_of, table1, train_streams
 from har_nb.samples.flow import Flow
 from har_nb.samples.loaders import RandomFlip, as_batch, mirrored
 from har_nb.samples.modalities import Frames
@@ -317,9 +317,9 @@ def test_settings_that_cannot_work_are_refused(wrong, said):
 @pytest.mark.slow
 def test_rows_run_and_predict_what_their_test_said(tracking, tmp_path):
     from har_nb.data import synthetic
+    from har_nb.experiments.results import load_predictions
+    from har_nb.experiments.tables import run
     from har_nb.learning.predictor import load_predictor
-    from har_nb.papers.results import load_predictions
-    from har_nb.papers.tables import run
     dataset = synthetic.build(tmp_path/'built_in', people=3, takes=2, progress=False)
     rows = ['late fusion', 'early, flow only', 'early, MEIs instead of flow', 'early, colour stack', 'early, frames instead of flow']
     result = run(streams, dataset, 'demo', rows=rows, cache=tmp_path/'cache', progress=False, size=48, n=5, width=.1, epochs=1)

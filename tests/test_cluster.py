@@ -10,14 +10,14 @@ import pytest
 
 from har_nb.data.synthetic import build
 from har_nb.learning.tracking import open_store, runs_table
-from har_nb.papers.mei import table2
+from har_nb.papers.mei.tables import table2
 
 
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_row_loses_none_and_writes_none_twice(tmp_path, tracking):
     from dask.distributed import Client
 
-    from har_nb.papers.cluster import run
+    from har_nb.experiments.cluster import run
     sports = build(tmp_path/'sports', people=3, takes=1, size=(56, 72), progress=False)
     result = {}
     with Client(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None) as client:

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from har_nb.data.synthetic import build
+from har_nb.experiments.results import load_predictions
 from har_nb.learning.tracking import helper, load_table, open_store, processes, runs_table, tracked_run
-from har_nb.papers.results import load_predictions
 from har_nb.tools.data import open_any
 
 EPOCHS = 3
@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from har_nb.papers.mei import fused, table2
+from har_nb.papers.mei.tables import fused, table2
 
 def plain(weights=None, num_classes=1000):
     "Without batch norm, which would see the part of a process."

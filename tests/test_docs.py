@@ -18,7 +18,9 @@ def texts(path): return [re.sub(r'```.*?```|`[^`]*`', '', cell.source, flags=re.
 
 def write(folder, **pages):
     (folder/'tutorials').mkdir(parents=True)
-    for name, text in pages.items(): nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), folder/f'{name}.ipynb')
+    for name, text in pages.items():
+        (page := folder/f'{name}.ipynb').parent.mkdir(exist_ok=True)
+        nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), page)
     return folder
 
 
@@ -40,12 +42,12 @@ def test_tutorials_lead_to_each_other(root):
 
 
 def test_notebook_without_a_wing_is_named(tmp_path):
-    book = write(tmp_path, index='# Book', **{'99_tools.lost': '# Lost'})
-    with pytest.raises(BookError, match='99_tools.lost.ipynb belongs to no wing'): contents(book)
+    book = write(tmp_path, index='# Book', **{'lost/00_one': '# Lost'})
+    with pytest.raises(BookError, match='lost/00_one.ipynb belongs to no wing'): contents(book)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    book = write(tmp_path/'book', index='# Book', **{'00_data.one': '# One'})
+    book = write(tmp_path/'book', index='# Book', **{'data/00_one': '# One'})
     (mine := tmp_path/'mine').mkdir()
     (mine/'thesis.txt').write_text('years of work')
     with pytest.raises(BookError, match='something else'): write_docs(book, mine)
@@ -66,7 +68,7 @@ def test_the_whole_book_builds(root, tmp_path):
     first = write_docs(root/'nbs', tmp_path/'pages')
     pages = {path.relative_to(first.parent).with_suffix('').as_posix() for path in first.parent.rglob('*.html')}
     assert {name for chapter in contents(root/'nbs').values() for name in chapter} <= pages and 'search' in pages
-    text = re.sub(r'<[^>]+>', '', (first.parent/'00_data.video.html').read_text())
+    text = re.sub(r'<[^>]+>', '', (first.parent/'data'/'00_video.html').read_text())
     assert 'def frames(' in text and '#| export' not in text and 'default_exp' not in text
 
 
@@ -78,6 +80,6 @@ def test_addresses_outside_are_asked(tmp_path):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path/'site'))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f'http://127.0.0.1:{server.server_port}'
-    try: found = outside_links(write(tmp_path/'book', index=f'# Book\n\n[one]({base}/here.html) and [other]({base}/gone.html)', **{'00_data.one': '# One'})).set_index('address').status
+    try: found = outside_links(write(tmp_path/'book', index=f'# Book\n\n[one]({base}/here.html) and [other]({base}/gone.html)', **{'data/00_one': '# One'})).set_index('address').status
     finally: server.shutdown(); server.server_close()
     assert dict(found) == {f'{base}/here.html': 'working', f'{base}/gone.html': 'broken'}

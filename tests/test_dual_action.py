@@ -11,9 +11,11 @@ from fastai.optimizer import SGD
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import har_nb.papers.distillation as S
-import har_nb.papers.dual_action as D
+import har_nb.papers.dual_action.tables as D
+import har_nb.papers.dual_action.training as S
 from har_nb.data.synthetic import build
+from har_nb.experiments.results import readable
+from har_nb.experiments.tables import SettingsError, run, settings_of
 from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.distill import Distill, freeze, halves
 from har_nb.learning.predictor import load_predictor
@@ -38,8 +40,6 @@ from har_nb.models.dual_action import (
     weights_by_class,
 )
 from har_nb.models.resnext3d import INPUTS, load_published, resnext3d
-from har_nb.papers.results import readable
-from har_nb.papers.tables import SettingsError, run, settings_of
 from har_nb.samples.loaders import RandomFlip
 from har_nb.samples.pairs import TensorFlowPair
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-import har_nb.papers.kpsem as K
-import har_nb.papers.kpsem_figures as F
+import har_nb.papers.kpsem.figures as F
+import har_nb.papers.kpsem.tables as K
 from har_nb.data.synthetic import ORDER_PAIRS, build
+from har_nb.experiments.results import NotRun, paired, readable
+from har_nb.experiments.tables import Job, RowsFailed, SettingsError, run, settings_of
 from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.recipe import Make
 from har_nb.learning.tracking import load_table, runs_table, tracked_run
 from har_nb.models.kpsem import WithKPSEM, with_kpsem
 from har_nb.models.mfnet import mfnet
-from har_nb.papers.results import NotRun, paired, readable
-from har_nb.papers.tables import Job, RowsFailed, SettingsError, run, settings_of
 from har_nb.samples.samplers import OneClip, SpreadClips
 from har_nb.samples.store import decode_samples
 

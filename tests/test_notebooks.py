@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 from nbdev.test import test_nb as run_notebook
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent/'nbs').rglob('*.ipynb'))
+FOLDER = Path(__file__).parent.parent/'nbs'
+NOTEBOOKS = sorted(FOLDER.rglob('*.ipynb'))
 NOTEBOOKS = [p for p in NOTEBOOKS if '.ipynb_checkpoints' not in p.parts]
+
+
+def name_of(path): return path.relative_to(FOLDER).as_posix()
 
 
 @pytest.fixture(autouse=True)
 def quick_store(empty_store, monkeypatch):
-    "A new store is a copy of an empty one, seconds sooner; notebook 41, which defines how one is made, makes its own."
+    "A new store is a copy of an empty one, seconds sooner; learning.tracking, which defines how one is made, makes its own."
     from har_nb.learning import tracking
     client = tracking._client
     def copied(uri, file):
@@ -33,22 +37,22 @@ def run(path, tmp_path, monkeypatch, **flags):
     monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     before = os.getcwd()
-    try: passed, _ = run_notebook(path, basepath=path.parent.parent, **flags)
+    try: passed, _ = run_notebook(path, basepath=FOLDER.parent, **flags)
     finally: os.chdir(before), plt.close('all')
     assert passed, f'{path.name} fails; the traceback stands above'
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_notebook(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['slow', 'notest'])
 
 
-ONE_SEED = {'53_papers.mei_ablations.ipynb'} # it publishes three seeds of each row, hours of work; one shows that its cells run
+ONE_SEED = {'papers/mei/01_ablations.ipynb'} # it publishes three seeds of each row, hours of work; one shows that its cells run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '#| slow' in p.read_text()], ids=lambda p: p.name)
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '#| slow' in p.read_text()], ids=name_of)
 def test_notebook_with_its_slow_cells(path, tmp_path, monkeypatch):
-    from har_nb.papers import tables
+    from har_nb.experiments import tables
     measure = tables.run
-    if path.name in ONE_SEED: monkeypatch.setattr(tables, 'run', lambda *args, **options: measure(*args, **options | dict(seeds=1)))
+    if name_of(path) in ONE_SEED: monkeypatch.setattr(tables, 'run', lambda *args, **options: measure(*args, **options | dict(seeds=1)))
     run(path, tmp_path, monkeypatch, skip_flags=['notest'], cell_timeout=None)

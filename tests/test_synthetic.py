@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from har_nb.data import synthetic
-from har_nb.data.figures import ACTIONS, APPEARANCE_PAIR, JOINTS, ORDER_PAIRS
 from har_nb.data.lists import open_dataset
+from har_nb.data.people import ACTIONS, APPEARANCE_PAIR, JOINTS, ORDER_PAIRS
 from har_nb.data.synthetic import BuildError, build, long_take, render_clip, split_people
 from har_nb.data.video import frames
 

@@ -13,15 +13,15 @@ import torch
 
 from har_nb.data.masks import MaskError, drawn_people, people_from
 from har_nb.data.synthetic import build
+from har_nb.experiments.results import load_predictions
+from har_nb.experiments.tables import RowsFailed, SettingsError, run, settings_of
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.tracking import open_store, runs_table
 from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
 from har_nb.models.transnet import FrameStream, GRUHead, MeanHead, Table1Head, TextHead, TransNet, dense, mean, narrow, r3d_18, scaled_mean, vgg16, vgg19
-from har_nb.papers.person_encoder import person_encoder
-from har_nb.papers.results import load_predictions
-from har_nb.papers.tables import RowsFailed, SettingsError, run, settings_of
-from har_nb.papers.transnet import table2, table3, table4, table5
-from har_nb.papers.transnet_ablations import body, frames, heads, leak
+from har_nb.papers.transnet.ablations import body, frames, heads, leak
+from har_nb.papers.transnet.person_encoder import person_encoder
+from har_nb.papers.transnet.tables import table2, table3, table4, table5
 
 TINY = dict(preset='demo', size=32, n=6, freeze_epochs=2, epochs=1, hss_epochs=1, hss_pictures=36, progress=False)
 TEXT = '''94.35 0.33 100.00 0.00 100.00 0.00 88.31 0.54 95.86 0.41 96.40 0.34 90.12 0.38 96.25 0.43 98.01 0.48 80.06 0.72 88.26 0.51 94.39 0.26'''

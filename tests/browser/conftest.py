@@ -60,8 +60,8 @@ def lab(checkout, tmp_path_factory):
 def table(tmp_path_factory):
     "A tiny table, run: what `compare` says of it, and the store it is in."
     from har_nb.data.synthetic import build
-    from har_nb.papers.mei import table2
-    from har_nb.papers.tables import run
+    from har_nb.experiments.tables import run
+    from har_nb.papers.mei.tables import table2
     folder = tmp_path_factory.mktemp('table')
     uri = f'sqlite:///{folder}/mlflow.db'
     with pytest.MonkeyPatch.context() as patch:

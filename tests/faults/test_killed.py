@@ -15,9 +15,9 @@ import torch
 from tiny import DieAfter, DieIn, NoBatch, curve, die, fitted, in_child
 
 from har_nb.data.synthetic import build
+from har_nb.experiments.results import load_predictions
 from har_nb.learning.tracking import close_dead_runs, database_file, log_metrics, open_store, runs_table, tracked_run
 from har_nb.motion.flow_pictures import DIS
-from har_nb.papers.results import load_predictions
 from har_nb.samples.flow import Flow
 from har_nb.samples.samplers import EveryKth
 from har_nb.samples.store import decode_samples
@@ -148,8 +148,8 @@ import sys
 from dataclasses import replace
 from har_nb.data.synthetic import build
 from har_nb.learning.recipe import Make
-from har_nb.papers import dual_action as D
-from har_nb.papers.tables import run
+from har_nb.papers.dual_action import tables as D
+from har_nb.experiments.tables import run
 clips = build(sys.argv[1], people=4, takes=1, size=(48, 64), workers=1, progress=False).subset(['ClimbUp', 'ClimbDown', 'Running'])
 run(D.table2, clips, preset='demo', rows=['Dual-action Stream'], size=32, crop=24, n=8, epochs=8, one_cycle=False, patience=0, lr=.05,
     net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), cache=sys.argv[2], progress=False, again=len(sys.argv) > 3)
