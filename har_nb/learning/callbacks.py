@@ -26,7 +26,10 @@ with importing_fastai():
     from fastai.callback.core import Callback, CancelFitException
     from fastai.torch_core import to_device
 
-from .tracking import StoreAway, current_run, helper, log_metrics, open_store, shorten, store_answers, when_finished
+from .processes import helper
+from .provenance import shorten
+from .runs import current_run, log_metrics, when_finished
+from .tracking import StoreAway, open_store, store_answers
 from ..samples.archive import StoreError
 
 # %% ../../nbs/learning/05_callbacks.ipynb #8c7d270d
