@@ -31,6 +31,26 @@ def shared_data():
 
 
 @pytest.fixture(scope='session')
+def footage():
+    "Real camera clips that the dev extra brings: name -> path."
+    from footage import camera_clips
+    return camera_clips()
+
+
+@pytest.fixture(scope='session')
+def made(tmp_path_factory):
+    "Drawn videos, each encoded once: `made('vp9')`, `made('h264', '.mkv', sound=5)`; kinds and options as in `footage.encode`. Not to be written to."
+    from footage import CODECS, encode
+    folder, there = tmp_path_factory.mktemp('made'), {}
+
+    def path(kind='h264', suffix=None, **options):
+        key = (kind, suffix, repr(sorted(options.items())))
+        if key not in there: there[key] = encode(folder/f'{len(there)}_{kind}{suffix or CODECS[kind][2]}', kind=kind, **options)
+        return there[key]
+    return path
+
+
+@pytest.fixture(scope='session')
 def empty_store(tmp_path_factory):
     "An SQLite store without runs; making one takes seconds, copying it none. Made by a process of its own, so that nothing is open here when a test forks."
     folder = tmp_path_factory.mktemp('empty')
