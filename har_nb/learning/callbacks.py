@@ -61,7 +61,7 @@ class EpochLog(EpochCallback):
         "Log now, or later."
         if step > self.logged: self.unsent[step] = metrics, time.time()
         try: self.send(wait=False)
-        except StoreAway as e: warnings.warn(f'{e.reason}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
+        except StoreAway as e: warnings.warn(f'{e.what}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
     def send(self, wait:bool=True)->None:
         "Log what waits. Raises `StoreAway`."
         with store_answers(wait):
