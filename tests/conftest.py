@@ -2,13 +2,17 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run side by side; threads that wait for each other would slow all of them
 import pytest
+from filelock import FileLock
 
 for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL).items(): # behind nohup or & they are ignored, by processes that the tests start as well
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN: signal.signal(getattr(signal, name), usual)
@@ -30,12 +34,60 @@ def shared_data():
     return folder
 
 
+# What takes seconds to make and many tests need is made once for a whole run of tests, by whichever worker of pytest-xdist comes first;
+# the others wait for it. Nobody changes it: what writes takes a copy. Ask for these before you build, train or open a store of your own:
+#   footage, made      real camera clips; drawn videos of every codec and container (tests/footage.py)
+#   once(name, make)   a folder that `make(folder)` fills
+#   empty_store        an SQLite store without runs
+#   tracking           a copy of it for this test alone, in MLFLOW_TRACKING_URI
+#   built_set          the built-in set, 4 people, 1 take: ActionDataset
+#   small_set          the same people in pictures of 56 x 72
+#   trained_table      `mei.table2` on built_set, run to its end: store, cache and result; `trained_table.copy(folder)` for a test that writes
+#   trained            that copy for this test alone, in MLFLOW_TRACKING_URI
+#   har                the command in this process, on the store of `tracking`: har('run', 'mei.table2', ...) -> code, out, err
+
 @pytest.fixture(scope='session')
-def empty_store(tmp_path_factory):
-    "An SQLite store without runs; making one takes seconds, copying it none. Made by a process of its own, so that nothing is open here when a test forks."
-    folder = tmp_path_factory.mktemp('empty')
-    subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'], check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
-    return folder/'mlflow.db'
+def footage():
+    "Real camera clips that the dev extra brings: name -> path."
+    from footage import camera_clips
+    return camera_clips()
+
+
+@pytest.fixture(scope='session')
+def made(tmp_path_factory):
+    "Drawn videos, each encoded once: `made('vp9')`, `made('h264', '.mkv', sound=5)`; kinds and options as in `footage.encode`. Not to be written to."
+    from footage import CODECS, encode
+    folder, there = tmp_path_factory.mktemp('made'), {}
+
+    def path(kind='h264', suffix=None, **options):
+        key = (kind, suffix, repr(sorted(options.items())))
+        if key not in there: there[key] = encode(folder/f'{len(there)}_{kind}{suffix or CODECS[kind][2]}', kind=kind, **options)
+        return there[key]
+    return path
+
+
+@pytest.fixture(scope='session')
+def once(tmp_path_factory):
+    "A folder made once for all workers: once(name, make)."
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+    def folder(name, make):
+        place = shared/f'once-{name}'
+        with FileLock(f'{place}.lock'):
+            if not (place/'.made').exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place)
+                (place/'.made').touch()
+        return place
+    return folder
+
+
+@pytest.fixture(scope='session')
+def empty_store(once):
+    "Made by a process of its own, so that nothing is open here when a test forks."
+    def make(folder): subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'], check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
+    return once('empty', make)/'mlflow.db'
 
 
 @pytest.fixture
@@ -44,3 +96,79 @@ def tracking(empty_store, tmp_path, monkeypatch):
     shutil.copy(empty_store, tmp_path/'mlflow.db')
     monkeypatch.setenv('MLFLOW_TRACKING_URI', uri := f'sqlite:///{tmp_path}/mlflow.db')
     return uri
+
+
+def _set(once, name, **settings):
+    from har_nb.data.lists import from_lists
+    from har_nb.data.synthetic import build
+    return from_lists(once(name, lambda folder: build(folder/'sports', people=4, takes=1, workers=1, progress=False, **settings))/'sports')
+
+
+@pytest.fixture(scope='session')
+def built_set(once): return _set(once, 'built')
+
+
+@pytest.fixture(scope='session')
+def small_set(once): return _set(once, 'small', size=(56, 72))
+
+
+@dataclass
+class Trained:
+    "A table that was run to its end."
+    folder: Path # of `mlflow.db`, `artifacts` and `cache`
+    dataset: object # ActionDataset
+    settings: dict # of its call
+    @property
+    def uri(self): return f'sqlite:///{self.folder}/mlflow.db'
+    @property
+    def cache(self): return self.folder/'cache'
+    def copy(self, folder):
+        "One to write to. Runs find their artifacts beside the copied store."
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        with closing(sqlite3.connect(folder/'mlflow.db')) as store, store:
+            for table, column in (('experiments', 'artifact_location'), ('runs', 'artifact_uri')):
+                store.execute(f'update {table} set {column} = replace({column}, ?, ?)', (self.folder.as_uri(), folder.as_uri()))
+        return replace(self, folder=folder)
+
+
+@pytest.fixture(scope='session')
+def trained_table(once, built_set, empty_store):
+    settings = dict(preset='demo', size=32, epochs=1)
+    def make(folder):
+        from har_nb.experiments.tables import run
+        from har_nb.papers.mei.tables import table2
+        shutil.copy(empty_store, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{folder}/mlflow.db')
+            run(table2, built_set, cache=folder/'cache', progress=False, **settings)
+    return Trained(once('trained', make), built_set, settings)
+
+
+@pytest.fixture
+def trained(trained_table, tmp_path, monkeypatch):
+    mine = trained_table.copy(tmp_path/'trained')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', mine.uri)
+    return mine
+
+
+@dataclass
+class Said:
+    "What a command left behind: exit status, standard output, standard error."
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def har(tracking, tmp_path, monkeypatch, capsys):
+    "The command in this process: what takes a child seven seconds of imports, and is the same but where the process is the point."
+    monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
+    def call(*words):
+        from har_nb.tools.cli import main
+        capsys.readouterr()
+        try: main([str(word) for word in words])
+        except SystemExit as stopped: code = stopped.code
+        else: code = 0
+        text = capsys.readouterr()
+        return Said(code, *text) if isinstance(code, int) else Said(1, text.out, f'{text.err}{code}\n')
+    return call

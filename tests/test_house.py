@@ -76,7 +76,7 @@ def test_importing_the_package_is_free():
 
 
 def test_style(root):
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '.'], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '.'], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import requests
 import urllib3
 from filelock import FileLock
-from ..core import FileError, HarError
 
+from ..core import FileError, HarError
 from .video import VIDEO_SUFFIXES, progress_bar
 
 # %% ../../nbs/data/05_download.ipynb #0e2e63b4

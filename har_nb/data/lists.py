@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
-from ..core import HarError
 
+from ..core import HarError
 from .dataset import COLUMNS, SPLITS, ActionDataset
 from .video import VIDEO_SUFFIXES
 

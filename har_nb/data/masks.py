@@ -15,8 +15,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ..core import HarError
 
+from ..core import HarError
 from .synthetic import ACTIONS, render_clip
 
 # %% ../../nbs/data/12_masks.ipynb #ba3afa2c

@@ -21,8 +21,9 @@ from threading import Thread
 
 import cv2
 import numpy as np
-from ..core import FileError
 from tqdm import tqdm
+
+from ..core import FileError
 
 # %% ../../nbs/data/00_video.ipynb #258306df
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8') # read by FFmpeg when the first file is opened

@@ -22,11 +22,11 @@ import cv2
 import pandas as pd
 import psutil
 import torch
+
+from ..data.video import progress_bar
 from . import tables
 from .results import COSTS, load_predictions
 from .tables import SettingsError, Table, known_runs
-
-from ..data.video import progress_bar
 from ..learning.learner import repeatable
 from ..learning.tracking import close_dead_runs, database_file, open_store, tracking_uri
 from ..samples import store

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from ..core import HarError
-from .tables import Job, choose, known_runs, row_key, run_row
 
+from ..core import HarError
 from ..data.dataset import ActionDataset
+from .tables import Job, choose, known_runs, row_key, run_row
 from ..learning.learner import repeatable
 from ..learning.metrics import table_probabilities
 from ..learning.tracking import flatten, load_table, log_table, open_store, tracked_run, tracking_uri

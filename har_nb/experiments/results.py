@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from ..core import HarError
 
+from ..core import HarError
 from har_nb.learning.metrics import (
     accuracy,
     balanced_accuracy,

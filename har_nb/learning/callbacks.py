@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+
 from ..core import HarError, importing_fastai
 
 with importing_fastai():

@@ -22,9 +22,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from ..core import HarError
 
 import har_nb
+from ..core import HarError
 from .predictor import load_predictor
 from .recipe import imported
 from .tracking import shorten

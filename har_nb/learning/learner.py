@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from ..core import HarError, importing_fastai
 from torch import nn
+
+from ..core import HarError, importing_fastai
 
 with importing_fastai():
     from fastai.callback.channelslast import ChannelsLast

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from ..core import importing_fastai
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from ..core import importing_fastai
 
 with importing_fastai():
     from fastai.learner import Metric

@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, HarError
-
 from .callbacks import save_weights
 from .tracking import log_text
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from ..core import Taps
 from torch import nn
+
+from ..core import Taps
 
 # %% ../../nbs/models/10_dual_action.ipynb #8ceb462a
 def _same(students, teachers):

@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from ..core import FileError
 
+from ..core import FileError
 from .modalities import decode_image, encode_image
 
 # %% ../../nbs/samples/02_archive.ipynb #627ffe1e

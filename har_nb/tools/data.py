@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from ..core import HarError
-
 from ..data.dataset import ActionDataset
 
 # %% ../../nbs/tools/00_data.ipynb #a0b4ef9d

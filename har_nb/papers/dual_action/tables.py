@@ -11,14 +11,14 @@ __all__ = ['PAPER', 'DECIDED', 'NET', 'TRAINING', 'DEMO', 'PRESETS', 'FLOW', 'RG
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+
 from ...experiments.results import NotRun, children
 from ...experiments.tables import Row, SettingsError, Table
-from .training import MIMICS, frames_and_embeddings, frames_and_flow, network, stream, weighed
-from ..mei.tables import fused
-
 from ...learning.recipe import Make
 from ...models.backbones import WeightsError
 from ...models.dual_action import LEVELS, feature_shapes
+from .training import MIMICS, frames_and_embeddings, frames_and_flow, network, stream, weighed
+from ..mei.tables import fused
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #84e83dfa
 PAPER = 'Lu et al., Learning and Distilling the Internal Relationship of Motion Features in Action Recognition, ICONIP 2020'

@@ -8,7 +8,6 @@ __all__ = ['streams', 'frames_and_embeddings', 'frames_twice', 'row']
 # %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #1253181e
 from ...experiments.tables import Row, Table
 from .tables import DECIDED, PAPER, PRESETS, TRAINING, check, frames_and_flow, sequence, train_streams
-
 from ...samples.pairs import Embeddings, Pair, Shifted
 from ...samples.store import Frames
 

@@ -11,12 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from ...core import IMAGENET_MEAN, IMAGENET_STD
-from ...experiments.results import NotRun, children
-from ...experiments.tables import Table
 from torch import nn
 
+from ...core import IMAGENET_MEAN, IMAGENET_STD
 from ...data.synthetic import render_clip
+from ...experiments.results import NotRun, children
+from ...experiments.tables import Table
 from ...learning.explain import class_differences, grad_cam, last_spatial_layer, video_strip
 from ...learning.metrics import bootstrap_interval, paired_difference, table_classes, table_probabilities
 from ...learning.tracking import load_table

@@ -9,10 +9,10 @@ __all__ = ['embedding', 'CONDITIONS', 'reversed_gradient', 'literal', 'batches',
 from pathlib import Path
 
 import pandas as pd
-from ...experiments.tables import Row, Table, run
-from .tables import PAPER, TRAINING, check, equal, frame, fused, gradient, stream
 
 from ...data.synthetic import build
+from ...experiments.tables import Row, Table, run
+from .tables import PAPER, TRAINING, check, equal, frame, fused, gradient, stream
 from ...samples.modalities import Frames, MotionEmbedding, SteadyEmbedding
 from ...samples.samplers import Batches
 
