@@ -22,7 +22,9 @@ from threading import Thread
 import cv2
 import numpy as np
 import pandas as pd
+
 from ..core import HarError
+from .lists import from_lists
 from har_nb.data.people import (
     ACTIONS,
     APPEARANCE_PAIR,
@@ -41,8 +43,6 @@ from har_nb.data.people import (
     pose_table,
     view_of,
 )
-
-from .lists import from_lists
 from .video import progress_bar, write_video
 
 # %% ../../nbs/data/04_synthetic.ipynb #8e6b4712

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 from torch import fx, nn
 
+from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 from ..data.video import progress_bar
 from .callbacks import Checkpoint
 from .learner import fit, interactive, make_learner, memory_told

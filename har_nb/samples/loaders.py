@@ -16,9 +16,10 @@ from itertools import islice
 
 import numpy as np
 import torch
-from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 from plum import dispatch
 from torch.nn import functional
+
+from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 
 with importing_fastai():
     from fastai.data.core import DataLoaders, TfmdDL

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ...core import importing_fastai
 
+from ...core import importing_fastai
 from ...data.masks import People, drawn_people, people_from
 from ...learning.features import alone, net_digest
 from ...learning.learner import fit, make_learner, set_seed
