@@ -36,6 +36,7 @@ def shared_data():
 
 # What takes seconds to make and many tests need is made once for a whole run of tests, by whichever worker of pytest-xdist comes first;
 # the others wait for it. Nobody changes it: what writes takes a copy. Ask for these before you build, train or open a store of your own:
+#   footage, made      real camera clips; drawn videos of every codec and container (tests/footage.py)
 #   once(name, make)   a folder that `make(folder)` fills
 #   empty_store        an SQLite store without runs
 #   tracking           a copy of it for this test alone, in MLFLOW_TRACKING_URI
@@ -44,6 +45,26 @@ def shared_data():
 #   trained_table      `mei.table2` on built_set, run to its end by the command, as a user runs it: store, cache, what was printed; `.copy(folder)` for a test that writes
 #   trained            that copy for this test alone, in MLFLOW_TRACKING_URI
 #   har                the command in this process, on the store of `tracking`: har('run', 'mei.table2', ...) -> code, out, err
+
+@pytest.fixture(scope='session')
+def footage():
+    "Real camera clips that the dev extra brings: name -> path."
+    from footage import camera_clips
+    return camera_clips()
+
+
+@pytest.fixture(scope='session')
+def made(tmp_path_factory):
+    "Drawn videos, each encoded once: `made('vp9')`, `made('h264', '.mkv', sound=5)`; kinds and options as in `footage.encode`. Not to be written to."
+    from footage import CODECS, encode
+    folder, there = tmp_path_factory.mktemp('made'), {}
+
+    def path(kind='h264', suffix=None, **options):
+        key = (kind, suffix, repr(sorted(options.items())))
+        if key not in there: there[key] = encode(folder/f'{len(there)}_{kind}{suffix or CODECS[kind][2]}', kind=kind, **options)
+        return there[key]
+    return path
+
 
 @pytest.fixture(scope='session')
 def once(tmp_path_factory):

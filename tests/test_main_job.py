@@ -15,7 +15,7 @@ def data(built_set, tmp_path): return Path(shutil.copytree(built_set.root, tmp_p
 
 
 def runs():
-    from har_nb.learning.tracking import runs_table
+    from har_nb.learning.runs import runs_table
     return runs_table('mei.table2')
 
 

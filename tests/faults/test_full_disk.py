@@ -16,7 +16,8 @@ from tiny import curve, fit, fitted, learner, net
 from har_nb.data.synthetic import build
 from har_nb.data.video import VideoError, write_video
 from har_nb.learning.features import frame_features
-from har_nb.learning.tracking import StoreAway, close_dead_runs, database_file, log_metrics, log_table, open_store, tracked_run
+from har_nb.learning.runs import close_dead_runs, log_metrics, log_table, tracked_run
+from har_nb.learning.tracking import StoreAway, database_file, open_store
 from har_nb.samples.archive import StoreError
 from har_nb.samples.samplers import Segments
 from har_nb.samples.store import LIMIT, Frames, decode_samples

@@ -15,7 +15,8 @@ from tiny import DieAfter, DieIn, NoBatch, curve, fitted
 from har_nb.experiments.results import load_predictions
 from har_nb.experiments.tables import run
 from har_nb.learning.recipe import Make
-from har_nb.learning.tracking import close_dead_runs, current_run, database_file, log_metrics, open_store, runs_table, tracked_run
+from har_nb.learning.runs import close_dead_runs, current_run, log_metrics, runs_table, tracked_run
+from har_nb.learning.tracking import database_file, open_store
 from har_nb.motion.flow_pictures import DIS
 from har_nb.papers.dual_action import tables as D
 from har_nb.samples.flow import Flow
