@@ -17,11 +17,10 @@ from torch import nn
 from ..core import importing_fastai, stable_id
 from .results import COSTS, Predictions, drawing
 from .tables import Job, Row, Settings, SettingsError
-from ..learning.callbacks import Checkpoint, TrackingCallback
+from ..learning.callbacks import Checkpoint, TrackingCallback, VideoAccuracy
 from ..learning.explain import log_grad_cam
 from ..learning.features import both, feature_loader, frame_features, two_phases
 from ..learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ..learning.metrics import VideoAccuracy
 from ..learning.recipe import Make, Recipe, log_recipe, recipe_of, save_for_prediction
 from ..models.backbones import Weights, WeightsError, head_name
 from ..models.cost import cost
@@ -60,9 +59,9 @@ class Seen:
     "What a net sees of stored samples."
     mean:tuple|None = None # subtracted from values in 0..1; None: as the net's weights want it
     std:tuple|None = None # divided by
-    sampler:object = None # makes training clips of stored frames; None: samples as they are
-    valid_sampler:object = None # those of validation; None: the same
-    test_sampler:object = None # those of the test
+    choice:object = None # makes training clips of stored frames; None: samples as they are
+    valid_choice:object = None # those of validation; None: the same
+    test_choice:object = None # those of the test
     crops:tuple = () # further transforms of training batches
     sample:str = 'clip' # what one prediction is for: 'image' or 'clip'
     modality:object = None # what a later prediction takes from a video; None: what is stored
@@ -133,12 +132,12 @@ class Training:
         "Training and validation."
         seen, how, job = self.seen, self.augmentation, self.job
         chance = [*seen.crops, *([RandomZoom(how.zoom)] if how.zoom < 1 else [])]
-        return make_loaders(job.samples, job.dataset, self.at_once, self.device, seen.sampler, seen.valid_sampler,
+        return make_loaders(job.samples, job.dataset, self.at_once, self.device, seen.choice, seen.valid_choice,
                             seed=job.seed, flip=how.flip, augment=chance, **self.normal)
     def test(self):
         "All samples of the test, in order."
         return sample_loader(self.job.samples, self.job.dataset, 'test', device=self.device, batch_size=self.at_once,
-                             sampler=self.seen.test_sampler, **self.normal)
+                             choice=self.seen.test_choice, **self.normal)
 
     def tracking(self, first_step:int=0, save:bool=True)->TrackingCallback:
         "Logs epochs from `first_step` on, and the whole net at the end, whatever part of it was fitted."

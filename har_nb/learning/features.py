@@ -23,9 +23,8 @@ from torch import fx, nn
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 from ..data.video import progress_bar
-from .callbacks import Checkpoint
+from .callbacks import Checkpoint, VideoAccuracy
 from .learner import fit, interactive, make_learner, memory_told
-from .metrics import VideoAccuracy
 from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import SampleLoader, SampleSet, View, as_batch
 
@@ -172,7 +171,7 @@ class FeatureSet(SampleSet):
     ):
         super().__init__(views[0], dataset, clips, split_idx)
         self.views, self.view = views, np.zeros(len(self), int)
-        self.sampler = len(views) > 1 # asks the loader for a `redraw` at each epoch
+        self.redraws = len(views) > 1 # asks the loader for a `redraw` at each epoch
     def redraw(self, seed=None): self.view = np.zeros(len(self), int) if seed is None else np.random.default_rng(seed).integers(len(self.views), size=len(self))
     def batch(self, items): # -> B T ... float32 and B labels
         values = np.stack([self.views[view].read(self.rows[item]) for item, view in zip(items, self.view[items], strict=True)]).astype(np.float32, copy=False)

@@ -28,7 +28,7 @@ from ...learning.learner import predict_probabilities
 from ...learning.metrics import accuracy
 from ...learning.predictor import load_predictor
 from ...learning.recipe import Make, Recipe, log_recipe
-from ...learning.tracking import current_run, log_table
+from ...learning.runs import current_run, log_table
 from ...models.dual_action import LEVELS, MARS, DualAction, Student, feature_shapes, fit_fusion, weights_by_class
 from ...models.resnext3d import INPUTS
 from ...samples.flow import Flow, flow_method
@@ -217,7 +217,7 @@ def stream(
     moving, n, side = job.samples.shape[-1] - 3, clips.n, clips.crop
     channels, weights = (moving, net.flow_weights) if motion else (3, net.weights)
     half = job.samples.modality.second if motion else job.samples.modality.first
-    seen = Seen(**inputs_of(moving), sampler=OneClip(n), test_sampler=AllClips(n), crops=(clips.squares,),
+    seen = Seen(**inputs_of(moving), choice=OneClip(n), test_choice=AllClips(n), crops=(clips.squares,),
                 modality=replace(half, sampler=AllClips(n)), shape=(channels, n, side, side))
     described = net.described(len(job.dataset.classes), channels, clips.view, side, n)
     training = Training(job, described, fitting, augmentation, seen, weights)

@@ -25,7 +25,7 @@ from ...learning.explain import metric_history
 from ...learning.learner import predict_probabilities
 from ...learning.metrics import accuracy, video_probabilities
 from ...learning.recipe import Make
-from ...learning.tracking import log_metrics
+from ...learning.runs import log_metrics
 from ...models.attention_fusion import attention_maps, looked_at
 from ...samples.flow import Flow, flow_method
 from ...samples.pairs import DueShift, Pair, Shifted
@@ -48,7 +48,7 @@ class ShiftFrames(Callback):
     "Before each epoch, move the training samples on to the frames that are due."
     def before_train(self):
         samples = self.dls.train.dataset
-        samples.sampler = samples.sampler.at(self.epoch)
+        samples.choice = samples.choice.at(self.epoch)
 
 class MoreCurves(EpochCallback):
     "Log `acc_train`, over the batches of an epoch as they were trained on; `acc_test`, where there is a loader for it."
@@ -108,7 +108,7 @@ def train_streams(
     "Train a net of two streams, or one of them, and predict the test clips (section V-B)."
     layout = dict(width=width, attention=attention, gamma=gamma) | (dict(early=early, late=late)[net] or {})
     described = net_of(job.samples.shape, len(job.dataset.classes), net, streams, grey, layout)
-    seen = Seen(**inputs_of(job.samples.shape[-1] - 3), sampler=DueShift(every), valid_sampler=EveryKth(1))
+    seen = Seen(**inputs_of(job.samples.shape[-1] - 3), choice=DueShift(every), valid_choice=EveryKth(1))
     training = Training(job, described, replace(fitting, weight_decay=0.), augmentation, seen)
     curves = MoreCurves(training.test() if job.dataset.protocol == 'paper' else None)
     training.fit(callbacks=[curves, ShiftFrames()], optimizer=partial(Adam, sqr_mom=.999, eps=1e-8))

@@ -78,7 +78,7 @@ class Clips(Settings):
     def seen(self, size)->Seen: # height and width of what is stored
         "Any clip in training, the middle in validation, clips from the beginning to the end in the test."
         test = SpreadClips(self.clips, self.n, self.interval)
-        return Seen(sampler=OneClip(self.n, self.interval), test_sampler=test, modality=Frames(test),
+        return Seen(choice=OneClip(self.n, self.interval), test_choice=test, modality=Frames(test),
                     shape=(3, self.n, *size))
 
 @stable_id('har_nb.papers.kpsem:train_clips')

@@ -14,8 +14,7 @@ from ...core import stable_id
 from ...experiments.results import Predictions
 from ...experiments.tables import Job, Row, SettingsError, Table
 from ...experiments.training import Augmentation, Fitting, Seen, Training, fused, head_on_features
-from ...learning.callbacks import StopAbove
-from ...learning.metrics import VideoAccuracy, acc_image
+from ...learning.callbacks import StopAbove, VideoAccuracy, acc_image
 from ...learning.recipe import Make, backbone_model
 from ...models.backbones import Weights, WeightsError, resolve
 from ...motion.mei import mei_weights

@@ -21,7 +21,7 @@ from ...experiments.tables import Job, Row, Settings, SettingsError, Table
 from ...experiments.training import Augmentation, Fitting, Training
 from ...learning.features import Reordered, feature_loader, frame_features
 from ...learning.recipe import Make, backbone_model
-from ...learning.tracking import log_text
+from ...learning.runs import log_text
 from ...models.backbones import Weights, WeightsError, resolve
 from ...models.transnet import TransNet
 from .person_encoder import person_encoder
