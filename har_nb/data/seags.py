@@ -26,6 +26,7 @@ import pandas as pd
 from .cutting import VERSION, Cut, Job, Workshop, choose_codec, clip_key, cut_clips, digest_of, failures, in_threads, settle, write_if_new
 from .dataset import ActionDataset, split_groups
 from .lists import ListError, _read_table, from_csv, write_lists
+from .look import parts_of
 from .synthetic import edit
 from .video import VIDEO_SUFFIXES, VideoError, probe
 
@@ -149,7 +150,7 @@ def _look(shop, progress, video, halt):
     except Exception as error:
         if known := shop.known['source'].get(name): return known | dict(path=Path(known['path']), gone=True)
         raise error if isinstance(error, VideoError) else VideoError(name, getattr(error, 'reason', f'{type(error).__name__}: {error}'), getattr(error, 'remedy', '')) from None
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = parts_of(path)
     stamp = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = shop.known['source'].get(name)
     if known and known['path'] == str(path) and known['stamp'] == stamp: return known | dict(path=path, gone=False)

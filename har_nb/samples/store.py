@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..data.video import VideoError, progress_bar
+from ..data.video import VideoError, header_frames, progress_bar
 from .archive import Archive, StoreError, told, write_whole
-from .modalities import Frame, Frames, MotionEmbedding, header_frames, height_width, sample_video, stream_video
+from .modalities import Frame, Frames, MotionEmbedding, height_width, sample_video, stream_video
 
 _all_ = ['Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
 

@@ -120,10 +120,11 @@ def predict(args)->None:
     from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
     from har_nb.learning.predictor import load_predictor
     predictor = load_predictor(args.run, trust_pickle=args.trust_pickle)
-    if args.top < 1 or args.window <= 0 or args.step <= 0: raise data.UsageError('--top is at least 1, --window and --step are seconds above 0')
+    if args.top < 1 or not 0 < args.window < float('inf') or not 0 < args.step < float('inf'): raise data.UsageError('--top is at least 1, --window and --step are seconds above 0')
+    if args.fps is not None and not 0 < args.fps < float('inf'): raise data.UsageError('--fps is a number of frames a second, above 0')
     if args.timeline:
         if len(args.videos) > 1: raise data.UsageError('a timeline is drawn of one video')
-        table = predict_timeline(predictor, args.videos[0], args.window, args.step)
+        table = predict_timeline(predictor, args.videos[0], args.window, args.step, args.fps)
         try: plot_timeline(table).savefig(args.timeline)
         except ValueError as e: raise data.UsageError(str(e)) from e
     else: table = predict_videos(predictor, args.videos, args.top)
@@ -238,6 +239,7 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('--timeline', metavar='PICTURE', help='slide over one long video and draw what happens when')
     c.add_argument('--window', type=float, default=2., help='seconds seen at a time')
     c.add_argument('--step', type=float, default=.5, help='seconds from one window to the next')
+    c.add_argument('--fps', type=float, help='with --timeline: every frame is so long, for a folder of pictures or a file whose time stamps are wrong')
     c.add_argument('--trust-pickle', action='store_true', help='read a learner that was kept as a pickle, which runs the code in it')
     c = add(commands, 'export', export, 'write the net of a run for other programs, checked against the run')
     c.add_argument('run', help='id of the run of a row')
