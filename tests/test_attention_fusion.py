@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from har_nb.experiments.tables import Job, SettingsError, settings_of
-from har_nb.learning.tracking import open_store, tracked_run
+from har_nb.learning.runs import tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
 from har_nb.models.cost import count_parameters
 from har_nb.motion.flow_pictures import DIS
@@ -269,7 +270,7 @@ TINY = dict(width=.1, early=dict(places=2), epochs=4, lr=5e-3, batch_size=6, eve
 def test_training_sees_the_due_shift_and_the_test_all(tracking, monkeypatch):
     seen = []
     before = ShiftFrames.before_train
-    monkeypatch.setattr(ShiftFrames, 'before_train', lambda self: (before(self), seen.append(self.dls.train.dataset.sampler.epoch)))
+    monkeypatch.setattr(ShiftFrames, 'before_train', lambda self: (before(self), seen.append(self.dls.train.dataset.choice.epoch)))
     with tracked_run('a', 'test') as run_id:
         said = train_streams(job_of(Stored()), **TINY)
     assert seen == [0, 1, 2, 3]

@@ -15,7 +15,7 @@ from har_nb.experiments.tables import Job, RowsFailed, SettingsError, run, setti
 from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.recipe import Make
-from har_nb.learning.tracking import load_table, runs_table, tracked_run
+from har_nb.learning.runs import load_table, runs_table, tracked_run
 from har_nb.models.kpsem import WithKPSEM, with_kpsem
 from har_nb.models.mfnet import mfnet
 from har_nb.samples.samplers import OneClip, SpreadClips
@@ -156,7 +156,7 @@ def test_settings_of_training_reach_the_learner(sports, stored, tracking, monkey
     assert loaders.train.bs == 3 and any(isinstance(cb, K.Accumulate) and cb.n_acc == 8 for cb in learn.cbs)
     names = [type(transform).__name__ for transform in loaders.train.after_batch.fs]
     assert 'RandomZoom' in names and 'RandomFlip' not in names
-    assert loaders.train.dataset.sampler == OneClip(6, 8) and len(loaders.valid.dataset) == len(sports.carve_validation(.3).valid)
+    assert loaders.train.dataset.choice == OneClip(6, 8) and len(loaders.valid.dataset) == len(sports.carve_validation(.3).valid)
 
 
 def test_ten_clips_are_spread_and_averaged(sports, stored, tracking):

@@ -160,7 +160,7 @@ def test_a_sampler_makes_clips_of_stored_frames(dataset):
     frames = np.zeros((len(clip), 8, 8, 3), np.uint8)
     frames[..., 0], frames[..., 1] = clip[:, None, None], np.concatenate([np.arange(n) for n in lengths])[:, None, None]
     held = Held(frames, clip)
-    loaders = make_loaders(held, dataset, sampler=OneClip(6, 2), valid_sampler=SpreadClips(3, 6), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
+    loaders = make_loaders(held, dataset, choice=OneClip(6, 2), valid_choice=SpreadClips(3, 6), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
     train, valid = np.flatnonzero(dataset.clips.split == 'train'), np.flatnonzero(dataset.clips.split == 'valid')
     first = epochs(loaders.train, 3)
     for x, _ in first:
@@ -169,11 +169,11 @@ def test_a_sampler_makes_clips_of_stored_frames(dataset):
         for row in told: assert row[1].tolist() in [(np.arange(start, lengths[row[0, 0]], 2)[:6][np.arange(6) % len(np.arange(start, lengths[row[0, 0]], 2)[:6])]).tolist()
                                                     for start in range(max(lengths[row[0, 0]] - 11, 0) + 1)]
     assert len(first) == 3*-(-len(train)//4)
-    again = make_loaders(held, dataset, sampler=OneClip(6, 2), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1), num_workers=3)
+    again = make_loaders(held, dataset, choice=OneClip(6, 2), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1), num_workers=3)
     assert same(first, epochs(again.train, 3))
     assert np.array_equal(loaders.valid.dataset.clip, np.repeat(valid, 3))
     assert same(epochs(loaders.valid, 1), epochs(loaders.valid, 1)), 'validation does not change'
-    images = make_loaders(held, dataset, sampler=EveryKth(4), device='cpu')
+    images = make_loaders(held, dataset, choice=EveryKth(4), device='cpu')
     assert images.one_batch()[0].ndim == 4 and len(images.valid.dataset) == sum(-(-lengths[valid]//4))
     assert len(epochs(images.train, 2)) >= 2, 'the number of samples may change from epoch to epoch'
 
@@ -210,10 +210,10 @@ class MeanColour(torch.nn.Linear):
     def forward(self, x): return super().forward(x.flatten(2).mean(2))
 
 
-@pytest.mark.parametrize('sampler', [None, Segments(4)])
-def test_fastai_shows_trains_and_exports(samples, dataset, sampler, tmp_path):
+@pytest.mark.parametrize('choice', [None, Segments(4)])
+def test_fastai_shows_trains_and_exports(samples, dataset, choice, tmp_path):
     from matplotlib import pyplot as plt
-    loaders = make_loaders(samples, dataset, batch_size=16, sampler=sampler, device='cpu', augment=[RandomColour()])
+    loaders = make_loaders(samples, dataset, batch_size=16, choice=choice, device='cpu', augment=[RandomColour()])
     learn = Learner(loaders, MeanColour(3, 3), loss_func=CrossEntropyLossFlat(), path=tmp_path)
     learn.fit(2)
     loaders.show_batch(max_n=4)

@@ -36,7 +36,7 @@ def har(tmp_path, tracking):
 
 
 def runs(tracking):
-    from har_nb.learning.tracking import runs_table
+    from har_nb.learning.runs import runs_table
     return runs_table('mei.table2')
 
 

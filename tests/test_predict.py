@@ -21,7 +21,8 @@ from har_nb.learning import predict as P
 from har_nb.learning import predictor as L
 from har_nb.learning import recipe as R
 from har_nb.learning.learner import predict_probabilities, set_seed
-from har_nb.learning.tracking import current_run, log_text, open_store, tracked_run
+from har_nb.learning.runs import current_run, log_text, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models import backbones
 from har_nb.samples.loaders import sample_loader
 from har_nb.samples.samplers import Segments

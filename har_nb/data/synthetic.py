@@ -26,13 +26,13 @@ import pandas as pd
 from ..core import HarError
 from .lists import from_lists
 from har_nb.data.people import (
-    _SWAP,
     ACTIONS,
     APPEARANCE_PAIR,
     JOINTS,
     ORDER_PAIRS,
     POSE,
     PROPS,
+    SWAP,
     VIEWS,
     Person,
     bone_frames,
@@ -194,7 +194,7 @@ def film(scene:Scene, poses:np.ndarray, person:Person,
     ids = np.stack([np.append(seen, -1)[owners(scene.size, [points[i] for i in seen])] for points, seen in zip(corners, visible, strict=True)])[which[order]]
     masks = np.append([p.person for p in parts], False)[ids]
     joints = np.einsum('sab,sjb->sja', _then(stage[None], scene.camera)[..., :2], joint_positions(poses, person)) + _then(stage[None], scene.camera)[:, None, :, 2]
-    if scene.facing < 0: joints = joints[:, _SWAP]
+    if scene.facing < 0: joints = joints[:, SWAP]
     return Rendered(frames, masks, joints[order].astype(np.float32), _flow(ids, [bones[p.bone][order] for p in parts] + [backdrop[order]]))
 
 def _flow(ids, maps):

@@ -33,7 +33,8 @@ from har_nb.learning.metrics import (
     two_way_accuracy,
     video_probabilities,
 )
-from ..learning.tracking import current_run, load_table, log_figure, log_metrics, log_table, open_store, runs_table
+from ..learning.runs import current_run, load_table, log_figure, log_metrics, log_table, runs_table
+from ..learning.tracking import open_store
 
 # %% ../../nbs/experiments/00_results.ipynb #a83cbbe0
 @dataclass

@@ -26,7 +26,10 @@ with importing_fastai():
     from fastai.callback.core import Callback, CancelFitException
     from fastai.torch_core import to_device
 
-from .tracking import StoreAway, current_run, helper, log_metrics, open_store, shorten, store_answers, when_finished
+from .processes import helper
+from .provenance import shorten
+from .runs import current_run, log_metrics, when_finished
+from .tracking import StoreAway, open_store, store_answers
 from ..samples.archive import StoreError
 
 # %% ../../nbs/learning/05_callbacks.ipynb #8c7d270d
@@ -58,7 +61,7 @@ class EpochLog(EpochCallback):
         "Log now, or later."
         if step > self.logged: self.unsent[step] = metrics, time.time()
         try: self.send(wait=False)
-        except StoreAway as e: warnings.warn(f'{e.reason}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
+        except StoreAway as e: warnings.warn(f'{e.what}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
     def send(self, wait:bool=True)->None:
         "Log what waits. Raises `StoreAway`."
         with store_answers(wait):

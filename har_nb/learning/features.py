@@ -172,7 +172,7 @@ class FeatureSet(SampleSet):
     ):
         super().__init__(views[0], dataset, clips, split_idx)
         self.views, self.view = views, np.zeros(len(self), int)
-        self.sampler = len(views) > 1 # asks the loader for a `redraw` at each epoch
+        self.redraws = len(views) > 1 # asks the loader for a `redraw` at each epoch
     def redraw(self, seed=None): self.view = np.zeros(len(self), int) if seed is None else np.random.default_rng(seed).integers(len(self.views), size=len(self))
     def batch(self, items): # -> B T ... float32 and B labels
         values = np.stack([self.views[view].read(self.rows[item]) for item, view in zip(items, self.view[items], strict=True)]).astype(np.float32, copy=False)

@@ -31,7 +31,7 @@ with importing_fastai():
 
 from .callbacks import Checkpoint, FiniteLoss, KeepBest
 from .metrics import acc_image
-from .tracking import helper, processes
+from .processes import helper, processes
 
 # %% ../../nbs/learning/06_learner.ipynb #2f49c196
 def _only_repeatable(on): # the switch imports torch's compiler, seconds for nothing

@@ -41,11 +41,15 @@ def decode_flow(
 
 # %% ../../nbs/motion/04_flow_pictures.ipynb #a4554394
 def mirror_flow(
-    flow:torch.Tensor, # ... 2 H W float, or uint8 as `encode_flow` makes it
+    flow:torch.Tensor, # ... H W: pixels as floats, or bytes as `encode_flow` makes them
+    axis:int=-3, # of the two components (x, y)
+    most:int|None=None, # code of the largest x, where flow is codes: default 255 for bytes, and pixels for floats
 )->torch.Tensor: # the same shape
-    "Flow of the clip mirrored left to right."
+    "Flow of the clip mirrored left to right: what went to the right goes to the left."
+    if most is None: most = 0 if flow.is_floating_point() else 255
     flipped = flow.flip(-1)
-    flipped.select(-3, 0).mul_(-1) if flow.is_floating_point() else flipped.select(-3, 0).bitwise_not_()
+    x = flipped.select(axis, 0)
+    x.copy_(most - x)
     return flipped
 
 # %% ../../nbs/motion/04_flow_pictures.ipynb #6a4ae926

@@ -14,21 +14,16 @@ import numpy as np
 import torch
 
 from ..motion.flow import TVL1
-from ..motion.flow_pictures import BOUND, decode_flow, encode_flow, grey_of, wheel_picture
+from ..motion.flow_pictures import BOUND, decode_flow, encode_flow, grey_of, mirror_flow, wheel_picture
 from .loaders import RandomColour, TensorClip, TensorImage
-from .modalities import arrange, height_width, resize
+from .modalities import Modality, arrange, height_width, resize
 
 # %% ../../nbs/samples/05_flow.ipynb #98c1a417
 FLOW_MEAN, FLOW_STD = (.5, .5), (.05, .05) # for codes as 0..1: no motion is 0, a tenth of the bound (2 of 20 pixels a frame) is 1
 
-def _mirrored(x):
-    flipped = x.flip(-1)
-    flipped[:, 0] = (255 if x.dtype == torch.uint8 else 1) - flipped[:, 0]
-    return flipped
-
 class TensorFlow(TensorImage):
     "Codes of flow B 2 H W, or of one, 2 H W, which is shown in colours; the full colour is at least a tenth of the bound."
-    def mirrored(self): return _mirrored(self)
+    def mirrored(self): return mirror_flow(self, 1, None if self.dtype == torch.uint8 else 1)
     def show(self, ctx=None, **kwargs):
         flow = decode_flow(self.as_subclass(torch.Tensor).float()*(1 if self.dtype == torch.uint8 else 255), 1)
         picture = wheel_picture(flow, max(.1, flow.norm(dim=0).max().item()))
@@ -36,7 +31,7 @@ class TensorFlow(TensorImage):
 
 class TensorFlowClip(TensorClip):
     "Clips of codes B 2 T H W, or one, 2 T H W, which is shown as a strip in colours."
-    def mirrored(self): return _mirrored(self)
+    def mirrored(self): return mirror_flow(self, 1, None if self.dtype == torch.uint8 else 1)
     def show(self, ctx=None, frames=6, **kwargs):
         shown = torch.linspace(0, self.shape[1] - 1, min(frames, self.shape[1])).round().long()
         return TensorFlow(torch.cat([*self.as_subclass(torch.Tensor)[:, shown].unbind(1)], -1)).show(ctx=ctx, **kwargs)
@@ -68,20 +63,15 @@ def _moments(frames, size):
 
 # %% ../../nbs/samples/05_flow.ipynb #444f427b
 @dataclass(frozen=True)
-class Flow:
+class Flow(Modality):
     "Flow from each frame that a sampler picks to the next one, as bytes: images of two channels (x, y) where it takes one at a time, clips otherwise."
     sampler:object # one of `har_nb.samples.samplers`, or another frozen value like them
     method:Callable=field(default=TVL1()) # from B H W, B H W to B 2 H W pixels; its repr is part of the key in the store
     bound:float=BOUND # pixels a frame, of the stored picture: longer components are cut
     together:int=field(default=32, repr=False, compare=False) # pairs computed at a time
     device:object=field(default=None, repr=False, compare=False) # default: a GPU where there is one
+    channels = 2
     kinds = TensorFlow, TensorFlowClip # of a batch of images and of clips
-    def shape(self, size)->tuple: # of a sample: height width 2, or T height width 2
-        return (*((self.sampler.length,) if self.sampler.length > 1 else ()), *height_width(size), 2)
-    def __call__(self,
-        frames:np.ndarray # T H W C uint8
-    )->np.ndarray: # M H W 2 or M T H W 2 uint8
-        return np.stack([sample for sample in self.stream(iter(frames), frames.shape[1:3], len(frames)) if sample is not None])
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width 2 or T height width 2 uint8, or None
         complete, pairs = [], 0
         for sample in arrange(self.sampler, _moments(frames, height_width(size)), n_frames):
@@ -94,10 +84,13 @@ class Flow:
         yield from self._finished(complete, size)
     def _finished(self, samples, size):
         "Samples of codes, from samples of moments."
-        moments = [moment for moment in dict.fromkeys(moment for sample in samples for moment in sample) if moment.code is None]
+        known = dict.fromkeys(moment for sample in samples for moment in sample)
+        moments = [moment for moment in known if moment.code is None]
         for first in range(0, len(moments), self.together): self._compute(moments[first:first + self.together])
         for sample in samples: yield np.stack([moment.code for moment in sample]).reshape(self.shape(size))
     def _compute(self, moments):
         device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        with _ALONE: flow = self.method(*(torch.from_numpy(np.stack([moment.grey[place] for moment in moments])).to(device) for place in (0, 1)))
-        for moment, code in zip(moments, encode_flow(flow, self.bound).permute(0, 2, 3, 1).cpu().numpy(), strict=True): moment.code, moment.grey = code, None
+        before, after = (torch.from_numpy(np.stack([moment.grey[place] for moment in moments])).to(device) for place in (0, 1))
+        with _ALONE: flow = self.method(before, after)
+        codes = encode_flow(flow, self.bound).permute(0, 2, 3, 1).cpu().numpy()
+        for moment, code in zip(moments, codes, strict=True): moment.code, moment.grey = code, None

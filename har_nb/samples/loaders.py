@@ -143,21 +143,24 @@ class SampleSet:
         dataset, # the `ActionDataset` they were decoded from
         clips:np.ndarray, # rows of dataset.clips to draw from
         split_idx:int=1, # 0 for training (random transforms act), 1 otherwise
-        sampler=None # makes clips of stored frames; default: the samples as they are
+        choice=None # which of a clip's stored samples, and in what clips: any of `har_nb.samples.samplers`; default: each by itself
     ):
-        self.samples,self.split_idx,self.classes,self.sampler = samples,split_idx,dataset.classes,sampler
+        self.samples,self.split_idx,self.classes,self.choice = samples,split_idx,dataset.classes,choice
         rows = samples.of(clips)
         if not len(rows): raise ValueError(f'no sample of {samples.modality} in the {len(clips)} clips asked for: is this split empty?')
-        self.of_clip = {clip: rows[samples.clip[rows] == clip] for clip in np.unique(samples.clip[rows])} if sampler else {}
+        self.of_clip = {clip: rows[samples.clip[rows] == clip] for clip in np.unique(samples.clip[rows])} if choice else {}
         self._labels = dataset.labels
-        self._take(rows, samples.clip[rows]) if sampler is None else self.redraw()
+        if choice is None: self._take(rows, samples.clip[rows])
+        else: self.redraw()
+    @property
+    def redraws(self)->bool: return self.choice is not None # whether each epoch of training chooses anew
     def _take(self, rows, clip): self.rows,self.clip,self.labels = rows,clip,self._labels[clip]
     def redraw(self,
         seed=None # for a random choice; default the choice for validation
     ):
-        "Let the sampler choose the frames of every clip, anew where a seed is given."
+        "Choose the samples of every clip, anew where a seed is given."
         rng = None if seed is None else np.random.default_rng(seed)
-        chosen = {clip: frames[self.sampler(len(frames), rng)] for clip,frames in self.of_clip.items()}
+        chosen = {clip: frames[self.choice(len(frames), rng)] for clip,frames in self.of_clip.items()}
         self._take(np.concatenate([*chosen.values()]), np.repeat([*chosen], [len(c) for c in chosen.values()]))
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return int(i or 0)
@@ -168,7 +171,8 @@ class SampleSet:
         return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), TensorCategory(torch.from_numpy(self.labels[items]))
     def new_empty(self): # what an exported learner keeps
         empty = copy.copy(self)
-        empty.samples, empty.rows, empty.clip, empty.labels, empty._labels, empty.of_clip = None, *np.empty((4, 0), int), {}
+        empty.samples, empty.of_clip = None, {}
+        for name in ('rows', 'clip', 'labels', '_labels'): setattr(empty, name, np.empty(0, int))
         return empty
     def decode(self, item, full=True): return item[0], Category(self.classes[int(item[1])])
 
@@ -187,7 +191,7 @@ class SampleLoader(TfmdDL):
         super().before_iter()
         state, self.epoch_seed = self.rng.getstate(), self.rng.getrandbits(48)
         self.rng.setstate(state) # the order of the samples does not depend on what else is random
-        if getattr(self.dataset, 'sampler', None) and self.dataset.split_idx == 0: self.dataset.redraw(self.epoch_seed)
+        if getattr(self.dataset, 'redraws', False) and self.dataset.split_idx == 0: self.dataset.redraw(self.epoch_seed)
         if self.indexed: self.n = len(self.dataset)
     def _gather(self, items, pin):
         batch = self.dataset.batch(np.asarray(items))
@@ -235,22 +239,23 @@ def sample_loader(
     crop:int|None=None, # side of a square of stored pixels: anywhere in training, the middle elsewhere; default all
     size:int|None=None, # side of what the network sees, in pixels; default as it is
     augment=(), # further transforms of training batches, for example `[RandomZoom(), RandomColour()]`
-    sampler=None, # makes clips of stored frames
+    choice=None, # makes clips of stored frames: any of `har_nb.samples.samplers`
     num_workers:int=1 # threads that gather batches in advance
 )->SampleLoader: # batches B 3 size size (or B 3 T size size) float32 and B labels
     "A loader over one split: shuffled and augmented where it is 'train', in the order of the clips elsewhere."
     train = split == 'train'
     rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
     chance = [*([RandomFlip()] if flip else []), *([RandomCrop(crop)] if crop else []), *augment] if train else []
-    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, sampler), seed=seed, bs=batch_size, shuffle=train, drop_last=False,
+    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, choice), seed=seed, bs=batch_size, shuffle=train, drop_last=False,
                         num_workers=num_workers, after_batch=[*chance, View(mean, std, crop, size)], device=device)
 
 # %% ../../nbs/samples/04_loaders.ipynb #8b39e874
-def make_loaders(samples, dataset, batch_size:int=64, device=None, sampler=None, valid_sampler=None, **kwargs)->DataLoaders:
-    "Training and validation loaders of one modality; further arguments as for `sample_loader`. Validation may have a sampler of its own."
+def make_loaders(samples, dataset, batch_size:int=64, device=None, choice=None, valid_choice=None, **kwargs)->DataLoaders:
+    "Training and validation loaders of one modality; further arguments as for `sample_loader`. Validation may have a choice of its own."
     device = device or default_device()
-    samplers = dict(train=sampler, valid=valid_sampler or sampler)
-    loaders = [sample_loader(samples, dataset, split, batch_size=batch_size, device=device, sampler=samplers[split], **kwargs) for split in samplers]
+    choices = dict(train=choice, valid=valid_choice or choice)
+    common = dict(batch_size=batch_size, device=device) | kwargs
+    loaders = [sample_loader(samples, dataset, split, choice=choices[split], **common) for split in choices]
     result = DataLoaders(*loaders, device=device)
     result.vocab, result.c = dataset.classes, len(dataset.classes)
     return result

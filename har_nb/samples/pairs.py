@@ -18,12 +18,12 @@ from ..motion.flow_pictures import decode_flow, wheel_picture
 from ..motion.mei import stream_embed
 from .flow import Flow, TensorFlowClip
 from .loaders import TensorClip, TensorImage, mirrored, unit
-from .modalities import Frames, interleave
+from .modalities import Frames, Modality, interleave
 from .samplers import ShiftingFrames
 
 # %% ../../nbs/samples/06_pairs.ipynb #3423e14d
 @dataclass(frozen=True)
-class Pair:
+class Pair(Modality):
     "Two modalities of the same moments as one sample: the channels of the first, then those of the second."
     first:object # for example `Frames(sampler)`
     second:object # for example `har_nb.samples.flow.Flow(sampler)`, with an equal sampler
@@ -33,13 +33,8 @@ class Pair:
     def sampler(self): return self.first.sampler
     @property
     def kinds(self): return (TensorFlowPair if isinstance(self.second, Flow) else TensorPair,)*2 # types of its batches
-    def shape(self, size)->tuple: # of a sample: T height width channels
-        one, other = self.first.shape(size), self.second.shape(size)
-        return (*one[:-1], one[-1] + other[-1])
-    def __call__(self,
-        frames:np.ndarray # T H W C uint8
-    )->np.ndarray: # M T H W channels uint8
-        return np.concatenate([self.first(frames), self.second(frames)], -1)
+    @property
+    def channels(self): return self.first.channels + self.second.channels
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width channels uint8, or None
         waiting = deque(), deque()
         for half, sample in interleave(frames, (self.first, self.second), size, n_frames):
@@ -49,12 +44,11 @@ class Pair:
 
 # %% ../../nbs/samples/06_pairs.ipynb #57634d75
 @dataclass(frozen=True)
-class Embeddings:
+class Embeddings(Modality):
     "Motion embedded images (MEI paper, section 3.1) of the `n` frames from each moment on that the sampler picks."
     sampler:object # as for `Frames`
     n:int=10 # frames of an image
     division:str='gradient' # as for `mei_weights`
-    def shape(self, size)->tuple: return Frames(self.sampler).shape(size)
     def _images(self, frames): # as many as frames
         read = given = 0
         def counted():
@@ -62,10 +56,6 @@ class Embeddings:
             for frame in frames: read += 1; yield frame
         for image in stream_embed(counted(), self.n, 1, self.division): given += 1; yield image
         for _ in range(read - given): yield image
-    def __call__(self,
-        frames:np.ndarray # T H W C uint8
-    )->np.ndarray: # M T H W C uint8
-        return Frames(self.sampler)(np.stack([*self._images(frames)]))
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width C uint8, or None
         yield from Frames(self.sampler).stream(self._images(frames), size, n_frames)
 
@@ -92,28 +82,25 @@ class Shifts:
     def span(self)->int: return max(self.sequence.at(shift*self.sequence.every).span for shift in range(self.shifts))
 
 @dataclass(frozen=True)
-class Shifted:
+class Shifted(Modality):
     "A modality of `ShiftingFrames`, as one sample for each of its shifts, in their order."
     modality:object # for example Pair(Frames(ShiftingFrames()), Flow(ShiftingFrames()))
     shifts:int=2 # how many; more epochs than `shifts` times `every` begin with the first again
     @property
     def sampler(self): return Shifts(self.modality.sampler, self.shifts)
     @property
-    def kinds(self): return getattr(self.modality, 'kinds', None)
+    def kinds(self): return self.modality.kinds
+    @property
+    def channels(self): return self.modality.channels
     @property
     def each(self)->list: return [at_epoch(self.modality, shift*self.modality.sampler.every) for shift in range(self.shifts)]
-    def shape(self, size)->tuple: return self.modality.shape(size)
-    def __call__(self,
-        frames:np.ndarray # T H W C uint8
-    )->np.ndarray: # shifts T H W C uint8
-        return np.concatenate([modality(frames) for modality in self.each])
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width C uint8
         samples = dict(interleave(frames, self.each, size, n_frames))
         yield from (samples[shift] for shift in sorted(samples))
 
 @dataclass(frozen=True)
 class DueShift:
-    "For the loader that trains: of the stored shifts of a clip, the one that is due in an epoch."
+    "The choice of the loader that trains: of the stored shifts of a clip, the one that is due in an epoch."
     every:int=100 # epochs from one shift to the next
     epoch:int=0
     length = 1

@@ -9,13 +9,15 @@ import pytest
 from tiny import curve, fitted
 
 from har_nb.data.synthetic import build
-from har_nb.learning.tracking import StoreAway, close_dead_runs, log_metrics, open_store, tracked_run
+from har_nb.learning.runs import close_dead_runs, log_metrics, tracked_run
+from har_nb.learning.tracking import StoreAway, open_store
 
 LIMITED = '''
 import json, math, os, resource, sys
 from pathlib import Path
 from har_nb.data.video import VideoError, write_video
-from har_nb.learning.tracking import StoreAway, log_table, open_store, tracked_run
+from har_nb.learning.runs import log_table, tracked_run
+from har_nb.learning.tracking import StoreAway, open_store
 from har_nb.samples.archive import StoreError
 import numpy as np, pandas as pd
 sys.path.insert(0, sys.argv[1])

@@ -16,7 +16,8 @@ from tiny import DieAfter, DieIn, NoBatch, curve, die, fitted, in_child
 
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
-from har_nb.learning.tracking import close_dead_runs, database_file, log_metrics, open_store, runs_table, tracked_run
+from har_nb.learning.runs import close_dead_runs, log_metrics, runs_table, tracked_run
+from har_nb.learning.tracking import database_file, open_store
 from har_nb.motion.flow_pictures import DIS
 from har_nb.samples.flow import Flow
 from har_nb.samples.samplers import EveryKth

@@ -9,7 +9,8 @@ from har_nb.data.synthetic import build
 from har_nb.experiments.results import compare, to_markdown
 from har_nb.experiments.tables import run
 from har_nb.learning.predictor import load_predictor
-from har_nb.learning.tracking import StoreAway, load_table, log_metrics, open_store, page_address, runs_table, tracked_run
+from har_nb.learning.runs import load_table, log_metrics, page_address, runs_table, tracked_run
+from har_nb.learning.tracking import StoreAway, open_store
 from har_nb.papers.mei.tables import table2
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not postgres_programs(), reason='PostgreSQL is not installed (initdb, pg_ctl)'),

@@ -17,7 +17,8 @@ from har_nb.learning import learner as L
 from har_nb.learning import predictor as P
 from har_nb.learning.callbacks import EpochCallback, KeepBest
 from har_nb.learning.recipe import PredictError, Recipe, backbone_model, describe, make, recipe_of, save_for_prediction
-from har_nb.learning.tracking import open_store, runs_table, tracked_run
+from har_nb.learning.runs import runs_table, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.papers.mei.tables import table2
 from har_nb.samples.archive import StoreError
 from har_nb.samples.store import Frame, decode_samples

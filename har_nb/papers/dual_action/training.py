@@ -31,7 +31,7 @@ from ...learning.learner import fit, make_learner, predict_probabilities, set_se
 from ...learning.metrics import VideoAccuracy, accuracy
 from ...learning.predictor import load_predictor
 from ...learning.recipe import Make, Recipe, imported, log_recipe, make, recipe_of, save_for_prediction
-from ...learning.tracking import current_run, log_table
+from ...learning.runs import current_run, log_table
 from ...models.cost import cost
 from ...models.dual_action import LEVELS, MARS, DualAction, Student, feature_shapes, fit_fusion, weights_by_class
 from ...models.kpsem import with_kpsem
@@ -164,7 +164,7 @@ def stream(
         for name in trainable: model.get_submodule(name).requires_grad_(True)
     seen = dict(mean=(*INPUTS[3].mean, *INPUTS[moving].mean), std=(*INPUTS[3].std, *INPUTS[moving].std), batch_size=batch_size)
     square = CornerCrops(crop) if crops == 'corners' else RandomCrop(crop)
-    loaders = make_loaders(job.samples, job.dataset, flip=flip, seed=job.seed, sampler=OneClip(n), augment=[square], **seen)
+    loaders = make_loaders(job.samples, job.dataset, flip=flip, seed=job.seed, choice=OneClip(n), augment=[square], **seen)
     half = job.samples.modality.second if motion else job.samples.modality.first
     recipe = recipe_of(SimpleNamespace(size=job.samples.size, coding=job.samples.coding, modality=replace(half, sampler=AllClips(n))), classes, again, INPUTS[moving if motion else 3], 'clip')
     track = TrackingCallback(save=lambda _, folder: save_for_prediction(SimpleNamespace(model=model), folder, recipe))
@@ -182,7 +182,7 @@ def stream(
     learn.moms = (momentum,)*3
     if one_cycle: fit(learn, epochs, lr, progress=False, checkpoint=job.checkpoint)
     else: constant(learn, epochs, lr, job.checkpoint)
-    test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, sampler=AllClips(n), **seen)
+    test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, choice=AllClips(n), **seen)
     paid = cost(model, torch.zeros(1, moving if motion else 3, n, crop, crop, device=loaders.device))
     if motion and isinstance(half, Flow): paid['flow_ms'] = flow_milliseconds(job.samples.modality, job.samples.size, n)
     said = over_videos(predict_probabilities(Sees(model, motion), test), test.dataset.clip, job.dataset.labels, average)

@@ -29,7 +29,7 @@ from ...learning.explain import metric_history
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
 from ...learning.metrics import VideoAccuracy, accuracy, video_probabilities
 from ...learning.recipe import Make, PredictError, make, recipe_of, save_for_prediction
-from ...learning.tracking import log_metrics
+from ...learning.runs import log_metrics
 from ...models.attention_fusion import attention_maps, looked_at
 from ...models.cost import cost
 from ...samples.flow import Flow
@@ -51,7 +51,7 @@ class ShiftFrames(Callback):
     "Before each epoch, move the training samples on to the frames that are due."
     def before_train(self):
         samples = self.dls.train.dataset
-        samples.sampler = samples.sampler.at(self.epoch)
+        samples.choice = samples.choice.at(self.epoch)
 
 class MoreCurves(EpochCallback):
     "Log `acc_train`, over the batches of an epoch as they were trained on; and `acc_test`, where there is a loader for it."
@@ -116,7 +116,7 @@ def train_streams(
     layout = dict(width=width, attention=attention, gamma=gamma) | (dict(early=early, late=late)[net] or {})
     again, moving = net_of(job.samples.shape, len(job.dataset.classes), net, streams, grey, layout), job.samples.shape[-1] - 3
     normal = dict(mean=(.5,)*(3 + moving), std=(.25,)*3 + ((.05,) if moving == 2 else (.25,))*moving)
-    loaders = make_loaders(job.samples, job.dataset, flip=flip, augment=[RandomZoom(zoom)] if zoom < 1 else [], seed=job.seed, batch_size=batch_size, sampler=DueShift(every), valid_sampler=EveryKth(1), **normal)
+    loaders = make_loaders(job.samples, job.dataset, flip=flip, augment=[RandomZoom(zoom)] if zoom < 1 else [], seed=job.seed, batch_size=batch_size, choice=DueShift(every), valid_choice=EveryKth(1), **normal)
     test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, batch_size=batch_size, **normal)
     recipe = recipe_of(job.samples, job.dataset.classes, again, SimpleNamespace(**normal), 'clip')
     track = TrackingCallback(save=partial(save_for_prediction, recipe=recipe))

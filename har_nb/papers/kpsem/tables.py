@@ -95,14 +95,14 @@ def train_clips(
     model, again = network(made, len(job.dataset.classes), pretrained, stage if kpsem else None, (n, *job.samples.size), **module)
     normal, picks, test_picks = getattr(model, 'weights', Weights()), OneClip(n, interval), SpreadClips(clips, n, interval)
     seen = dict(mean=normal.mean, std=normal.std, batch_size=min(at_once, batch_size))
-    loaders = make_loaders(job.samples, job.dataset, flip=flip, seed=job.seed, sampler=picks, augment=[RandomZoom(zoom)] if zoom < 1 else [], **seen)
+    loaders = make_loaders(job.samples, job.dataset, flip=flip, seed=job.seed, choice=picks, augment=[RandomZoom(zoom)] if zoom < 1 else [], **seen)
     recipe = recipe_of(job.samples, job.dataset.classes, again, normal, 'clip')
     track = TrackingCallback(save=partial(save_for_prediction, recipe=replace(recipe, modality=describe(Frames(test_picks)))))
     callbacks = [track, *([Accumulate(batch_size)] if at_once < batch_size else []), *([ChannelsLast3d()] if channels_last and loaders.device.type == 'cuda' else [])]
     learn = make_learner(loaders, model, [VideoAccuracy()], callbacks, optimizer=partial(SGD, mom=momentum), weight_decay=weight_decay, mixed_precision=mixed_precision)
     learn.moms = (momentum,)*3
     fit(learn, epochs, lr, progress=False, checkpoint=job.checkpoint)
-    test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, sampler=test_picks, **seen)
+    test = sample_loader(job.samples, job.dataset, 'test', device=loaders.device, choice=test_picks, **seen)
     one = torch.zeros(1, 3, n, *job.samples.size, device=loaders.device)
     return Predictions(predict_probabilities(learn, test), test.dataset.clip, dict(epochs=track.next_step) | cost(learn.model, one))
 
