@@ -334,7 +334,7 @@ def expected_frames(
     if path.is_dir() or 0 < n_declared <= n_frames: return max(n_declared, n_frames)
     if _ends_early(path): return max(n_declared, n_frames + 1)
     few = max(2, n_frames/50)
-    if n_declared - n_frames <= few: return n_frames
+    if n_declared and n_declared - n_frames <= few: return n_frames
     held = _packets(path)
     fields = abs(held - 2*n_frames) <= few # interlaced streams can have a packet for each half of a frame
     return held if held - n_frames > few and not fields else n_frames

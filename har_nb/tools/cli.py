@@ -51,7 +51,7 @@ SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs
 
 def run(args)->None:
     "har run TABLE --data DIR; started by torchrun, the first process shows what came out"
-    from har_nb.learning.tracking import helper, processes
+    from har_nb.learning.processes import helper, leave, processes
     run = import_module(f'har_nb.experiments.{"cluster" if args.scheduler else "tables"}').run
     where = dict(scheduler=args.scheduler) if args.scheduler else {}
     if where and processes() > 1: raise data.UsageError('--scheduler spreads rows over workers, torchrun one row over processes: choose one')
@@ -68,7 +68,7 @@ def run(args)->None:
     result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows, pairs=order_pairs(dataset), skip_bad=args.skip_bad,
                  validation_by=args.validation_by, protocols=[args.protocol] if own else None, again=args.again, deterministic=args.deterministic, cache=data_folder()/'cache', **where, **asked)
     if not helper(): show(result)
-    if processes() > 1: import_module('har_nb.learning.distributed').leave()
+    if processes() > 1: leave()
 
 # %% ../../nbs/tools/01_cli.ipynb #2600931c
 def setting(
@@ -89,7 +89,7 @@ def order_pairs(dataset)->tuple:
 def show(result)->None:
     "Print a table as `compare` gives it."
     from har_nb.experiments.results import readable
-    from har_nb.learning.tracking import page_address
+    from har_nb.learning.runs import page_address
     about = result.attrs
     print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
     print(readable(result).to_string(index=False))
@@ -104,7 +104,7 @@ def show(result)->None:
 def compare(args)->None:
     "har compare TABLE"
     from har_nb.experiments.results import compare, paired, to_markdown
-    from har_nb.learning.tracking import page_address
+    from har_nb.learning.runs import page_address
     table = find_table(args.table)
     result = compare(table, args.run)
     show(result)
@@ -166,7 +166,7 @@ def demo(args)->None:
 # %% ../../nbs/tools/01_cli.ipynb #cc55c66f
 def ui(args)->None:
     "har ui"
-    from har_nb.learning.tracking import close_dead_runs, ui_command
+    from har_nb.learning.runs import close_dead_runs, ui_command
     close_dead_runs()
     command, environment = ui_command(args.port)
     print(f'MLflow on http://127.0.0.1:{args.port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)')
