@@ -38,7 +38,8 @@ if 'OPENCV_LOG_LEVEL' not in os.environ: cv2.utils.logging.setLogLevel(cv2.utils
 
 # %% ../../nbs/data/00_video.ipynb #b042bbba
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts', '.ogv')
+VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts', '.ogv',
+                  '.mts', '.m2ts', '.m2t', '.mod', '.tod', '.dv', '.mxf', '.vob', '.mpe', '.m1v', '.m2v', '.asf', '.3g2', '.f4v', '.ogm', '.divx', '.qt', '.rm', '.rmvb', '.y4m', '.ivf')
 
 class VideoError(FileError):
     "A video that cannot be read or written; shown as `path: reason. remedy`."
