@@ -23,8 +23,10 @@ from har_nb.data.catalog import (
     check,
     get,
     hmdb51_group,
+    laid_out,
     named,
     overlapping,
+    own_name,
     person_mask,
     recognise,
 )
@@ -164,7 +166,7 @@ def test_faults_of_something_somethings_lists(tmp_path, video):
         folder.mkdir(parents=True)
         for i in range(1, 4): cv2.imwrite(str(folder/f'{i:05d}.jpg'), np.full((32, 32, 3), i, np.uint8))
     with pytest.raises(ListError, match='validation.csv:1: there is no file 20bn-something-something-v1/4'): SOMETHING_V1.open(tmp_path)
-    report = check(tmp_path, workers=1, progress=False)
+    report = SOMETHING_V1.check(tmp_path, workers=1, progress=False)
     rows = set(zip(report.path, report.problem, strict=True))
     assert {('20bn-something-something-v1/4', 'missing'), ('20bn-something-something-v1/6', 'extra')} <= rows and not any(path.endswith('/5') for path, _ in rows)
 
@@ -177,20 +179,24 @@ def test_seags_by_its_manifest(tmp_path, video):
     for path in paths:
         (tmp_path/path).parent.mkdir(exist_ok=True)
         (tmp_path/path).write_bytes(video)
-    assert recognise(tmp_path) is SEAGS_V1 and SEAGS_V1.open(tmp_path).clips.group.nunique() == 6
+    assert laid_out(tmp_path) is None, 'without a manifest lists are lists'
     write(tmp_path/'manifest.csv', 'path,source', *(f'{path},match {i//2}' for i, path in enumerate(paths)))
+    assert laid_out(tmp_path) is SEAGS_V1 and recognise(tmp_path) is None, 'its form, and not its 1,169 clips of eight classes'
     assert SEAGS_V1.open(tmp_path).clips.group.tolist() == ['match 0', 'match 0', 'match 1', 'match 1', 'match 2', 'match 2'] and not SEAGS_V1.open(tmp_path).leaky
     assert SEAGS_V1.open(tmp_path, protocol='paper').summary().loc['all', ['train', 'test']].tolist() == [4, 2]
-    report = check(tmp_path, workers=1, progress=False)
+    report = SEAGS_V1.check(tmp_path, workers=1, progress=False)
     assert (report.severity == 'note').all() and set(report.problem) == {'wrong count'}
+    write(tmp_path/'manifest.csv', 'clip,from', 'a,b')
+    with pytest.raises(ListError, match='manifest.csv:1: a manifest has the columns path and source'): SEAGS_V1.open(tmp_path)
 
 
 def test_names_protocols_and_splits(tmp_path):
     assert [named(name) for name in ('UCF101', 'hmdb-51', 'Mini-Kinetics-200', 'something_something_v1', 'SEAGS V1')] == [UCF101, HMDB51, MINI_KINETICS, SOMETHING_V1, SEAGS_V1]
     with pytest.raises(ValueError, match='no split 4: 1, 2, 3'): UCF101.open(tmp_path, 4)
     with pytest.raises(ValueError, match="no protocol 'best': official, 16/9, paper"): KTH.open(tmp_path, protocol='best')
-    with pytest.raises(ListError, match='not laid out like a set of the catalog'): check(tmp_path)
+    with pytest.raises(ListError, match='holds no set of the catalog'): check(tmp_path)
     assert recognise(tmp_path) is None and len(CATALOG) == 7
+    assert [own_name(tmp_path/name) for name in ('mine', 'UCF101', 'hmdb-51 of mine')] == ['mine', 'own UCF101', 'own hmdb-51 of mine']
     for entry in CATALOG:
         with pytest.raises(ListError): entry.open(tmp_path)
         assert entry.licence and entry.citation and entry.homepage and entry.layout and entry.groups and (entry.downloads or entry.access)
@@ -238,14 +244,14 @@ def test_get_ucf101(server, tmp_path, video):  # noqa: F811
     assert report.empty, report
     assert server.begins('UCF101.rar') == [0, len(videos)//2 + 1]
     assert sorted(path.name for path in (tmp_path/'ucf').iterdir() if not path.name.startswith('.')) == ['UCF-101', 'ucfTrainTestlist']
-    assert recognise(tmp_path/'ucf') is UCF101 and len(entry.open(tmp_path/'ucf').train) == 4
+    assert laid_out(tmp_path/'ucf') is UCF101 and len(entry.open(tmp_path/'ucf').train) == 4
     asked = len(server.asked)
     assert get(entry, tmp_path/'ucf', files=False, **QUICK).empty and len(server.asked) == asked
     (tmp_path/'ucf'/'UCF-101'/names[0]).unlink()
     assert get(entry, tmp_path/'ucf', files=False, **QUICK).empty and len(server.asked) == asked + 2
     (tmp_path/'ucf'/'UCF-101'/names[1]).write_bytes(video[:len(video)//2])
     (tmp_path/'ucf'/'UCF-101'/'Archery'/'mine.avi').write_bytes(video)
-    report = check(tmp_path/'ucf', workers=1, progress=False)
+    report = entry.check(tmp_path/'ucf', workers=1, progress=False)
     assert {('Archery/mine.avi', 'extra'), (names[1], 'truncated')} <= set(zip(report.path, report.problem, strict=True))
 
 
@@ -256,7 +262,7 @@ def test_get_hmdb51(server, tmp_path, video):  # noqa: F811
     entry = replace(HMDB51, clips=6, classes=2, counts={number: dict(train=2, test=2) for number in (1, 2, 3)}, downloads=(Part(server['splits.rar']), Part(server['org.rar'])))
     report = get(entry, tmp_path/'hmdb', workers=1, **QUICK)
     assert report.empty, report
-    assert recognise(tmp_path/'hmdb') is HMDB51 and not list((tmp_path/'hmdb').rglob('*.rar'))
+    assert laid_out(tmp_path/'hmdb') is HMDB51 and not list((tmp_path/'hmdb').rglob('*.rar'))
 
 
 def test_get_kth_and_sequences_that_run_beyond_the_end(server, tmp_path, video):  # noqa: F811

@@ -25,7 +25,8 @@ import pandas as pd
 
 from .cutting import VERSION, Cut, Job, Workshop, choose_codec, clip_key, cut_clips, digest_of, failures, in_threads, settle, write_if_new
 from .dataset import ActionDataset, split_groups
-from .lists import ListError, _read_table, from_csv, write_lists
+from .lists import ListError, from_csv, read_table, write_lists
+from .look import parts_of
 from .synthetic import edit
 from .video import VIDEO_SUFFIXES, VideoError, probe
 
@@ -35,7 +36,7 @@ _YES_NO = {'': '', **dict.fromkeys(('yes', 'true', '1', '1.0'), 'yes'), **dict.f
 
 def _rows(sources, problems):
     "Name of the table, its columns, and (line, row as a dict) for each row."
-    if not isinstance(sources, pd.DataFrame): return str(sources), *_read_table(sources, problems)
+    if not isinstance(sources, pd.DataFrame): return str(sources), *read_table(sources, problems)
     columns, cells = [str(name) for name in sources.columns], sources.astype(object).where(sources.notna(), '').astype(str).itertuples(index=False, name=None)
     rows = [(number, dict(zip(columns, map(str.strip, row), strict=True))) for number, row in enumerate(cells, 1)]
     if not rows: problems.append(('table', None, 'the table is empty'))
@@ -165,7 +166,7 @@ def _look(shop, progress, video, halt):
     except Exception as error:
         if known := shop.known['source'].get(name): return known | dict(path=Path(known['path']), gone=True)
         raise error if isinstance(error, VideoError) else VideoError(name, getattr(error, 'reason', f'{type(error).__name__}: {error}'), getattr(error, 'remedy', '')) from None
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = parts_of(path)
     stamp = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = shop.known['source'].get(name)
     if known and known['path'] == str(path) and known['stamp'] == stamp: return known | dict(path=path, gone=False)
@@ -216,7 +217,7 @@ def _csv(rows, columns): return pd.DataFrame(rows, columns=columns).to_csv(index
 def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     "Everything in its place: clips, lists, manifest, near-duplicates, report."
     manifest = manifest.assign(split=dataset.clips.split.to_numpy())
-    for name, row in dataset.summary().drop('all').reindex(columns=['train', 'test'], fill_value=0).iterrows():
+    for name, row in dataset.counts().reindex(columns=['train', 'test'], fill_value=0).iterrows():
         if not row.min(): report.append(_row('', 0, 'not tested' if row.train else 'not trained', f'{name}: one source cannot be in both', 'note'))
     with tempfile.TemporaryDirectory(prefix='.', dir=shop.home) as aside: texts = {path.name: path.read_text(encoding='utf-8') for path in write_lists(dataset, aside)}
     texts['manifest.csv'] = _csv(manifest.drop(columns='key'), None)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, HarError
 from .callbacks import save_weights
-from .tracking import log_text
+from .runs import log_text
 
 
 # %% ../../nbs/learning/08_recipe.ipynb #0e89cea1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASPECTS', 'CODINGS', 'QUALITY', 'height_width', 'resize', 'kept_size', 'fitted', 'repeated', 'Modality', 'shown',
            'Batched', 'Frame', 'MotionEmbedding', 'SteadyEmbedding', 'arrange', 'Frames', 'side_by_side', 'interleave',
-           'encode_image', 'decode_image', 'through_jpeg', 'header_frames', 'stream_video', 'sample_video']
+           'encode_image', 'decode_image', 'through_jpeg', 'stream_video', 'sample_video']
 
 # %% ../../nbs/samples/01_modalities.ipynb #9638b4cf
 from collections import deque
@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..data.video import PictureFolder, VideoError, cut_off, frame_times, iter_frames, probe
+from ..data.video import VideoError, expected_frames, frame_times, iter_frames, probe
 from ..motion.camera import camera_motion, hold_still
 from ..motion.mei import motion_embed, stream_embed
 from .samplers import Batches, looped, ticks
@@ -287,13 +286,6 @@ def through_jpeg(
     return out
 
 # %% ../../nbs/samples/01_modalities.ipynb #007fdb10
-def header_frames(
-    path, # a video file, or a folder of numbered pictures
-)->int: # frames that the header promises, 0 where it does not: a guess
-    "How long a video claims to be, without decoding it."
-    if Path(path).is_dir(): return PictureFolder(Path(path)).declared
-    return int(min(max(0., cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
-
 def stream_video(
     path, # a video file, or a folder of numbered pictures
     modalities, # what to take from it
@@ -312,9 +304,8 @@ def stream_video(
         nonlocal read
         for frame in frames: read += 1; yield frame
     for place, sample in interleave(counted(), modalities, size, n_frames, times): take(place, sample)
-    declared = header_frames(path) if stop is None else stop
-    short = start + read < declared if stop is not None or Path(path).is_dir() else cut_off(start + read, declared)
-    if short: raise VideoError(path, f'cut off: {start + read} of {declared} frames', 'Fetch it again, or leave it out')
+    expected = expected_frames(path, start + read) if stop is None else stop
+    if start + read < expected: raise VideoError(path, f'cut off: {start + read} of {expected} frames', 'Fetch it again, or leave it out')
     return read
 
 def sample_video(

@@ -22,13 +22,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..data.video import VideoError, iter_frames, progress_bar
+from ..data.video import VideoError, header_frames, iter_frames, progress_bar
 from .archive import Archive, StoreError, told, write_whole
 from har_nb.samples.modalities import (
     Frame,
     Frames,
     MotionEmbedding,
-    header_frames,
     height_width,
     kept_size,
     sample_video,
