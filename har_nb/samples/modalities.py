@@ -298,7 +298,7 @@ def stream_video(
     frames, n_frames, times = iter_frames(path, start, stop), None, None
     if any(modality.fps for modality in modalities): times = frame_times(path)[start:stop]
     if any(modality.sampler.counted for modality in modalities):
-        n_frames = stop - start if stop else max((probe(path).n_frames if times is None else start + len(times)) - start, 1)
+        n_frames = stop - start if stop else max(probe(path).n_frames - start, 1)
     read = 0
     def counted():
         nonlocal read
