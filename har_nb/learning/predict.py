@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from ..core import printable
 from ..data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
@@ -64,10 +65,10 @@ def predict_videos(
             if place < len(videos): waiting.append((videos[place], pool.submit(_try, predictor, videos[place])))
             if place < workers: continue
             path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
-            if error: rows.append((path.as_posix(), None, None, np.nan, error))
+            if error: rows.append((printable(path.as_posix()), None, None, np.nan, error))
             else:
-                try: rows += [(path.as_posix(), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
-                except PredictError as e: rows.append((path.as_posix(), None, None, np.nan, str(e)))
+                try: rows += [(printable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+                except PredictError as e: rows.append((printable(path.as_posix()), None, None, np.nan, str(e)))
             bar.update()
     return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
 
