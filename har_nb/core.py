@@ -22,7 +22,8 @@ class HarError(Exception):
         super().__init__(what, remedy, path)
         self.what, self.remedy, self.path = what, remedy, path
     def __str__(self):
-        told = f'{self.path}: {self.what}' if self.path is not None else self.what
+        path = str(self.path).encode(errors='backslashreplace').decode() # a name need not be UTF-8
+        told = f'{path}: {self.what}' if self.path is not None else self.what
         return f'{told}. {self.remedy}' if self.remedy else told
 
 # %% ../nbs/00_core.ipynb #c0e00009

@@ -302,14 +302,15 @@ def test_windows_hold_one_window():
     def frames():
         for number in range(400): yield np.full((100, 1000), number % 250, np.uint8)
     tracemalloc.start()
-    seen = [(start, len(clip), int(clip[0][0, 0])) for start, clip in P.windows(frames(), 20, 7)]
+    seen = [(start, len(clip), int(clip[0][0, 0])) for start, _, clip in P.windows(zip(frames(), range(400), strict=True), 400, 20, 7, fps=1)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30*100_000, f'{peak/1e6:.1f} MB for a window of 2 MB'
     assert [start for start, *_ in seen] == [*range(0, 381, 7), 380] and all(length == 20 for _, length, _ in seen)
     assert all(value == start % 250 for start, _, value in seen)
-    assert [(start, len(clip)) for start, clip in P.windows(range(10), 3, 5)] == [(0, 3), (5, 3), (7, 3)]
-    assert not list(P.windows([], 3, 1))
+    ten = [(number, number) for number in range(10)]
+    assert [(start, end, len(clip)) for start, end, clip in P.windows(ten, 10, 3, 5, fps=1)] == [(0, 3, 3), (5, 8, 3), (7, 10, 3)]
+    assert not list(P.windows([], 0, 3, 1, fps=1))
 
 
 def test_a_timeline_is_made_of_clips(predictor, tmp_path):
