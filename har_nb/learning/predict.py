@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..data.lists import readable, walk
+from ..core import printable
+from ..data.lists import walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
@@ -39,7 +40,7 @@ def find_videos(
         lying = walk(path)
         inside = [path] if is_picture_clip(path) else [path/one.path for one in lying if one.kind in ('video', 'pictures')]
         if over := [one for one in lying if one.kind == 'passed over']:
-            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {", ".join(f"{readable(one.path)} ({one.why})" for one in over[:3])}', stacklevel=2)
+            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {", ".join(f"{printable(one.path)} ({one.why})" for one in over[:3])}', stacklevel=2)
         if not inside: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
         found += sorted(inside)
     return found
@@ -64,10 +65,10 @@ def predict_videos(
             if place < len(videos): waiting.append((videos[place], pool.submit(_try, predictor, videos[place])))
             if place < workers: continue
             path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
-            if error: rows.append((readable(path.as_posix()), None, None, np.nan, error))
+            if error: rows.append((printable(path.as_posix()), None, None, np.nan, error))
             else:
-                try: rows += [(readable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
-                except PredictError as e: rows.append((readable(path.as_posix()), None, None, np.nan, str(e)))
+                try: rows += [(printable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+                except PredictError as e: rows.append((printable(path.as_posix()), None, None, np.nan, str(e)))
             bar.update()
     return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
 
