@@ -30,7 +30,7 @@ def survey(
     min_frames:int=1,           # shorter clips are worth a note
     workers:int|None=None,      # processes; default: one for each core
     progress:bool=True,         # a bar, on a terminal
-)->pd.DataFrame: # a row a clip: path, problem, detail, severity; n_frames, duration (s), fps, height, width (pixels), codec, audio, bytes and bytes_per_second of its file, fingerprints
+)->pd.DataFrame: # a row a clip: path, problem, detail, severity; n_frames, duration (s), fps, varies (whether the rate does), height, width (pixels), codec, audio, bytes and bytes_per_second of its file, fingerprints
     "Decode every file once, however many clips it holds, and tell what is wrong with it and what it holds."
     spans, seen = {}, {}
     for path, span in zip(dataset.paths, dataset.spans, strict=True): spans.setdefault(path, []).append(span)
@@ -40,25 +40,27 @@ def survey(
     rows = []
     for relative, path, span in zip(dataset.clips.path, dataset.paths, dataset.spans, strict=True):
         about, prints = seen[path]
-        rows.append(dict(path=relative) | about | _of_clip(about, span, min_frames) | (dict(fingerprints=prints[spans[path].index(span)] if prints else fingerprints([])) if moments else {}))
-    columns = ['path', 'problem', 'detail', 'severity', 'n_frames', 'duration', 'fps', 'height', 'width', 'codec', 'audio', 'bytes', 'bytes_per_second', *['fingerprints']*bool(moments)]
+        rows.append(dict(path=relative) | about | _of_clip(about, spans[path].index(span), span, min_frames) | (dict(fingerprints=prints[spans[path].index(span)] if prints else fingerprints([])) if moments else {}))
+    columns = ['path', 'problem', 'detail', 'severity', 'n_frames', 'duration', 'fps', 'varies', 'height', 'width', 'codec', 'audio', 'bytes', 'bytes_per_second', *['fingerprints']*bool(moments)]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype({name: float for name in ('n_frames', 'duration', 'fps', 'height', 'width', 'bytes', 'bytes_per_second')} | {name: object for name in ('problem', 'detail', 'severity', 'codec', 'audio')})
+    return table.astype({name: float for name in ('n_frames', 'duration', 'fps', 'height', 'width', 'bytes', 'bytes_per_second')} | {name: object for name in ('problem', 'detail', 'severity', 'codec', 'audio', 'varies')})
 
-def _of_clip(about, span, min_frames):
+def _of_clip(about, place, span, min_frames):
     "Length of one clip of a file that was read, and whether it is there at all."
     if 'n_file' not in about: return {}
     start, stop = span
     n_file, fps = about['n_file'], about['fps'] or float('nan')
     n_frames = max(0, min(stop or n_file, n_file) - start)
-    clip = dict(n_frames=n_frames, duration=n_frames/fps, bytes_per_second=about['bytes']*fps/n_file)
+    clip = dict(n_frames=n_frames, duration=about['seconds'][place], bytes_per_second=about['bytes']*fps/n_file)
     if about.get('problem'): return clip
     if n_file < (stop or 0) or not n_frames: return clip | dict(problem='ends before its clip', detail=f'{n_file} frames, the clip is {start} to {stop or "the end"}', severity='error')
     return clip | (dict(problem='short', detail=f'{n_frames} frames, fewer than {min_frames}', severity='note') if n_frames < min_frames else {})
 
 # %% ../../nbs/data/08_audit.ipynb #82dbc7e4
 def _file_findings(files):
-    return [(row.problem, row.severity, row.path, row.detail) for row in files[files.problem.notna()].itertuples()]
+    uneven = files.path[files.varies.eq(True)].tolist()
+    told = [('variable rate', 'note', uneven[0], f'{len(uneven)} of {len(files)} clips have no steady rate: frame numbers are no measure of time in them')] if uneven else []
+    return told + [(row.problem, row.severity, row.path, row.detail) for row in files[files.problem.notna()].itertuples()]
 
 def _checksum(path):
     "sha256 of a file; of all files of a folder."

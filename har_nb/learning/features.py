@@ -171,7 +171,8 @@ class FeatureSet(SampleSet):
     ):
         super().__init__(views[0], dataset, clips, split_idx)
         self.views, self.view = views, np.zeros(len(self), int)
-        self.redraws = len(views) > 1 # asks the loader for a `redraw` at each epoch
+    @property
+    def redraws(self)->bool: return len(self.views) > 1 # whether the loader chooses anew at each epoch
     def redraw(self, seed=None): self.view = np.zeros(len(self), int) if seed is None else np.random.default_rng(seed).integers(len(self.views), size=len(self))
     def batch(self, items): # -> B T ... float32 and B labels
         values = np.stack([self.views[view].read(self.rows[item]) for item, view in zip(items, self.view[items], strict=True)]).astype(np.float32, copy=False)

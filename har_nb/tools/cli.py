@@ -89,9 +89,9 @@ def check_values(
     asked:dict # settings by name
 )->None:
     "Raise `UsageError` where a setting is not of the kind that the table has."
-    usual = table.settings | {name: kind() for name,kind in SETTINGS.items() if kind in (int, float) and name not in table.settings}
+    numbers = {name: kind for name,kind in SETTINGS.items() if kind is not str}
     for name,value in asked.items():
-        kind = type(usual.get(name))
+        kind = numbers.get(name) or type(table.settings.get(name))
         if kind is int and type(value) is not int: raise data.UsageError(f'{name} is a whole number, not {value!r}')
         if kind is float and (type(value) not in (int, float) or not math.isfinite(value)): raise data.UsageError(f'{name} is a number, not {value!r}')
         if name == 'lr' and not value > 0: raise data.UsageError(f'{name} is above 0, not {value!r}')
@@ -136,10 +136,11 @@ def predict(args)->None:
     from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
     from har_nb.learning.predictor import load_predictor
     if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf: raise data.UsageError('--top is at least 1, --window and --step are seconds above 0')
+    if args.fps is not None and not 0 < args.fps < math.inf: raise data.UsageError('--fps is a number of frames a second, above 0')
     predictor = load_predictor(args.run, trust_pickle=args.trust_pickle)
     if args.timeline:
         if len(args.videos) > 1: raise data.UsageError('a timeline is drawn of one video')
-        table = predict_timeline(predictor, args.videos[0], args.window, args.step)
+        table = predict_timeline(predictor, args.videos[0], args.window, args.step, args.fps)
         try: plot_timeline(table).savefig(args.timeline)
         except ValueError as e: raise data.UsageError(str(e)) from e
     else: table = predict_videos(predictor, args.videos, args.top)
@@ -212,6 +213,11 @@ def _folder(command):
     command.add_argument('--leave-out', action='append', metavar='FOLDER', help='a folder beside train and test, or beside the classes, that is not part of the set')
     command.add_argument('--group', help='column of index.csv that must never be split, for example recording')
 
+def _building(command):
+    command.add_argument('--seed', type=int, default=0, help='of all that is drawn by chance')
+    command.add_argument('--codec', help='H264, or one of OpenCV: mp4v, XVID, MJPG, FFV1 (default: H264, mp4v where it cannot be written)')
+    command.add_argument('--workers', type=int, help='files in work at a time (default: one for each core)')
+
 def number_or_name(
     word:str
 )->int|str:
@@ -263,6 +269,7 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('--timeline', metavar='PICTURE', help='slide over one long video and draw what happens when')
     c.add_argument('--window', type=float, default=2., help='seconds seen at a time')
     c.add_argument('--step', type=float, default=.5, help='seconds from one window to the next')
+    c.add_argument('--fps', type=float, help='with --timeline: every frame is so long, for a folder of pictures or a file whose time stamps are wrong')
     c.add_argument('--trust-pickle', action='store_true', help='read a learner that was kept as a pickle, which runs the code in it')
     c = add(commands, 'export', export, 'write the net of a run for other programs, checked against the run')
     c.add_argument('run', help='id of the run of a row')
@@ -299,6 +306,13 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('sources', help='CSV: video, class, and if known start, end, platform, has_effects, intro, outro')
     c.add_argument('folder')
     c.add_argument('--protocol', default='source', choices=('source', 'clip'), help='clip is as the paper has it, and leaks')
+    c.add_argument('--no-duplicates', action='store_true', help='do not look for clips of different sources that look the same')
+    _building(c)
+    c = add(sets, 'effects', data.effects, 'add text, stickers and filters to some clips of a set')
+    c.add_argument('source', help='folder of the clean set')
+    c.add_argument('folder', help='of the new set')
+    c.add_argument('--share', type=float, default=.5, help='of the clean clips, in each class and split')
+    _building(c)
     c = add(sets, 'synthetic', data.synthetic, 'draw the built-in set')
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)

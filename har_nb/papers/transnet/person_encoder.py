@@ -37,7 +37,8 @@ class MaskSet(SampleSet):
         split_idx:int=1 # 0 for training: then some are mirrored
     ):
         self.people, self.view, self.split_idx, self.mirrored = people, view, split_idx, np.zeros(len(people), bool)
-        self.redraws = split_idx == 0 # asks the loader for a `redraw` at each epoch
+    @property
+    def redraws(self)->bool: return self.split_idx == 0 # whether the loader mirrors anew at each epoch
     def __len__(self): return len(self.people)
     def redraw(self, seed=None): self.mirrored = np.random.default_rng(seed).random(len(self)) < .5
     def batch(self, items): # -> B 3 H W float32, B 1 H W float32
