@@ -10,6 +10,7 @@ __all__ = ['find_videos', 'predict_videos', 'write_csv', 'windows', 'predict_tim
 import os
 import uuid
 import warnings
+from bisect import bisect_left
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -125,7 +126,8 @@ def predict_timeline(
     length = info.n_frames/rate
     total = 1 + max(0, round((length - window)/step + .499))
     for start,end,clip in progress_bar(windows(timed(), length, window, step, rate), 'predicting', total, unit='window', shown=progress):
-        said = predictor.of_frames(clip)
+        first = bisect_left(times, start)
+        said = predictor.of_frames(clip, times[first:first + len(clip)])
         rows.append((start, end, said.top(1)[0][0], *said.video))
     table = pd.DataFrame(rows, columns=['start', 'end', 'predicted', *(f'p_{name}' for name in predictor.classes)])
     table.attrs |= dict(fps=rate) | (dict(times=[*times, length]) if info.varies and not fps else {})
