@@ -18,10 +18,11 @@ from recorded import (
 )
 
 from har_nb.data.synthetic import build
+from har_nb.experiments.rerun import TIMES, recorded, rerun
+from har_nb.experiments.tables import run
 from har_nb.learning.metrics import table_probabilities
-from har_nb.learning.tracking import load_table, open_store, runs_table
-from har_nb.papers.rerun import TIMES, recorded, rerun
-from har_nb.papers.tables import run
+from har_nb.learning.runs import load_table, runs_table
+from har_nb.learning.tracking import open_store
 from har_nb.samples.store import decode_samples
 
 SAID = json.loads((HERE/'runs.json').read_text())

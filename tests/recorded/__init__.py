@@ -13,22 +13,21 @@ from types import SimpleNamespace
 
 from har_nb.data.lists import from_lists
 from har_nb.data.synthetic import person_of
+from har_nb.experiments.rerun import recorded
+from har_nb.experiments.tables import Job, Table, choose, row_key, settings_of, splits
 from har_nb.learning.predictor import load_predictor
+from har_nb.learning.provenance import environment
 from har_nb.learning.recipe import Make, PredictError
-from har_nb.learning.tracking import environment, load_table
+from har_nb.learning.runs import load_table
 from har_nb.models.backbones import small_resnet
-from har_nb.papers import (
-    attention_ablations,
-    dual_action,
-    dual_stream_attention,
-    kpsem,
-    mei,
-    mei_ablations,
-    transnet,
-    transnet_ablations,
-)
-from har_nb.papers.rerun import recorded
-from har_nb.papers.tables import Job, Table, choose, row_key, settings_of, splits
+from har_nb.papers.dual_action import tables as dual_action
+from har_nb.papers.dual_stream_attention import ablations as attention_ablations
+from har_nb.papers.dual_stream_attention import tables as dual_stream_attention
+from har_nb.papers.kpsem import tables as kpsem
+from har_nb.papers.mei import ablations as mei_ablations
+from har_nb.papers.mei import tables as mei
+from har_nb.papers.transnet import ablations as transnet_ablations
+from har_nb.papers.transnet import tables as transnet
 from har_nb.samples.store import cache_key
 
 HERE = Path(__file__).resolve().parent
