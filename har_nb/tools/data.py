@@ -10,8 +10,8 @@ __all__ = ['UsageError', 'open_any', 'whatever_is_right', 'data_folder', 'catalo
 import json
 import os
 import sys
-from functools import partial
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -183,7 +183,6 @@ def effects(args)->None:
 
 def _built_set(build):
     "Build a set; what it is, and what is to be known of it."
-    import pandas as pd
     try: dataset = build()
     except ValueError as e: raise UsageError(str(e)) from e
     print(dataset.summary().to_string() + '\n\n' + dataset.overlap().to_string())
