@@ -213,6 +213,11 @@ def _folder(command):
     command.add_argument('--leave-out', action='append', metavar='FOLDER', help='a folder beside train and test, or beside the classes, that is not part of the set')
     command.add_argument('--group', help='column of index.csv that must never be split, for example recording')
 
+def _building(command):
+    command.add_argument('--seed', type=int, default=0, help='of all that is drawn by chance')
+    command.add_argument('--codec', help='H264, or one of OpenCV: mp4v, XVID, MJPG, FFV1 (default: H264, mp4v where it cannot be written)')
+    command.add_argument('--workers', type=int, help='files in work at a time (default: one for each core)')
+
 def number_or_name(
     word:str
 )->int|str:
@@ -301,6 +306,13 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('sources', help='CSV: video, class, and if known start, end, platform, has_effects, intro, outro')
     c.add_argument('folder')
     c.add_argument('--protocol', default='source', choices=('source', 'clip'), help='clip is as the paper has it, and leaks')
+    c.add_argument('--no-duplicates', action='store_true', help='do not look for clips of different sources that look the same')
+    _building(c)
+    c = add(sets, 'effects', data.effects, 'add text, stickers and filters to some clips of a set')
+    c.add_argument('source', help='folder of the clean set')
+    c.add_argument('folder', help='of the new set')
+    c.add_argument('--share', type=float, default=.5, help='of the clean clips, in each class and split')
+    _building(c)
     c = add(sets, 'synthetic', data.synthetic, 'draw the built-in set')
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'open_any', 'whatever_is_right', 'data_folder', 'catalog', 'get', 'check_folder', 'check', 'audit',
-           'statistics', 'synthetic', 'seags']
+           'statistics', 'synthetic', 'seags', 'effects']
 
 # %% ../../nbs/tools/00_data.ipynb #c59b2b8b
 import json
@@ -170,6 +170,19 @@ def synthetic(args)->None:
 
 def seags(args)->None:
     "har data seags SOURCES DIR"
-    from har_nb.data.seags import build
-    dataset = build(args.sources, args.folder, protocol=args.protocol)
+    from har_nb.data.seags import build_seags
+    how = dict(protocol=args.protocol, seed=args.seed, codec=args.codec, workers=args.workers, duplicates=not args.no_duplicates)
+    _built_set(build_seags(args.sources, args.folder, **how))
+
+def effects(args)->None:
+    "har data effects SET DIR"
+    from har_nb.data.seags import add_effects
+    how = dict(share=args.share, seed=args.seed, codec=args.codec, workers=args.workers)
+    _built_set(add_effects(open_any(args.source), args.folder, **how))
+
+def _built_set(dataset):
+    "What was built, and what is to be known of it."
+    import pandas as pd
     print(dataset.summary().to_string() + '\n\n' + dataset.overlap().to_string())
+    report = pd.read_csv(dataset.root/'report.csv', keep_default_na=False)
+    if len(report): print('\n' + report[['severity', 'source', 'problem', 'detail']].to_string(index=False, max_colwidth=90))
