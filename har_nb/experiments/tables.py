@@ -20,7 +20,7 @@ import torch
 
 from ..core import HarError, name_of
 from ..data.video import progress_bar
-from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_results, measure, to_markdown
+from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_printed, log_results, measure, to_markdown
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
 from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
@@ -262,6 +262,7 @@ def run(
     tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, protocol=', '.join(dict.fromkeys(part.protocol for part in parts)), preset=preset, kind='table', key=content)
     with repeatable(deterministic), tracked_run(f'{table.name} on {dataset.name}', table.name, tags, shared | dict(folds=folds, validation_by=validation_by), run_id=None if again else _parent_of(table, content)) as parent:
         log_table(report, 'report_of_files.csv')
+        log_printed(table)
         for part,seed in ((part, seed) for part in parts for seed in range(seeds)):
             done, keys, members = {}, {}, {}
             for row in chosen:
