@@ -616,6 +616,25 @@ def test_interlaced_video_is_read_whole(made, kind):
     assert made_of.numbers(read) == list(range(40)) and np.abs(read.astype(int) - made_of.drawn()).mean() < 3
 
 
+@pytest.mark.parametrize('kind, options', [
+    ('h264', {}), ('h264', {'profile': 'baseline', 'bf': '0'}), ('h264', {'profile': 'high', 'bf': '3'}), ('h264', {'x264-params': 'interlaced=1'}), ('h264', {'x264-params': 'fake-interlaced=1'}),
+    ('mpeg4', {}), ('mpeg4', {'bf': '2'}), ('mpeg4', {'flags': '+ildct+ilme+qscale'}), ('mpeg4', {'rate': Fraction(30000, 1001)}), ('mpeg4', {'aspect': '16:15'})])
+@pytest.mark.parametrize('suffix', ['.avi', '.mp4', '.mkv'])
+def test_what_headers_say_of_interlacing(made, kind, options, suffix):
+    "A header that promises whole frames is believed: no frame may then be interlaced. PyAV is asked of the others alone."
+    path = made(kind, suffix, **options)
+    with av.open(str(path)) as container: interlaced = any(frame.interlaced_frame for frame in container.decode(video=0))
+    promised = video._progressive(cv2.VideoCapture(str(path), cv2.CAP_FFMPEG))
+    assert promised == (not any('interlaced' in value or 'ildct' in value for value in options.values() if isinstance(value, str)))
+    assert not (promised and interlaced) and probe(path).decoder == ('PyAV' if interlaced else 'OpenCV')
+
+
+def test_usual_files_are_opened_once(made, footage, monkeypatch):
+    monkeypatch.setattr(video, '_head', lambda path: pytest.fail(f'{path} was opened twice'))
+    for kind in ('h264', 'h264_mkv', 'h264_ts', 'hevc', 'vp8', 'vp9', 'mpeg4', 'mpeg4_b', 'mpeg4_mkv', 'mpeg4_mov'): probe(made(kind))
+    for path in footage.values(): frames(path, limit=1)
+
+
 def test_a_codec_without_decoder_is_named(made, tmp_path):
     path = made_of.unknown_codec(tmp_path/'a.mp4', made('h264'))
     for read in (probe, frames):

@@ -271,6 +271,8 @@ _PLAIN = '.txt .csv .tsv .json .md .xml .html .htm .yaml .yml .toml .ini .log .s
 _SOUND_OR_PICTURE = '.mp3 .m4a .m4b .aac .wav .flac .ogg .oga .opus .wma .mka .heic .heif .avif .cr3 .bmp .tif .tiff .webp'.split()
 _BEGINNINGS = ((0, b'\x1aE\xdf\xa3'), (0, b'\0\0\x01\xba'), (0, b'\0\0\x01\xb3'), (0, b'FLV'), (0, b'OggS'), (0, b'0&\xb2u\x8ef\xcf\x11'), (0, b'GIF8'), (0, b'.RMF'), (4, b'ftyp'), (4, b'moov'), (4, b'mdat'), (8, b'AVI '))
 
+_STRAY = 'a picture that belongs to no folder of pictures'
+
 class Found(NamedTuple):
     "Something in a folder."
     path:str    # below it, with /
@@ -300,7 +302,7 @@ def _file(entry, path):
     if linked and not os.path.exists(entry.path): return Found(path, 'passed over', 'a link that leads nowhere')
     if not entry.is_file(): return Found(path, 'passed over', 'not a file: a pipe, a socket or a device')
     if suffix in VIDEO_SUFFIXES: return Found(path, 'video')
-    if suffix in PICTURE_SUFFIXES: return Found(path, 'left out', 'a picture that belongs to no folder of pictures')
+    if suffix in PICTURE_SUFFIXES: return Found(path, 'left out', _STRAY)
     if suffix in _PLAIN or suffix in _SOUND_OR_PICTURE: return Found(path, 'left out', 'no video')
     if _begins_like_a_video(entry.path): return Found(path, 'passed over', 'begins like a video and is not named like one')
     if not suffix and _is_written_link(entry.path): return Found(path, 'passed over', 'a link that was stored as text')
@@ -391,7 +393,8 @@ def from_folders(
 # %% ../../nbs/data/02_lists.ipynb #71c9512a
 def _number(lists, split):
     "The number in the names of the lists of a split, as they are written."
-    if split is None: return '' if (lists/'trainlist.txt').is_file() or not (lists/'trainlist01.txt').is_file() else '01'
+    there = sorted(file.stem.removeprefix('trainlist') for file in lists.glob('trainlist*.txt'))
+    if split is None: return there[0] if there and there[0].isdigit() else ''
     return next((written for written in (f'{split:02d}', str(split)) if (lists/f'trainlist{written}.txt').is_file()), f'{split:02d}')
 
 def _as_number(split): return int(split) if isinstance(split, str) and split.isdigit() else split
@@ -443,7 +446,7 @@ def inventory(
     "Everything in the folder of a data set, and what became of it. Each file is counted once."
     used, rows = set(dataset.clips.path), []
     for one in walk(dataset.root):
-        if one.path in used or one.path.rpartition('/')[0] in used: rows.append((one.path, 'used', '', one.files))
+        if one.path in used or one.why == _STRAY and one.path.rpartition('/')[0] in used: rows.append((one.path, 'used', '', one.files))
         elif one.kind in ('video', 'pictures'): rows.append((one.path, 'left out', 'not in this table of clips', one.files))
         else: rows.append((readable(one.path), one.kind, one.why, one.files))
     return pd.DataFrame(rows, columns=['path', 'use', 'why', 'files'])
