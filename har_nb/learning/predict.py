@@ -15,15 +15,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from ..core import printable
 from ..data.lists import walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
-from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
 from .predictor import Predictor, load_predictor
 from .recipe import PredictError
@@ -144,6 +141,8 @@ def plot_timeline(
     fps:float|None=None # of the segments' frames, default the video's
 ): # figure
     "Probabilities over time, and below them the most probable class as a coloured band, paler where the model is less sure; the truth beside it."
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     classes, probabilities = table_classes(timeline), table_probabilities(timeline)
     fps, predicted = fps or timeline.attrs.get('fps'), probabilities.argmax(1)
     if segments is not None and not fps: raise PredictError('segments are in frames, and the rate of the video is not known', 'Say it: plot_timeline(..., fps=25)')
@@ -179,6 +178,7 @@ def plot_explained(
     target:str|None=None # class to explain, default what each stream says of the sample
 ): # figure
     "Where the net, or each of those that are fused, looked in a video. Raises `VideoError`."
+    from har_nb.learning.explain import explained, plot_grad_cam # imports captum, which predicting needs not
     def leaves(p): return [p] if p.model else [leaf for member in p.members for leaf in leaves(member)]
     taken, looked = predictor.take(path), []
     for one in leaves(predictor):
