@@ -16,7 +16,8 @@ import pytest
 
 import har_nb.data.audit
 import har_nb.data.dataset
-from har_nb.data.lists import ListError, find_name, inventory, open_dataset, readable
+from har_nb.core import printable
+from har_nb.data.lists import ListError, find_name, inventory, open_dataset
 from har_nb.data.video import write_video
 from har_nb.tools.data import UsageError, open_any, whatever_is_right
 
@@ -261,7 +262,7 @@ def test_a_name_that_is_not_utf8_is_told(har, tmp_path):
     root = plain(tmp_path/'data')
     odd = os.fsdecode(os.fsencode(root/'A') + b'/caf\xe9.mp4')
     os.rename(root/'A'/'A_0.mp4', odd)
-    assert readable(os.path.basename(odd)) == 'caf\\xe9.mp4' and accounted(root) == {'used': 7, 'passed over': 1}
+    assert printable(os.path.basename(odd)) == 'caf\\xe9.mp4' and accounted(root) == {'used': 7, 'passed over': 1}
     for said in (har('audit', root), har('data', 'check', root)): assert said.code == 0 and '1 file, its name is not UTF-8: rename it: A/caf\\xe9.mp4' in said.out
     os.rename(root/'B', os.fsdecode(os.fsencode(root) + b'/\xe9t\xe9'))
     assert len(open_any(root)) == 3 and accounted(root) == {'used': 3, 'passed over': 5}
