@@ -291,7 +291,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'har_nb.data.lists.open_dataset': ('data/lists.html#open_dataset', 'har_nb/data/lists.py'),
                                    'har_nb.data.lists.read_lines': ('data/lists.html#read_lines', 'har_nb/data/lists.py'),
                                    'har_nb.data.lists.read_table': ('data/lists.html#read_table', 'har_nb/data/lists.py'),
-                                   'har_nb.data.lists.readable': ('data/lists.html#readable', 'har_nb/data/lists.py'),
                                    'har_nb.data.lists.split_named': ('data/lists.html#split_named', 'har_nb/data/lists.py'),
                                    'har_nb.data.lists.ucf101_group': ('data/lists.html#ucf101_group', 'har_nb/data/lists.py'),
                                    'har_nb.data.lists.walk': ('data/lists.html#walk', 'har_nb/data/lists.py'),
