@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -68,6 +67,7 @@ def log_results(
     videos:pd.DataFrame, # from `measure`: one row per video
 )->None:
     "Log the results of a row to the open run: numbers, predictions and pictures."
+    import matplotlib.pyplot as plt
     classes, probabilities, labels = table_classes(videos), table_probabilities(videos), table_labels(videos)
     log_metrics(metrics)
     log_table(videos, 'predictions.parquet')

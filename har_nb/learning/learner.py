@@ -29,8 +29,7 @@ with importing_fastai():
     from fastai.optimizer import Adam
     from fastai.torch_core import default_device, params, to_device
 
-from .callbacks import Checkpoint, FiniteLoss, KeepBest
-from .metrics import acc_image
+from .callbacks import Checkpoint, FiniteLoss, KeepBest, acc_image
 from .processes import helper, processes
 
 # %% ../../nbs/learning/06_learner.ipynb #2f49c196

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from servers import driver, free_port, mlflow_server, postgres, postgres_programs
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.results import compare, to_markdown
 from har_nb.experiments.tables import run
 from har_nb.learning.predictor import load_predictor
@@ -33,8 +32,8 @@ def store(team, monkeypatch, tmp_path):
     return team[0]
 
 
-@pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=4, takes=1, progress=False)
+@pytest.fixture
+def sports(built_set): return built_set
 
 
 def rows(table):

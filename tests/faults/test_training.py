@@ -11,7 +11,6 @@ import torch
 from tiny import fit, learner, net
 from torch import nn
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.tables import RowsFailed, run
 from har_nb.learning import learner as L
 from har_nb.learning import predictor as P
@@ -24,8 +23,8 @@ from har_nb.samples.archive import StoreError
 from har_nb.samples.store import Frame, decode_samples
 
 
-@pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=3, takes=1, size=(56, 72), progress=False)
+@pytest.fixture
+def sports(small_set): return small_set
 
 
 def test_a_row_whose_loss_is_lost(sports, tmp_path, tracking):

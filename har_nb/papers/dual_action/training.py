@@ -25,10 +25,10 @@ with importing_fastai():
 
 from ...experiments.results import COSTS, Predictions
 from ...experiments.tables import Job, SettingsError
-from ...learning.callbacks import EpochCallback, KeepBest, TrackingCallback
+from ...learning.callbacks import EpochCallback, KeepBest, TrackingCallback, VideoAccuracy
 from ...learning.distill import Distill, halves
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ...learning.metrics import VideoAccuracy, accuracy
+from ...learning.metrics import accuracy
 from ...learning.predictor import load_predictor
 from ...learning.recipe import Make, Recipe, imported, log_recipe, make, recipe_of, save_for_prediction
 from ...learning.runs import current_run, log_table
