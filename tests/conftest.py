@@ -91,6 +91,15 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def published(once):
+    "Lists of the form and size of the published ones: published('ucf101'), 'hmdb51', 'kth'. Not to be written to."
+    def lists(name):
+        import published as made
+        return once(f'lists-{name}', getattr(made, name))
+    return lists
+
+
+@pytest.fixture(scope='session')
 def empty_store(once):
     "Made by a process of its own, so that nothing is open here when a test forks."
     def make(folder): subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'], check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from footage import cut, trimmed
 
+from har_nb.data.audit import audit
 from har_nb.data.dataset import ActionDataset
 from har_nb.data.lists import from_folders
+from har_nb.data.look import look, parts_of
 from har_nb.data.statistics import SEAGS_V1_PRINTED, media, plot_clips_per_class, plot_durations, plot_flips_and_effects, table1
 from har_nb.data.video import write_video
 
@@ -104,3 +106,19 @@ def test_camera_clips_and_every_kind_of_file(footage, made, tmp_path):
     assert told.problem.dropna().to_dict() == {'half.avi': 'truncated'} and told.index[told.audio == True].tolist() == ['talk.mkv'] # noqa: E712
     table = table1(dataset, told.reset_index()).iloc[:, 0]
     assert table['Clips'] == '6' and table['Variable rate'] == '1 clips' and table['Audio'] == '1 of 6 clips'
+    found = audit(dataset, workers=1).findings
+    assert found.check.tolist().count('variable rate') == 1 and found.set_index('check').detail['variable rate'].startswith('1 of 6 clips') and 'truncated' in set(found.check)
+
+
+def test_spans_are_as_long_as_their_time_stamps_say(made):
+    slowing = tuple(Fraction(number if number < 20 else 2*number - 20, 30) for number in range(40))
+    about, _ = look(made('h264', times=slowing), ((0, None), (0, 20), (20, 30), (30, 50), (45, 50)))
+    assert about['varies'] and about['seconds'] == pytest.approx([2, 20/30, 20/30, 20/30, 0], abs=1e-3)
+    steady, _ = look(made('h264'), ((0, None), (10, 20), (30, 50)))
+    assert not steady['varies'] and steady['seconds'] == pytest.approx([1.6, .4, .4])
+
+
+def test_parts_of_a_clip_are_its_files(tmp_path):
+    for name in ('2.jpg', '1.jpg'): (tmp_path/name).touch()
+    (tmp_path/'thumbs').mkdir()
+    assert [path.name for path in parts_of(tmp_path)] == ['1.jpg', '2.jpg']

@@ -127,18 +127,18 @@ def packets_of(path):
     with av.open(str(path)) as container: return sum(packet.size > 8 for packet in container.demux(container.streams.video[0]))
 
 
-@pytest.mark.parametrize('name', XVID)
-def test_packed_b_frames_come_in_order(shared_data, tmp_path, name):
-    "Doubles test_files_bitwise_and_counted[packed] on UCF101's own files, which PyAV's encoder does not pack the same way."
-    content = (shared_data/'clips'/name).read_bytes()
-    (tmp_path/'bare.m4v').write_bytes(unpacked(content))
-    read, one_by_one = frames(shared_data/'clips'/name), frames(tmp_path/'bare.m4v')
-    assert len(one_by_one) == len(pictures_of(b''.join(video_packets(content))))
-    b_frames = sum(picture[4] >> 6 == 2 for packet in video_packets(content) for picture in pictures_of(packet))
-    assert (b_frames > 100) == ('ApplyEyeMakeup' in name), 'this one is packed, or the test would prove nothing'
-    if len(pictures_of(video_packets(content)[-1])) == 2: # the last packet's B-frame waits for a packet that never comes
-        one_by_one = np.delete(one_by_one, -2, axis=0)
-    assert np.array_equal(read, one_by_one)
+def test_packed_b_frames_of_ucf101_come_in_order(shared_data, tmp_path):
+    "Doubles test_files_bitwise_and_counted[packed] on UCF101's own files, where packets hold two pictures or none."
+    for name in XVID:
+        content = (shared_data/'clips'/name).read_bytes()
+        (tmp_path/'bare.m4v').write_bytes(unpacked(content))
+        read, one_by_one = frames(shared_data/'clips'/name), frames(tmp_path/'bare.m4v')
+        assert not probe(shared_data/'clips'/name).truncated and len(one_by_one) == len(pictures_of(b''.join(video_packets(content))))
+        b_frames = sum(picture[4] >> 6 == 2 for packet in video_packets(content) for picture in pictures_of(packet))
+        assert (b_frames > 100) == ('ApplyEyeMakeup' in name), 'this one is packed, or the test would prove nothing'
+        if len(pictures_of(video_packets(content)[-1])) == 2: # the last packet's B-frame waits for a packet that never comes
+            one_by_one = np.delete(one_by_one, -2, axis=0)
+        assert np.array_equal(read, one_by_one)
 
 
 @pytest.mark.parametrize('name', ['carphone_pristine', 'carphone_distorted'])
@@ -614,6 +614,25 @@ def test_interlaced_video_is_read_whole(made, kind):
     info, read = probe(path), frames(path)
     assert info.decoder == 'PyAV' and info.n_frames == 40 and not info.truncated
     assert made_of.numbers(read) == list(range(40)) and np.abs(read.astype(int) - made_of.drawn()).mean() < 3
+
+
+@pytest.mark.parametrize('kind, options', [
+    ('h264', {}), ('h264', {'profile': 'baseline', 'bf': '0'}), ('h264', {'profile': 'high', 'bf': '3'}), ('h264', {'x264-params': 'interlaced=1'}), ('h264', {'x264-params': 'fake-interlaced=1'}),
+    ('mpeg4', {}), ('mpeg4', {'bf': '2'}), ('mpeg4', {'flags': '+ildct+ilme+qscale'}), ('mpeg4', {'rate': Fraction(30000, 1001)}), ('mpeg4', {'aspect': '16:15'})])
+@pytest.mark.parametrize('suffix', ['.avi', '.mp4', '.mkv'])
+def test_what_headers_say_of_interlacing(made, kind, options, suffix):
+    "A header that promises whole frames is believed: no frame may then be interlaced. PyAV is asked of the others alone."
+    path = made(kind, suffix, **options)
+    with av.open(str(path)) as container: interlaced = any(frame.interlaced_frame for frame in container.decode(video=0))
+    promised = video._progressive(cv2.VideoCapture(str(path), cv2.CAP_FFMPEG))
+    assert promised == (not any('interlaced' in value or 'ildct' in value for value in options.values() if isinstance(value, str)))
+    assert not (promised and interlaced) and probe(path).decoder == ('PyAV' if interlaced else 'OpenCV')
+
+
+def test_usual_files_are_opened_once(made, footage, monkeypatch):
+    monkeypatch.setattr(video, '_head', lambda path: pytest.fail(f'{path} was opened twice'))
+    for kind in ('h264', 'h264_mkv', 'h264_ts', 'hevc', 'vp8', 'vp9', 'mpeg4', 'mpeg4_b', 'mpeg4_mkv', 'mpeg4_mov'): probe(made(kind))
+    for path in footage.values(): frames(path, limit=1)
 
 
 def test_a_codec_without_decoder_is_named(made, tmp_path):

@@ -167,11 +167,9 @@ def _mirrored_track(path):
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d2
 class _Head(NamedTuple):
-    "What a file says of its pictures before they are decoded."
+    "What PyAV says of a file's pictures before they are decoded."
     codec:str       # FFmpeg's name of the decoder; '' where there is none
     second:bool     # whether OpenCV would get it wrong
-
-_NEVER_INTERLACED = ('vp8', 'vp9', 'hevc', 'libvpx', 'libvpx-vp9', 'gif')
 
 def _head(path):
     "The head of a file; None where FFmpeg cannot read it."
@@ -180,17 +178,82 @@ def _head(path):
     with suppress(av.FFmpegError, OSError, IndexError, ValueError), _named(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None: return _Head('', False)
+        stream.codec_context.thread_count = 1
         codec, order = stream.codec_context.name, getattr(stream.codec_context, 'field_order', 0)
         if 'av1' in codec or 'dav1d' in codec or order > 1: return _Head(codec, True)
-        boxes = container.format.name.startswith('mov')
-        if boxes and _mirrored_track(path): return _Head(codec, True)
-        if not order and codec not in _NEVER_INTERLACED or container.format.name.startswith('matroska') and _has_projection(path):
-            stream.codec_context.thread_count = 1
-            for frame in container.decode(stream): return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
+        for frame in container.decode(stream): return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
         return _Head(codec, False)
 
-def _has_projection(path):
+def _may_be_mirrored(path):
+    suffix = path.suffix.lower()
+    if suffix in ('.mp4', '.mov', '.m4v', '.3gp'): return _mirrored_track(path)
+    if suffix not in ('.mkv', '.webm'): return False
     with open(path, 'rb') as file: return b'\x76\x70' in file.read(1 << 14)
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0e4
+class _Bits:
+    "Numbers from a row of bits."
+    def __init__(self, data): self.text, self.at = f'{int.from_bytes(data):0{8*len(data)}b}', 0
+    def take(self, n=1):
+        self.at += n
+        return int(self.text[self.at - n:self.at] or '0', 2)
+    def golomb(self): # as many zeros before the number as bits after its first
+        zeros = self.text.index('1', self.at) - self.at
+        self.at += zeros
+        return self.take(zeros + 1) - 1
+
+_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135) # profiles of H.264
+
+def _h264_progressive(header):
+    "`frame_mbs_only_flag` of a sequence parameter set; False, too, where that is hard to find."
+    begin = 8 if header[:1] == b'\x01' else re.search(rb'\x00\x00\x01[\x07\x27\x47\x67]', header).end() - 1
+    bits = _Bits(header[begin:begin + 96].replace(b'\x00\x00\x03', b'\x00\x00'))
+    bits.take(8)
+    profile = bits.take(8)
+    bits.take(16), bits.golomb()
+    if profile in _WITH_CHROMA:
+        if bits.golomb() == 3: bits.take()
+        bits.golomb(), bits.golomb(), bits.take()
+        if bits.take(): return False # matrices of its own
+    bits.golomb()
+    order = bits.golomb()
+    if order == 0: bits.golomb()
+    if order == 1: return False
+    bits.golomb(), bits.take(), bits.golomb(), bits.golomb() # reference frames, gaps, width, height
+    return bool(bits.take())
+
+def _mpeg4_progressive(header):
+    "No `interlaced` in a video object layer; False, too, where that is hard to find."
+    begin = re.search(rb'\x00\x00\x01[\x20-\x2f]', header).end()
+    bits = _Bits(header[begin:begin + 64])
+    bits.take(9)
+    if bits.take(): bits.take(7)
+    if bits.take(4) == 15: bits.take(16)
+    if bits.take():
+        bits.take(3)
+        if bits.take(): bits.take(79)
+    if bits.take(2): return False # not a rectangle
+    bits.take()
+    resolution = bits.take(16)
+    bits.take()
+    if bits.take(): bits.take(max(1, (resolution - 1).bit_length()))
+    bits.take(29) # width and height, between marks
+    return not bits.take()
+
+_ALWAYS_PROGRESSIVE = ('VP80', 'VP90', 'hevc', 'hvc1', 'hev1', 'MJPG', 'mjpg', 'jpeg')
+
+def _progressive(capture):
+    "Whether an open file is known to have no interlaced frames."
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1')
+    if codec in _ALWAYS_PROGRESSIVE: return True
+    known = {'h264': _h264_progressive, 'avc1': _h264_progressive, 'FMP4': _mpeg4_progressive, 'XVID': _mpeg4_progressive, 'mp4v': _mpeg4_progressive, 'DX50': _mpeg4_progressive}.get(codec)
+    place = int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
+    if not known or place < 1: return False
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0) # it would turn the header as well
+    header = capture.retrieve(flag=place)[1]
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    with suppress(AttributeError, ValueError): return header is not None and known(header.tobytes())
+    return False
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d4
 def _upright(picture, matrix):
@@ -246,10 +309,11 @@ def _open(path, threads=1, fps=None):
     "The file opened for one pass, or a `VideoError` that says why not."
     if os.path.isdir(path): return PictureFolder(path, fps or PICTURES_PER_SECOND)
     _checked(path)
+    with _named(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    if capture.isOpened() and _progressive(capture) and not _may_be_mirrored(path): return capture
     head = _head(path)
     if head and not head.codec: raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})', 'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
     if head and head.second: return PyAVCapture(path, threads)
-    with _named(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
     if not capture.isOpened(): raise VideoError(path, 'not a video, or cut off before its index', 'Fetch it again; if it plays elsewhere, convert it with ffmpeg')
     return capture
 

@@ -10,6 +10,7 @@ __all__ = ['find_videos', 'predict_videos', 'write_csv', 'windows', 'predict_tim
 import os
 import uuid
 import warnings
+from bisect import bisect_left
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
+from ..core import printable
+from ..data.lists import walk
+from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
 from .predictor import Predictor, load_predictor
@@ -35,13 +38,12 @@ def find_videos(
     found = []
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if not path.is_dir(): found.append(path); continue
-        inside = [file for file in sorted(path.rglob('*')) if not any(part.startswith('.') for part in file.relative_to(path).parts)]
-        videos = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-        holders = {file.parent for file in inside if file.suffix.lower() in PICTURE_SUFFIXES} - {file.parent for file in videos}
-        pictures = {folder for folder in holders if is_picture_clip(folder)}
-        pictures -= {folder for folder in pictures if pictures & set(folder.parents)} # pictures inside a clip are no clip of their own
-        if not videos and not pictures: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
-        found += sorted([*videos, *pictures])
+        lying = walk(path)
+        inside = [path] if is_picture_clip(path) else [path/one.path for one in lying if one.kind in ('video', 'pictures')]
+        if over := [one for one in lying if one.kind == 'passed over']:
+            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {", ".join(f"{printable(one.path)} ({one.why})" for one in over[:3])}', stacklevel=2)
+        if not inside: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
+        found += sorted(inside)
     return found
 
 def _try(predictor, path):
@@ -64,10 +66,10 @@ def predict_videos(
             if place < len(videos): waiting.append((videos[place], pool.submit(_try, predictor, videos[place])))
             if place < workers: continue
             path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
-            if error: rows.append((path.as_posix(), None, None, np.nan, error))
+            if error: rows.append((printable(path.as_posix()), None, None, np.nan, error))
             else:
-                try: rows += [(path.as_posix(), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
-                except PredictError as e: rows.append((path.as_posix(), None, None, np.nan, str(e)))
+                try: rows += [(printable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+                except PredictError as e: rows.append((printable(path.as_posix()), None, None, np.nan, str(e)))
             bar.update()
     return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
 
@@ -124,7 +126,8 @@ def predict_timeline(
     length = info.n_frames/rate
     total = 1 + max(0, round((length - window)/step + .499))
     for start,end,clip in progress_bar(windows(timed(), length, window, step, rate), 'predicting', total, unit='window', shown=progress):
-        said = predictor.of_frames(clip)
+        first = bisect_left(times, start)
+        said = predictor.of_frames(clip, times[first:first + len(clip)])
         rows.append((start, end, said.top(1)[0][0], *said.video))
     table = pd.DataFrame(rows, columns=['start', 'end', 'predicted', *(f'p_{name}' for name in predictor.classes)])
     table.attrs |= dict(fps=rate) | (dict(times=[*times, length]) if info.varies and not fps else {})

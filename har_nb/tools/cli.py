@@ -89,9 +89,9 @@ def check_values(
     asked:dict # settings by name
 )->None:
     "Raise `UsageError` where a setting is not of the kind that the table has."
-    usual = table.settings | {name: kind() for name,kind in SETTINGS.items() if kind in (int, float) and name not in table.settings}
+    numbers = {name: kind for name,kind in SETTINGS.items() if kind is not str}
     for name,value in asked.items():
-        kind = type(usual.get(name))
+        kind = numbers.get(name) or type(table.settings.get(name))
         if kind is int and type(value) is not int: raise data.UsageError(f'{name} is a whole number, not {value!r}')
         if kind is float and (type(value) not in (int, float) or not math.isfinite(value)): raise data.UsageError(f'{name} is a number, not {value!r}')
         if name == 'lr' and not value > 0: raise data.UsageError(f'{name} is above 0, not {value!r}')
