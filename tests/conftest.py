@@ -42,7 +42,7 @@ def shared_data():
 #   tracking           a copy of it for this test alone, in MLFLOW_TRACKING_URI
 #   built_set          the built-in set, 4 people, 1 take: ActionDataset
 #   small_set          the same people in pictures of 56 x 72
-#   trained_table      `mei.table2` on built_set, run to its end: store, cache and result; `trained_table.copy(folder)` for a test that writes
+#   trained_table      `mei.table2` on built_set, run to its end by the command, as a user runs it: store, cache, what was printed; `.copy(folder)` for a test that writes
 #   trained            that copy for this test alone, in MLFLOW_TRACKING_URI
 #   har                the command in this process, on the store of `tracking`: har('run', 'mei.table2', ...) -> code, out, err
 
@@ -84,6 +84,15 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def published(once):
+    "Lists of the form and size of the published ones: published('ucf101'), 'hmdb51', 'kth'. Not to be written to."
+    def lists(name):
+        import published as made
+        return once(f'lists-{name}', getattr(made, name))
+    return lists
+
+
+@pytest.fixture(scope='session')
 def empty_store(once):
     "Made by a process of its own, so that nothing is open here when a test forks."
     def make(folder): subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'], check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
@@ -115,13 +124,17 @@ def small_set(once): return _set(once, 'small', size=(56, 72))
 @dataclass
 class Trained:
     "A table that was run to its end."
-    folder: Path # of `mlflow.db`, `artifacts` and `cache`
+    folder: Path # of `mlflow.db`, `artifacts` and `cache`; data folder of the command
     dataset: object # ActionDataset
     settings: dict # of its call
     @property
     def uri(self): return f'sqlite:///{self.folder}/mlflow.db'
     @property
     def cache(self): return self.folder/'cache'
+    @property
+    def printed(self): return (self.folder/'printed.txt').read_text()
+    @property
+    def words(self): return ['mei.table2', '--data', str(self.dataset.root), *(word for name, value in self.settings.items() for word in (f'--{name}', str(value)))]
     def copy(self, folder):
         "One to write to. Runs find their artifacts beside the copied store."
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
@@ -135,12 +148,11 @@ class Trained:
 def trained_table(once, built_set, empty_store):
     settings = dict(preset='demo', size=32, epochs=1)
     def make(folder):
-        from har_nb.experiments.tables import run
-        from har_nb.papers.mei.tables import table2
         shutil.copy(empty_store, folder)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{folder}/mlflow.db')
-            run(table2, built_set, cache=folder/'cache', progress=False, **settings)
+        mine = Trained(folder, built_set, settings)
+        done = subprocess.run([Path(sys.executable).parent/'har', 'run', *mine.words], capture_output=True, text=True, env=os.environ | dict(MLFLOW_TRACKING_URI=mine.uri, HAR_NB_DATA=str(folder)))
+        assert done.returncode == 0, done.stderr
+        (folder/'printed.txt').write_text(done.stdout)
     return Trained(once('trained', make), built_set, settings)
 
 

@@ -81,15 +81,23 @@ def _tone(container, stream, seconds):
 def remux(path, source, earlier=0, stop=None, options=None, only=('video', 'audio')):
     "The packets of a file in another container, nothing encoded: all of them `earlier` by so many seconds (what lies before 0 is hidden by an edit list), or only those before `stop` (s). The path."
     with av.open(str(source)) as old, av.open(str(path), 'w', options=options or {}) as new:
-        streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams if stream.type in only}
+        streams = {stream.index: _like(new, stream) for stream in old.streams if stream.type in only}
         for packet in old.demux():
-            if packet.dts is None or packet.stream.index not in streams: continue
+            if not packet.size or packet.stream.index not in streams: continue
+            if packet.dts is None: raise ValueError(f'{source}: a packet without decoding time (B-frames in Matroska); begin with an .mp4')
             if stop is not None and packet.pts*packet.time_base >= stop: continue
             shift = round(Fraction(earlier)/packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             packet.stream = streams[packet.stream.index]
             new.mux(packet)
     return Path(path)
+
+def _like(container, stream):
+    if 'dav1d' not in stream.codec_context.name: return container.add_stream_from_template(stream)
+    same = container.add_stream('libsvtav1', rate=stream.average_rate) # a decoder alone is no template
+    same.width, same.height, same.pix_fmt = stream.width, stream.height, stream.pix_fmt
+    same.codec_context.extradata = stream.codec_context.extradata
+    return same
 
 def trimmed(path, source, first, rate=25):
     "An .mp4 as phones and cutters trim it: all packets are there, an edit list hides the frames before `first`."
@@ -110,15 +118,17 @@ def turned(path, source, matrix):
 def as_browsers_record(path, source):
     "A .webm or .mkv without rate, duration and sizes, as a browser records it, from one that has them. The path."
     content = bytearray(remux(path, source, options={'live': '1'}, only=('video',)).read_bytes())
+    head = content.index(b'\x1f\x43\xb6\x75') # the first cluster
     for name, size in ((b'\x23\xe3\x83\x84', 8), (b'\x44\x89\x88', 11)): # DefaultDuration, Duration -> Void
-        if (place := content.find(name)) >= 0: content[place:place + size] = b'\xec' + bytes([0x80 + size - 2]) + bytes(size - 2)
+        if (place := content.find(name, 0, head)) >= 0: content[place:place + size] = b'\xec' + bytes([0x80 + size - 2]) + bytes(size - 2)
     Path(path).write_bytes(content)
     return Path(path)
 
 def cut(path, source, share):
-    "The first part of a file's bytes, as a download that broke off leaves it. The path."
+    "A file that ends within its pictures, after a share of their bytes, as a download that broke off leaves it. The path."
+    with av.open(str(source)) as container: places = [packet.pos for packet in container.demux(video=0) if packet.size and packet.pos]
     content = Path(source).read_bytes()
-    Path(path).write_bytes(content[:int(share*len(content))])
+    Path(path).write_bytes(content[:int(min(places) + share*(max(places) - min(places)))])
     return Path(path)
 
 def index_first(path, source):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from har_nb.experiments.tables import Job, SettingsError, settings_of
-from har_nb.learning.tracking import open_store, tracked_run
+from har_nb.learning.runs import tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
 from har_nb.models.cost import count_parameters
 from har_nb.motion.flow_pictures import DIS

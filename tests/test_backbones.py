@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from har_nb.data.video import iter_frames
 from har_nb.models.backbones import (
     IMAGENET_MEAN,
     SameConv2d,
@@ -28,6 +29,7 @@ from har_nb.models.backbones import (
     timm_net,
 )
 from har_nb.models.cost import count_operations, count_parameters
+from har_nb.samples.modalities import fitted, resize
 
 
 def quiet_dropout(model):
@@ -45,35 +47,72 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# Real weights
+# Published weights: fp16, batch norm folded into the convolutions, padded like TensorFlow. A drawn net that saw the pictures stands in for them
 
-@pytest.fixture
-def mobilenet_file(shared_data): return shared_data/'weights'/'mobilenet_v2_imagenet_fp16.pth'
+def seen_and_folded(net, pictures):
+    "The state of a net in fp16 whose batch norms, after they saw the pictures, have given their work to the convolutions before them."
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, .5, 1.5)
+            nn.init.uniform_(module.bias, -1, 1)
+    with torch.no_grad():
+        net.train()(pictures)
+        conv = None
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                share = module.weight/(module.running_var + module.eps).sqrt()
+                conv.weight *= share[:, None, None, None]
+                module.bias -= module.running_mean*share
+                module.weight.fill_((1 + module.eps)**.5); module.running_mean.zero_(); module.running_var.fill_(1)
+            if isinstance(module, nn.Conv2d): conv = module
+    return {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
 
 
-@pytest.fixture
-def pictures(shared_data):
-    "A frame of each clip, B 3 224 224 in -1..1: basketball, arm wrestling, pool cleaning, make-up, baseball, basketball."
-    cv2 = pytest.importorskip('cv2')
-    batch = []
-    for name in ('basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4', 'v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi'):
-        video = cv2.VideoCapture(str(shared_data/'clips'/name))
-        for _ in range(6): frame = video.read()[1]
-        height, width = frame.shape[:2]
-        side = min(height, width)
-        top, left = (height - side)//2, (width - side)//2
-        square = cv2.resize(frame[top:top + side, left:left + side, ::-1], (224, 224), interpolation=cv2.INTER_AREA)
-        batch.append(torch.from_numpy(square.copy()).permute(2, 0, 1).float()/127.5 - 1)
-    return torch.stack(batch)
+def write_weights(file, state):
+    torch.save(state, file)
+    file.with_suffix('.json').write_text(json.dumps(dict(mean=[.5]*3, std=[.5]*3, padding='same', batch_norm='folded')))
+    return file
+
+
+@pytest.fixture(scope='module')
+def mobilenet_file(tmp_path_factory, pictures):
+    torch.manual_seed(0)
+    return write_weights(tmp_path_factory.mktemp('v2')/'mobilenet_v2.pth', seen_and_folded(same_padding(models.mobilenet_v2()), pictures))
+
+
+@pytest.fixture(scope='module')
+def features_file(tmp_path_factory, pictures):
+    "As timm has MobileNetV1, without its head."
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    state = seen_and_folded(timm.create_model('mobilenetv1_100', pad_type='same'), pictures)
+    return write_weights(tmp_path_factory.mktemp('v1')/'mobilenet_v1.pth', {name: value for name, value in state.items() if not name.startswith('classifier')})
+
+
+def squares(path, *numbers):
+    "Frames of a video, 3 224 224 in -1..1, the middle square."
+    for number, frame in enumerate(iter_frames(path, 0, numbers[-1] + 1)):
+        if number not in numbers: continue
+        yield torch.from_numpy(resize(fitted(frame, 224, 'crop'), 224)).permute(2, 0, 1).float()/127.5 - 1
+
+
+@pytest.fixture(scope='module')
+def pictures(footage):
+    "Two frames of each camera clip, B 3 224 224 in -1..1."
+    return torch.stack([square for path in footage.values() for square in squares(path, 5, 60)])
 
 
 def centred_cosine(a, b): return torch.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
 
 
 @torch.no_grad()
-def test_real_weights_name_what_is_to_be_seen(one_thread, mobilenet_file, pictures, shared_data):
+def test_published_weights_name_what_is_to_be_seen(one_thread, shared_data):
+    "Beside what the drawn weights show: that published ones, read in this way, see basketball, arm wrestling, pool cleaning, make-up, baseball."
+    names = ('basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4', 'v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi')
+    pictures = torch.stack([next(squares(shared_data/'clips'/name, 5)) for name in names])
     labels = (shared_data/'weights'/'imagenet_labels.txt').read_text().splitlines()[1:]
-    model = build(mobilenet_v2, weights=mobilenet_file).eval()
+    model = build(mobilenet_v2, weights=shared_data/'weights'/'mobilenet_v2_imagenet_fp16.pth').eval()
     assert (model.weights.mean, model.weights.std, model.weights.padding, model.weights.batch_norm) == ((.5,)*3, (.5,)*3, 'same', 'folded')
     top5 = [{labels[i] for i in row} for row in model(pictures).topk(5).indices.tolist()]
     plausible = [{'volleyball', 'basketball', 'horizontal bar, high bar'}, {'barbershop', 'barbell'}, {'tub, vat', 'stingray', 'catamaran'}, {'wig', 'hair spray', 'gown'},
@@ -86,7 +125,7 @@ def test_padding_changes_the_answer_and_only_at_even_sizes(one_thread, mobilenet
     same = build(mobilenet_v2, weights=mobilenet_file).eval()
     plain = build(mobilenet_v2, weights=replace(same.weights, padding='torch')).eval()
     alike = centred_cosine(same(pictures), plain(pictures))
-    assert .5 < alike.min() and alike.max() < .95, alike
+    assert alike.max() < .99, alike # .6 to .9 with published weights
     odd = nn.functional.interpolate(pictures, size=225)
     assert centred_cosine(same(odd), plain(odd)).min() > .9999
 
@@ -99,8 +138,7 @@ def test_folded_weights_survive_training_mode_only_when_frozen(one_thread, mobil
     loose = build(mobilenet_v2, weights=replace(frozen.weights, batch_norm='plain')).eval()
     torch.testing.assert_close(loose(pictures), expected, atol=1e-4, rtol=1e-4)
     ruined = quiet_dropout(loose)(pictures)
-    assert centred_cosine(ruined, expected).abs().max() < .5
-    assert (ruined.argmax(1) == expected.argmax(1)).float().mean() < .5
+    assert centred_cosine(ruined, expected).max() < .95 # .88 of the drawn net; published ones lose their meaning altogether
 
 
 def test_half_precision_becomes_float32_and_the_head_ours(mobilenet_file):
@@ -122,8 +160,8 @@ def test_an_optimiser_step_leaves_frozen_statistics_alone(one_thread, mobilenet_
     assert len(before) and all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
 
 
-def test_features_without_a_head_do_not_pass_for_another_net(shared_data):
-    with pytest.raises(WeightsError, match='another net than mobilenet_v2'): build(mobilenet_v2, 8, shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth')
+def test_features_without_a_head_do_not_pass_for_another_net(features_file):
+    with pytest.raises(WeightsError, match='another net than mobilenet_v2'): build(mobilenet_v2, 8, features_file)
 
 
 # Padding, against its definition
@@ -313,19 +351,18 @@ def test_a_replaced_head_keeps_features_and_bias():
 # Nets of timm
 
 @torch.no_grad()
-def test_mobilenet_v1_with_real_weights_is_timms_own(one_thread, shared_data, pictures):
-    timm = pytest.importorskip('timm')
-    file = shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth'
+def test_mobilenet_v1_is_timms_own(one_thread, features_file, pictures):
+    timm, file = pytest.importorskip('timm'), features_file
     original = timm.create_model('mobilenetv1_100', pad_type='same').eval()
     original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()}, strict=False)
     expected = original.forward_features(pictures)
     for backbone in (mobilenet_v1, timm.models.mobilenetv1_100, resolve('timm.models:mobilenetv1_100'), partial(timm_net, 'mobilenetv1_100', pad_type='same')):
         net = build(backbone, 5, file).eval()
-        torch.testing.assert_close(net.forward_features(pictures), expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(quiet_dropout(net).forward_features(pictures), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(net.forward_features(pictures), expected, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(quiet_dropout(net).forward_features(pictures), expected, atol=1e-3, rtol=1e-3)
         assert net(pictures).shape == (6, 5)
     maps = build(mobilenet_v1, weights=file, maps=True).train()
-    torch.testing.assert_close(maps(pictures), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(maps(pictures), expected, atol=1e-3, rtol=1e-3)
     assert maps.weights.mean == (.5,)*3
     plain = build(mobilenet_v1, 5, replace(net.weights, padding='torch')).eval()
     assert centred_cosine(plain.forward_features(pictures).mean((2, 3)), expected.mean((2, 3))).min() < .95
@@ -368,9 +405,9 @@ def test_a_net_without_pooling_has_no_maps():
 
 
 def test_maps_from_a_file_need_no_head(saved):
-    net = models.vgg11()
+    net = models.alexnet()
     path = saved({key: value for key, value in net.state_dict().items() if key.startswith('features.')})
-    maps = build(models.vgg11, weights=path, maps=True)
+    maps = build(models.alexnet, weights=path, maps=True)
     assert torch.equal(maps.state_dict()['features.0.weight'], net.features[0].weight)
-    with pytest.raises(WeightsError, match='keys missing'): build(models.vgg11, 8, path)
-    with pytest.raises(WeightsError, match='1 keys missing'): build(models.vgg11, weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}), maps=True)
+    with pytest.raises(WeightsError, match='keys missing'): build(models.alexnet, 8, path)
+    with pytest.raises(WeightsError, match='1 keys missing'): build(models.alexnet, weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}), maps=True)

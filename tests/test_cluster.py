@@ -9,7 +9,8 @@ import time
 import pytest
 
 from har_nb.data.synthetic import build
-from har_nb.learning.tracking import open_store, runs_table
+from har_nb.learning.runs import runs_table
+from har_nb.learning.tracking import open_store
 from har_nb.papers.mei.tables import table2
 
 

@@ -1,5 +1,8 @@
 "Splits, what they share, clips that are parts of files, and work on many files."
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -75,3 +78,48 @@ def test_a_worker_that_dies_costs_one_item():
     found = dict(for_each_file(os._exit, [(1,)], 2, crashed='died'))
     assert found == {0: 'died'}
     assert dict(for_each_file(divmod, [(7, 2), (9, 4), (5, 5)], 2)) == {0: (3, 1), 1: (2, 1), 2: (1, 0)}
+
+
+HELD = """
+import os, sys
+def hold(step):
+    "Say where this process is, and stay there until it is killed."
+    if step != os.environ['STEP']: return
+    told = os.open(os.environ['TOLD'], os.O_WRONLY) # stays open: its reader sees the end when all who opened it are gone
+    os.write(told, f'{step}\\n'.encode())
+    while True:
+        try: os.read(os.open(os.environ['NEVER'], os.O_RDONLY), 1)
+        except KeyboardInterrupt: os.write(told, b'a worker was interrupted\\n')
+if '--multiprocessing-fork' in sys.orig_argv and 'resource_tracker' not in ' '.join(sys.orig_argv): hold('a worker starts')
+"""
+WORK = """
+import os, sys
+from sitecustomize import hold
+def work(number):
+    if number: hold('a worker works')
+    return number
+if __name__ == '__main__':
+    from har_nb.data.dataset import for_each_file
+    for _ in for_each_file(work, [(number,) for number in range(4)], 2): pass
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='signals and pipes with names')
+@pytest.mark.parametrize('step', ['a worker starts', 'a worker works'])
+def test_ctrl_c_leaves_nobody_behind(tmp_path, step):
+    "Pressed once, heard by every process of the terminal, while workers are held at a step that never ends."
+    (tmp_path/'sitecustomize.py').write_text(HELD)
+    (tmp_path/'work.py').write_text(WORK)
+    for name in ('told', 'never'): os.mkfifo(tmp_path/name)
+    search = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get('PYTHONPATH')]))
+    environment = os.environ | dict(STEP=step, TOLD=str(tmp_path/'told'), NEVER=str(tmp_path/'never'), PYTHONPATH=search)
+    caller = subprocess.Popen([sys.executable, 'work.py'], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        with (tmp_path/'told').open() as told:
+            assert told.readline() == f'{step}\n'
+            os.killpg(caller.pid, signal.SIGINT)
+            _, said = caller.communicate(timeout=100)
+            assert set(told.read().splitlines()) <= {step}, 'a worker heard of it'
+    finally:
+        if caller.poll() is None: os.killpg(caller.pid, signal.SIGKILL)
+    assert caller.returncode == -signal.SIGINT and said.strip().endswith('KeyboardInterrupt')

@@ -11,7 +11,9 @@ import pytest
 
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
-from har_nb.learning.tracking import helper, load_table, open_store, processes, runs_table, tracked_run
+from har_nb.learning.processes import helper, processes
+from har_nb.learning.runs import load_table, runs_table, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.tools.data import open_any
 
 EPOCHS = 3

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 import zipfile
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from stopped import Child
 
 from har_nb.data import download as module
 from har_nb.data.download import ArchiveError, DownloadError, Member, download, fetch_video, refused, unpack, unpacked
@@ -72,8 +72,8 @@ def status(*codes, then=None):
     return respond
 
 
-def serve(content=CONTENT, upto=None, ranges=True, piece=None, **headers):
-    "A file; `upto`: bytes before the connection ends; `piece`: bytes between two short sleeps."
+def serve(content=CONTENT, upto=None, ranges=True, piece=None, wait=None, **headers):
+    "A file; `upto`: bytes before the connection ends; `piece`: bytes sent at a time; `wait`: called with the number of bytes that are sent, before each piece."
     def respond(handler):
         validator, asked = headers.get('ETag', headers.get('Last_Modified')), handler.headers.get('If-Range')
         begin = handler.begin if ranges and (asked is None or asked == validator) else 0
@@ -83,9 +83,9 @@ def serve(content=CONTENT, upto=None, ranges=True, piece=None, **headers):
         body = content[begin:begin + upto if upto else None]
         handler.answer(206 if begin else 200, {'Content-Length': len(content) - begin} | about, b'' if piece else body)
         for place in range(0, len(body), piece or len(body) + 1) if piece else ():
+            if wait: wait(begin + place)
             handler.wfile.write(body[place:place + piece])
             handler.wfile.flush()
-            time.sleep(.01)
     return respond
 
 
@@ -105,23 +105,36 @@ def test_a_new_process_goes_on(server, tmp_path, validator):
     with pytest.raises(DownloadError, match='120000 bytes are kept'): download(server['a'], tmp_path/'a', attempts=1, **QUICK)
     assert visible(tmp_path) == ['a.part', 'a.part.json']
     server.files['a'] = serve(**validator)
-    code = 'import sys; from har_nb.data.download import download; download(sys.argv[1], sys.argv[2], progress=False)'
-    subprocess.run([sys.executable, '-c', code, server['a'], tmp_path/'a'], check=True)
+    Child(fetch_in_a_child, server['a'], tmp_path/'a', len(CONTENT) + 1).finish()
     assert (tmp_path/'a').read_bytes() == CONTENT and server.begins('a') == [0, 120_000]
     assert visible(tmp_path) == ['a']
 
 
-def test_killed_in_the_middle(server, tmp_path):
-    server.files['a'] = serve(piece=3000, ETag='"1"')
-    code = 'import sys; from har_nb.data.download import download; download(sys.argv[1], sys.argv[2], progress=False)'
-    process, part = subprocess.Popen([sys.executable, '-c', code, server['a'], tmp_path/'a']), tmp_path/'a.part'
-    for _ in range(1000):
-        if part.exists() and part.stat().st_size > 9000: break
-        time.sleep(.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = part.stat().st_size
-    assert 0 < kept < len(CONTENT) and not (tmp_path/'a').exists()
+def fetch_in_a_child(url, to, least, here):
+    "Stops when so many bytes have been written."
+    real = module.progress_bar
+    def watched(**settings):
+        bar = real(**settings)
+        update, came = bar.update, [0]
+        def counted(n):
+            came[0] += n
+            update(n)
+            if came[0] >= least: here(came[0])
+        bar.update = counted
+        return bar
+    module.progress_bar = watched
+    return download(url, to, progress=False)
+
+
+@pytest.mark.parametrize('least', [0, 100_000])
+def test_killed_in_the_middle(server, tmp_path, least):
+    gate, part = threading.Event(), tmp_path/'a.part'
+    server.files['a'] = serve(piece=100_000, wait=lambda sent: sent < 100_000 or gate.wait(), ETag='"1"')
+    child = Child(fetch_in_a_child, server['a'], tmp_path/'a', least)
+    assert child.arrive() and child.stop() == -signal.SIGKILL
+    gate.set()
+    kept = part.stat().st_size if part.exists() else 0
+    assert kept <= least and (kept > 0) == (least > 0) and not (tmp_path/'a').exists()
     assert download(server['a'], tmp_path/'a', sha256=SHA256, **QUICK).read_bytes() == CONTENT
     assert server.begins('a') == [0, kept]
 
@@ -228,8 +241,10 @@ def test_a_web_page_in_the_place_of_a_file(server, tmp_path):
 
 
 def test_silence_and_patience(server, tmp_path):
-    server.files['silent'] = lambda handler: time.sleep(.1)
+    gate = threading.Event()
+    server.files['silent'] = lambda handler: gate.wait()
     with pytest.raises(DownloadError, match='no answer for 0.02 s; 2 attempts'): download(server['silent'], tmp_path/'a', attempts=2, pause=.01, timeout=.02, progress=False)
+    gate.set()
     server.files['slow'] = serve(CONTENT[:30_000], piece=3000)
     assert download(server['slow'], tmp_path/'b', **QUICK).read_bytes() == CONTENT[:30_000]
 
@@ -280,10 +295,14 @@ def test_a_place_that_cannot_be_written(server, tmp_path):
 
 
 def test_two_processes_at_once(server, tmp_path):
-    server.files['a'] = serve(piece=30_000, ETag='"1"')
-    code = 'import sys; from har_nb.data.download import download; download(sys.argv[1], sys.argv[2], progress=False)'
-    both = [subprocess.Popen([sys.executable, '-c', code, server['a'], tmp_path/'a']) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    gate = threading.Event()
+    server.files['a'] = serve(piece=100_000, wait=lambda sent: sent < 100_000 or gate.wait(), ETag='"1"')
+    first = Child(fetch_in_a_child, server['a'], tmp_path/'a', 100_000)
+    assert first.arrive() # it has the file, and more is to come
+    second = Child(fetch_in_a_child, server['a'], tmp_path/'a', len(CONTENT) + 1)
+    gate.set()
+    first.pipe.send('go on')
+    assert first.finish() == second.finish() == tmp_path/'a'
     assert server.begins('a') == [0] and (tmp_path/'a').read_bytes() == CONTENT and visible(tmp_path) == ['a']
 
 

@@ -20,7 +20,8 @@ from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.distill import Distill, freeze, halves
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.recipe import Make
-from har_nb.learning.tracking import load_table, open_store, runs_table
+from har_nb.learning.runs import load_table, runs_table
+from har_nb.learning.tracking import open_store
 from har_nb.models.backbones import WeightsError
 from har_nb.models.cost import count_parameters
 from har_nb.models.dual_action import (

@@ -9,7 +9,8 @@ from torch import nn
 from har_nb.data.video import write_video
 from har_nb.learning import explain as E
 from har_nb.learning.metrics import predictions_table
-from har_nb.learning.tracking import load_table, log_metrics, log_table, open_store, tracked_run
+from har_nb.learning.runs import load_table, log_metrics, log_table, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models import backbones
 
 CLASSES = ['draw', 'jump', 'wave']

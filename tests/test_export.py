@@ -12,7 +12,8 @@ import torch
 
 from har_nb.learning import export as E
 from har_nb.learning.recipe import Make, Recipe, backbone_model, log_recipe, save_for_prediction
-from har_nb.learning.tracking import open_store, tracked_run
+from har_nb.learning.runs import tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models.backbones import small_resnet
 from har_nb.models.zoo import NETS, inputs
 from har_nb.tools.cli import main

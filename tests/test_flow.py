@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,8 +135,9 @@ def test_another_way_to_iterate_is_used(pairs):
 
 
 def test_a_cpu_does_without_triton():
-    code = 'import sys; from har_nb.motion import flow, brox; from har_nb.samples import flow; sys.exit("har_nb.motion.flow_fused" in sys.modules)'
+    code = 'import sys; from har_nb.motion import flow, brox, flow_pictures; sys.exit("har_nb.motion.flow_fused" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+    assert 'flow_fused' not in Path(importlib.util.find_spec('har_nb.samples.flow').origin).read_text() # which imports fastai, and takes seconds
 
 
 def test_the_median_is_one():

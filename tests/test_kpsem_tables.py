@@ -15,7 +15,7 @@ from har_nb.experiments.tables import Job, RowsFailed, SettingsError, run, setti
 from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.recipe import Make
-from har_nb.learning.tracking import load_table, runs_table, tracked_run
+from har_nb.learning.runs import load_table, runs_table, tracked_run
 from har_nb.models.kpsem import WithKPSEM, with_kpsem
 from har_nb.models.mfnet import mfnet
 from har_nb.samples.samplers import OneClip, SpreadClips

@@ -12,9 +12,9 @@ from fastai.learner import load_learner
 from torch import nn
 
 from har_nb.learning import learner as L
-from har_nb.learning.callbacks import FiniteLoss, KeepBest, LossError, StopAbove, TrackingCallback, export_learner, save_weights
-from har_nb.learning.metrics import VideoAccuracy, acc_image
-from har_nb.learning.tracking import open_store, tracked_run
+from har_nb.learning.callbacks import FiniteLoss, KeepBest, LossError, StopAbove, TrackingCallback, VideoAccuracy, acc_image, export_learner, save_weights
+from har_nb.learning.runs import tracked_run
+from har_nb.learning.tracking import open_store
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 "Loaders: the same seed gives the same batches, no sample touches another, and validation, test and prediction see the same."
 import pickle
 import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -31,11 +30,10 @@ CHANCE = [RandomFlip, lambda: RandomCrop(16), lambda: RandomZoom(.5), lambda: Ra
 
 
 class Held:
-    "Samples in memory, with what loaders ask of `Samples`; `slow` seconds for each read."
-    def __init__(self, images, clip, slow=0): self.data, self.clip, self.modality, self.slow, self.threads = images, np.asarray(clip), 'arrays', slow, set()
+    "Samples in memory, with what loaders ask of `Samples`."
+    def __init__(self, images, clip): self.data, self.clip, self.modality, self.threads = images, np.asarray(clip), 'arrays', set()
     def __len__(self): return len(self.data)
     def read(self, rows):
-        time.sleep(self.slow)
         self.threads.add(threading.get_ident())
         return self.data[rows]
     def of(self, rows): return np.flatnonzero(np.isin(self.clip, rows))
@@ -183,7 +181,6 @@ def test_an_empty_split_says_so(samples, dataset):
 
 
 def test_threads_gather_ahead_and_stop(samples, dataset):
-    samples.slow = .02
     loader = sample_loader(samples, dataset, 'train', batch_size=16, num_workers=2, device='cpu')
     before = threading.active_count()
     batches = iter(loader)
@@ -191,12 +188,17 @@ def test_threads_gather_ahead_and_stop(samples, dataset):
     assert threading.get_ident() not in samples.threads
     batches.close()
     assert threading.active_count() == before
-    times = []
-    for workers in (0, 4):
-        start = time.perf_counter()
-        for _ in sample_loader(samples, dataset, 'train', batch_size=4, num_workers=workers, device='cpu'): pass
-        times.append(time.perf_counter() - start)
-    assert times[1] < .6*times[0]
+
+
+@pytest.mark.parametrize('workers', [1, 2, 4])
+def test_as_many_batches_as_threads_are_gathered_at_a_time(samples, dataset, workers):
+    together, real = threading.Barrier(workers), samples.read
+    def read(rows):
+        together.wait(60) # comes back when all workers read; alone it would never
+        return real(rows)
+    samples.read = read
+    loader = sample_loader(samples, dataset, 'train', batch_size=9, num_workers=workers, device='cpu')
+    assert len(list(loader)) == len(loader) == 12 # a multiple of the workers
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -1,53 +1,32 @@
 "The main job as a user runs it: `har run mei.table2 --data DIR`, on good and on bad folders, and when it is killed."
-import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from children import dying, in_child
 
-HAR = Path(sys.executable).parent/'har'
 QUICK = '--preset demo --size 32 --epochs 1'.split()
 
 
-@pytest.fixture(scope='module')
-def sports(tmp_path_factory):
-    from har_nb.data.synthetic import build
-    folder = tmp_path_factory.mktemp('sets')/'sports'
-    build(folder, people=4, takes=1, progress=False)
-    return folder
-
-
 @pytest.fixture
-def data(sports, tmp_path): return Path(shutil.copytree(sports, tmp_path/'sports'))
+def data(built_set, tmp_path): return Path(shutil.copytree(built_set.root, tmp_path/'sports'))
 
 
-@pytest.fixture
-def har(tmp_path, tracking):
-    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'))
-    def call(*words, start=False):
-        command = [str(HAR), *map(str, words)]
-        if start: return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    return call
-
-
-def runs(tracking):
-    from har_nb.learning.tracking import runs_table
+def runs():
+    from har_nb.learning.runs import runs_table
     return runs_table('mei.table2')
 
 
 def a_video(data): return sorted(p for p in data.glob('*/*') if p.suffix in {'.mp4', '.avi'})[0]
 
 
-def test_the_table_is_printed_and_every_row_is_a_finished_run(har, data, tracking):
-    done = har('run', 'mei.table2', '--data', data, *QUICK)
-    assert done.returncode == 0, done.stderr
-    for row in ('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division'): assert row in done.stdout
-    table = runs(tracking)
+def test_the_table_is_printed_and_every_row_is_a_finished_run(trained, har, monkeypatch):
+    "Run in a process of its own, by the command that is installed."
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', trained.uri)
+    for row in ('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division'): assert row in trained.printed
+    table = runs()
     assert set(table.status) == {'FINISHED'}
     rows, parent = table[table['tags.kind'] == 'row'], table[table['tags.kind'] == 'table']
     assert len(rows) == 5 and len(parent) == 1
@@ -55,19 +34,17 @@ def test_the_table_is_printed_and_every_row_is_a_finished_run(har, data, trackin
     for name in 'paper table row dataset protocol split seed unit decided_by data_digest'.split(): assert rows[f'tags.{name}'].notna().all(), name
     assert rows['metrics.test_acc_video'].between(0, 1).all()
     again = har('compare', 'mei.table2')
-    assert again.returncode == 0 and again.stdout.strip().splitlines()[-5:] == done.stdout.strip().splitlines()[-5:]
+    assert again.code == 0 and again.out.strip().splitlines()[-5:] == trained.printed.strip().splitlines()[-5:]
 
 
 @pytest.fixture
-def wrong(tmp_path, tracking, monkeypatch):
-    "The message that a wrong call ends with, in this process: one clear text and exit status 1."
-    from har_nb.tools.cli import main
-    monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
+def wrong(har):
+    "The message that a wrong call ends with: one clear text and exit status 1."
     def call(*words):
-        with pytest.raises(SystemExit) as stopped: main(['run', 'mei.table2', *map(str, words), *QUICK])
-        assert str(stopped.value).startswith('har: ')
-        assert not len(runs(tracking)), 'something was trained'
-        return str(stopped.value)
+        stopped = har('run', 'mei.table2', *words, *QUICK)
+        assert stopped.code == 1 and (message := re.search('^har: .*', stopped.err, re.DOTALL | re.MULTILINE)), stopped.err
+        assert not len(runs()), 'something was trained'
+        return message[0]
     return call
 
 
@@ -98,15 +75,15 @@ def test_class_index_out_of_range(wrong, data):
     assert '99' in message and 'trainlist.txt:3' in message
 
 
-def test_bad_files_are_named_before_training_or_left_out_aloud(wrong, har, data, tracking):
+def test_bad_files_are_named_before_training_or_left_out_aloud(wrong, har, data):
     bad = a_video(data)
     whole = bad.read_bytes()
     for damaged in (b'this is text, not video\n', b'', whole[:len(whole)//3]):
         bad.write_bytes(damaged)
         assert bad.name in wrong('--data', data)
     done = har('run', 'mei.table2', '--data', data, *QUICK, '--skip-bad', '--rows', 'normal')
-    assert done.returncode == 0, done.stderr
-    assert bad.name in done.stdout + done.stderr
+    assert done.code == 0, done.err
+    assert bad.name in done.out + done.err
 
 
 def test_file_without_frames(wrong, data):
@@ -119,27 +96,44 @@ def test_file_without_frames(wrong, data):
     assert bad.name in wrong('--data', data)
 
 
-def test_video_shorter_than_a_batch_is_used_and_noted(har, data, tracking):
+def test_video_shorter_than_a_batch_is_used_and_noted(har, data):
     from har_nb.data.video import frames, write_video
     short = a_video(data)
     content = frames(short)[:4]
     write_video(short, content, codec='MJPG' if short.suffix == '.avi' else 'mp4v')
     done = har('run', 'mei.table2', '--data', data, *QUICK, '--rows', 'normal')
-    assert done.returncode == 0, done.stderr
-    assert short.name in done.stdout + done.stderr
+    assert done.code == 0, done.err
+    assert short.name in done.out + done.err
 
 
-def test_a_run_that_is_killed_is_never_finished_and_the_next_one_works(har, data, tracking):
-    process = har('run', 'mei.table2', '--data', data, *QUICK, '--epochs', '500', start=True)
-    for _ in range(240):
-        time.sleep(.5)
-        if len(table := runs(tracking)) and (table['tags.kind'] == 'row').any(): break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 'FINISHED' not in set(runs(tracking).status)
-    done = har('run', 'mei.table2', '--data', data, *QUICK, '--rows', 'normal')
-    assert done.returncode == 0, done.stderr
-    assert set(runs(tracking).status) == {'KILLED', 'FINISHED'}
+STEPS = { # where it dies: (module, name of what is called there, before or after which call)
+    'the row is open': ('har_nb.experiments.tables', 'log_origin', dict(after=0)),
+    'an epoch is logged, and not saved': ('har_nb.learning.callbacks', 'Checkpoint.trained_epoch', dict(before=1)),
+    'an epoch is saved': ('har_nb.learning.callbacks', 'Checkpoint.trained_epoch', dict(after=1)),
+    'the fit is over': ('har_nb.experiments.tables', 'measure', dict(before=0)),
+    'the results are logged': ('har_nb.experiments.tables', 'log_results', dict(after=0))}
+
+
+@pytest.mark.parametrize('step', STEPS)
+def test_a_run_that_is_killed_is_never_finished_and_the_next_one_works(trained_table, har, tracking, tmp_path, monkeypatch, step):
+    "At every step of the first row, in a process of its own; samples are decoded already."
+    from importlib import import_module
+
+    from har_nb.tools.cli import main
+    shutil.copytree(trained_table.cache, tmp_path/'data'/'cache')
+    module, name, when = STEPS[step]
+    *holder, name = name.split('.')
+    place = getattr(import_module(module), *holder) if holder else import_module(module)
+    words = ['run', *trained_table.words, '--rows', 'normal', '--epochs']
+    def work():
+        setattr(place, name, dying(getattr(place, name), **when))
+        main([*words, '3'])
+    assert in_child(work) == -signal.SIGKILL
+    assert set(runs().status) == {'RUNNING'}, 'not finished, and open until somebody looks after it'
+    done = har(*words, '1')
+    assert done.code == 0, done.err
+    table = runs()
+    assert set(table.status) == {'KILLED', 'FINISHED'} and (table[table['tags.kind'] == 'row'].status == 'FINISHED').sum() == 1
 
 
 def test_unknown_names_are_answered_with_the_known_ones(wrong, data):

@@ -64,9 +64,9 @@ def test_memory_of_a_stream_is_that_of_its_batch(n, interval):
     assert most < (n + 6)*frame.nbytes, 'n + 1 frames, and the sums of the image that is made'
 
 
-@pytest.mark.parametrize('name', ['v_ApplyEyeMakeup_g01_c01.avi', 'basketball.mp4'])
-def test_from_the_decoder_as_from_memory(shared_data, name):
-    path = shared_data/'clips'/name
+@pytest.mark.parametrize('name', ['carphone_pristine', 'mpeg4', 'av1'])
+def test_from_the_decoder_as_from_memory(footage, made, name):
+    path = footage[name] if name in footage else made(name)
     clip = frames(path)
     for interval in (5, 10):
         for ahead in (0, 3):

@@ -1,10 +1,12 @@
 "Runs used again: the numbers of their test, recipes and pickles from strangers, broken files, long recordings."
 import json
+import os
 import pickle
 import shutil
 import sys
 import tempfile
 import tracemalloc
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,8 @@ from har_nb.learning import predict as P
 from har_nb.learning import predictor as L
 from har_nb.learning import recipe as R
 from har_nb.learning.learner import predict_probabilities, set_seed
-from har_nb.learning.tracking import current_run, log_text, open_store, tracked_run
+from har_nb.learning.runs import current_run, log_text, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.models import backbones
 from har_nb.samples.loaders import sample_loader
 from har_nb.samples.samplers import Segments
@@ -301,14 +304,15 @@ def test_windows_hold_one_window():
     def frames():
         for number in range(400): yield np.full((100, 1000), number % 250, np.uint8)
     tracemalloc.start()
-    seen = [(start, len(clip), int(clip[0][0, 0])) for start, clip in P.windows(frames(), 20, 7)]
+    seen = [(start, len(clip), int(clip[0][0, 0])) for start, _, clip in P.windows(zip(frames(), range(400), strict=True), 400, 20, 7, fps=1)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30*100_000, f'{peak/1e6:.1f} MB for a window of 2 MB'
     assert [start for start, *_ in seen] == [*range(0, 381, 7), 380] and all(length == 20 for _, length, _ in seen)
     assert all(value == start % 250 for start, _, value in seen)
-    assert [(start, len(clip)) for start, clip in P.windows(range(10), 3, 5)] == [(0, 3), (5, 3), (7, 3)]
-    assert not list(P.windows([], 3, 1))
+    ten = [(number, number) for number in range(10)]
+    assert [(start, end, len(clip)) for start, end, clip in P.windows(ten, 10, 3, 5, fps=1)] == [(0, 3, 3), (5, 8, 3), (7, 10, 3)]
+    assert not list(P.windows([], 0, 3, 1, fps=1))
 
 
 def test_a_timeline_is_made_of_clips(predictor, tmp_path):
@@ -331,6 +335,45 @@ def test_timelines_without_a_rate_or_an_end(predictor, tmp_path, monkeypatch):
     assert len(P.predict_timeline(predictor, tmp_path/'a.avi', fps=20)) == 1
     monkeypatch.setattr(P, 'probe', lambda path: replace(whole, n_declared=90))
     with pytest.warns(UserWarning, match='40 of 90 frames'): assert len(P.predict_timeline(predictor, tmp_path/'a.avi', window=.8, step=.8)) == 2
+
+
+def test_a_timeline_goes_by_time_stamps(predictor, made, tmp_path):
+    "A telephone that slows down from 30 to 15 frames a second: windows stay as long, and frame 30 stands where it was shown."
+    slowing = tuple(Fraction(number if number < 20 else 2*number - 20, 30) for number in range(40))
+    for path in (made('h264', times=slowing), made('av1', times=slowing)):
+        timeline = P.predict_timeline(predictor, path, window=.5, step=.25)
+        starts = [float(min(time for time in slowing if time >= Fraction(number, 4) - Fraction(1, 80))) for number in range(7)]
+        assert timeline.start.tolist() == pytest.approx(starts, abs=2e-3) and timeline.end.iloc[-1] == pytest.approx(2, abs=2e-3)
+        assert timeline.attrs['times'][30] == pytest.approx(40/30, abs=2e-3) and timeline.attrs['fps'] == pytest.approx(20, abs=.1)
+        first = next(number for number, time in enumerate(slowing) if time >= starts[3] - 1e-3)
+        after = next(number for number, time in enumerate(slowing) if time >= .75 + .5 - 1/80)
+        np.testing.assert_allclose(timeline.iloc[3][[f'p_{name}' for name in CLASSES]].to_numpy(float), predictor.predict(path, first, after).video, atol=1e-5)
+        truth = pd.DataFrame(dict(action=['jump'], start=[10], end=[30]))
+        band = P.plot_timeline(timeline, truth).axes[2].patches[0]
+        assert (band.get_x(), band.get_x() + band.get_width()) == (pytest.approx(1/3, abs=2e-3), pytest.approx(4/3, abs=2e-3))
+        steady = P.predict_timeline(predictor, path, window=.5, step=.25, fps=20)
+        assert steady.start.tolist() == pytest.approx([number/4 for number in range(7)]) and 'times' not in steady.attrs
+
+
+def test_a_name_that_is_not_utf8_and_a_pipe(predictor, made, tmp_path):
+    shutil.copy(made('h264'), tmp_path/os.fsdecode(b'caf\xe9.mp4'))
+    os.mkfifo(tmp_path/'pipe.mp4')
+    table = P.predict_videos(predictor, tmp_path, top=1)
+    assert table.path.tolist() == [f'{tmp_path}/caf\\xe9.mp4'] and table.error.tolist() == ['']
+    P.write_csv(table, tmp_path/'said.csv')
+    assert 'caf\\xe9.mp4' in (tmp_path/'said.csv').read_text()
+    table = P.predict_videos(predictor, [tmp_path/'pipe.mp4'])
+    assert 'a pipe or a device' in table.error[0]
+
+
+def test_folders_of_pictures_and_what_stands_beside_them(tmp_path):
+    for number in range(1, 5):
+        for folder in ('run/7', 'run/7/thumbs', 'jump/8'):
+            (tmp_path/folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path/folder/f'{number:05}.jpg').touch()
+    (tmp_path/'cover.jpg').touch()
+    (tmp_path/'run'/'1.jpg').touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in P.find_videos(tmp_path)] == ['jump/8', 'run/7']
 
 
 def test_timeline_pictures(predictor, tmp_path):

@@ -14,7 +14,8 @@ from har_nb.data.synthetic import build
 from har_nb.experiments.rerun import RerunError, recorded, rerun, side_by_side
 from har_nb.experiments.results import Predictions
 from har_nb.experiments.tables import Row, RowsFailed, Table, run
-from har_nb.learning.tracking import load_table, open_store, runs_table, tracked_run
+from har_nb.learning.runs import load_table, runs_table, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.samples.store import Frame
 from har_nb.tools.cli import main
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from stopped import Child, at
 
 from har_nb.data import cutting, seags
 from har_nb.data.cutting import has_h264
 from har_nb.data.lists import ListError, from_csv, from_lists, open_dataset
-from har_nb.data.seags import Rule, add_effects, build, open_seags, plan, read_sources
+from har_nb.data.seags import Rule, add_effects, build_seags, open_seags, plan, read_sources
 from har_nb.data.synthetic import BuildError, edit, long_take
 from har_nb.data.synthetic import build as build_set
 from har_nb.data.video import VideoError, frames, probe, write_video
@@ -42,13 +42,17 @@ def written(path, n_frames, seed=0, fps=10, codec='FFV1', size=(32, 48)):
     return path
 
 
-@pytest.fixture
-def raw(tmp_path):
-    "Five sources of two classes: short, short, 25 s, 45 s, 30 s."
-    folder = tmp_path/'raw'
-    folder.mkdir()
+@pytest.fixture(scope='module')
+def raw_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('raw')
     for number, n_frames in enumerate((60, 80, 250, 450, 300)): written(folder/f's{number}.avi', n_frames, number)
     return folder
+
+
+@pytest.fixture
+def raw(raw_once, tmp_path):
+    "Five sources of two classes: short, short, 25 s, 45 s, 30 s."
+    return Path(shutil.copytree(raw_once, tmp_path/'raw'))
 
 
 def table_of(raw, **more):
@@ -59,6 +63,9 @@ def table_of(raw, **more):
 def published(root):
     "All files of a set but those of the workshop."
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in Path(root).rglob('*') if path.is_file() and '.seags' not in path.parts}
+
+
+def clips_of(files): return sum('/' in name for name in files)
 
 
 def times(root): return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in Path(root).rglob('*') if path.is_file() and path.name != 'lock'}
@@ -140,7 +147,7 @@ def test_the_plan_reads_no_file_and_drops_nothing_unsaid():
 def test_every_frame_of_a_lossless_build_is_the_frame_of_the_source(raw, tmp_path):
     rows = [('s3.avi', 20, 30.1, 0, 0), ('s3.avi', 1.3, 8.7, .5, .2), ('s3.avi', 40, None, 0, 1), ('s2.avi', 0, None, 2.1, 1.1), ('s0.avi', 0, None, 0, 0), ('s4.avi', 0, None, 0, 0)]
     sources = pd.DataFrame([(*row, 'Run') for row in rows], columns=['video', 'start', 'end', 'intro', 'outro', 'class'])
-    dataset = build(sources, tmp_path/'set', folder=raw, codec='FFV1', workers=2, **quiet)
+    dataset = build_seags(sources, tmp_path/'set', folder=raw, codec='FFV1', workers=2, **quiet)
     manifest = manifest_of(dataset.root)
     assert manifest.start.tolist() == [200, 18, 400, 21, 130, 0, 0, 100, 200] and manifest.stop.tolist() == [301, 85, 440, 130, 239, 60, 100, 200, 300]
     for cut in manifest.itertuples():
@@ -164,7 +171,7 @@ def test_the_published_form_has_h264_even_sizes_the_rate_of_the_source_and_no_so
         container.mux(sound.encode(samples))
         container.mux(sound.encode())
     with av.open(str(source)) as container: assert container.streams.audio
-    dataset = build(pd.DataFrame({'video': [source.name], 'class': ['Run']}), tmp_path/'set', folder=tmp_path, **quiet)
+    dataset = build_seags(pd.DataFrame({'video': [source.name], 'class': ['Run']}), tmp_path/'set', folder=tmp_path, **quiet)
     with av.open(str(dataset.paths[0])) as container:
         stream, = container.streams
         assert (stream.type, stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate) == ('video', 'h264', 'yuv420p', 25)
@@ -175,38 +182,38 @@ def test_the_published_form_has_h264_even_sizes_the_rate_of_the_source_and_no_so
 
 def test_a_second_build_changes_nothing_and_changes_make_only_what_they_must(raw, tmp_path):
     root, sources = tmp_path/'set', table_of(raw)
-    first = build(sources, root, folder=raw, **quiet)
+    first = build_seags(sources, root, folder=raw, **quiet)
     assert report_of(root).empty and len(first) == 2 + 2 + 4 + 3
     before = times(root)
-    again = build(sources, root, folder=raw, **quiet)
+    again = build_seags(sources, root, folder=raw, **quiet)
     assert times(root) == before and again.digest == first.digest
     clips = {manifest.clip_sha256: manifest.path for manifest in manifest_of(root).itertuples()}
-    build(sources, root, protocol='by clip', folder=raw, **quiet)
+    build_seags(sources, root, protocol='by clip', folder=raw, **quiet)
     assert {name: when for name, when in times(root).items() if name.endswith('.mp4')} == {name: when for name, when in before.items() if name.endswith('.mp4')}
     written(raw/'s2.avi', 420, 2)
-    changed = build(sources, root, folder=raw, **quiet)
+    changed = build_seags(sources, root, folder=raw, **quiet)
     assert len(changed) == len(first) + 2
     after = manifest_of(root)
     made = {name: when for name, when in times(root).items() if name.endswith('.mp4') and when not in before.values()}
     assert set(made) == set(after.path[after.source == 's2.avi']) and len(made) == 4
     kept = after[after.source != 's2.avi']
     assert set(kept.clip_sha256) < set(clips) and (kept.path != kept.clip_sha256.map(clips)).any()
-    fresh = build(sources, tmp_path/'fresh', folder=raw, **quiet)
+    fresh = build_seags(sources, tmp_path/'fresh', folder=raw, **quiet)
     assert published(root) == published(fresh.root)
     touched = raw/'s0.avi'
     os.utime(touched)
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     assert published(root) == published(fresh.root)
-    other = build(sources, root, codec='mp4v', folder=raw, **quiet)
+    other = build_seags(sources, root, codec='mp4v', folder=raw, **quiet)
     assert set(manifest_of(root).encoder) == {'OpenCV mp4v'} and len(other) == len(fresh) and settled(root)
 
 
 def test_a_source_that_leaves_the_table_leaves_the_set(raw, tmp_path):
     root, sources = tmp_path/'set', table_of(raw)
-    build(sources, root, folder=raw, **quiet)
-    build(sources[sources['class'] == 'Boxing'], root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
+    build_seags(sources[sources['class'] == 'Boxing'], root, folder=raw, **quiet)
     assert not (root/'Long Jump').exists() and (root/'classInd.txt').read_text() == '1 Boxing\n'
-    assert published(root) == published(build(sources[sources['class'] == 'Boxing'], tmp_path/'fresh', folder=raw, **quiet).root)
+    assert published(root) == published(build_seags(sources[sources['class'] == 'Boxing'], tmp_path/'fresh', folder=raw, **quiet).root)
 
 
 def test_bad_sources_are_rows_of_the_report_and_the_rest_is_built(raw, tmp_path):
@@ -217,7 +224,7 @@ def test_bad_sources_are_rows_of_the_report_and_the_rest_is_built(raw, tmp_path)
     (raw/'t_text.txt').write_text('no video')
     written(raw/'t_blink.avi', 5)
     names = [*sorted(path.name for path in raw.iterdir()), 't_lost.mp4']
-    dataset = build(pd.DataFrame({'video': names, 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet)
+    dataset = build_seags(pd.DataFrame({'video': names, 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet)
     report = report_of(dataset.root).set_index('source')
     assert set(report.index) == {name for name in names if name.startswith('t_')} and set(report.severity) == {'error'}
     assert report.problem['t_blink.avi'] == 'short' and (report.problem.drop('t_blink.avi') == 'unreadable').all()
@@ -225,14 +232,14 @@ def test_bad_sources_are_rows_of_the_report_and_the_rest_is_built(raw, tmp_path)
     assert report.line['t_lost.mp4'] == len(names) and str(tmp_path) not in (dataset.root/'report.csv').read_text() + (dataset.root/'manifest.csv').read_text()
     assert set(dataset.clips.group) == {f's{i}.avi' for i in range(5)} and settled(dataset.root)
     written(raw/'t_empty.mp4', 30)
-    assert 't_empty.mp4' in set(build(pd.DataFrame({'video': names, 'class': 'Run'}), dataset.root, folder=raw, **quiet).clips.group)
+    assert 't_empty.mp4' in set(build_seags(pd.DataFrame({'video': names, 'class': 'Run'}), dataset.root, folder=raw, **quiet).clips.group)
 
 
 def test_nothing_to_build_is_an_error_that_tells_all_and_leaves_the_old_set_alone(raw, tmp_path):
-    root = build(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
     before = published(root)
     (raw/'page.mp4').write_text('<html>')
-    with pytest.raises(ListError) as caught: build(pd.DataFrame({'video': ['lost.mp4', 'page.mp4'], 'class': 'Run'}), root, folder=raw, **quiet)
+    with pytest.raises(ListError) as caught: build_seags(pd.DataFrame({'video': ['lost.mp4', 'page.mp4'], 'class': 'Run'}), root, folder=raw, **quiet)
     assert [line for _, line, _ in caught.value.problems] == [1, 2] and 'lost.mp4' in str(caught.value)
     after = published(root)
     assert len(report_of(root)) == 2 and {name: after[name] for name in after if name != 'report.csv'} == {name: before[name] for name in before if name != 'report.csv'}
@@ -240,14 +247,14 @@ def test_nothing_to_build_is_an_error_that_tells_all_and_leaves_the_old_set_alon
 
 def test_sources_may_be_deleted_after_the_build(raw, tmp_path):
     root, sources = tmp_path/'set', table_of(raw)
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     before = published(root)
     (raw/'s2.avi').unlink()
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     after = published(root)
     assert {name for name in after if after[name] != before[name]} == {'report.csv'} and report_of(root)[['source', 'problem', 'severity']].to_numpy().tolist() == [['s2.avi', 'gone', 'note']]
     (root/'Boxing'/'v_Boxing_2.mp4').unlink()
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     assert report_of(root).problem.tolist() == ['not cut'] and 's2.avi' not in set(manifest_of(root).source)
 
 
@@ -255,7 +262,7 @@ def test_the_same_bytes_under_two_names_are_one_source(raw, tmp_path):
     shutil.copy(raw/'s3.avi', raw/'t.avi')
     shutil.copy(raw/'s2.avi', raw/'u.avi')
     rows = [('s3.avi', 0, 10), ('t.avi', 20, 30), ('s2.avi', 0, 10), ('u.avi', 5, 20), ('s0.avi', 0, None)]
-    dataset = build(pd.DataFrame([(*row, 'Run') for row in rows], columns=['video', 'start', 'end', 'class']), tmp_path/'set', folder=raw, **quiet)
+    dataset = build_seags(pd.DataFrame([(*row, 'Run') for row in rows], columns=['video', 'start', 'end', 'class']), tmp_path/'set', folder=raw, **quiet)
     assert manifest_of(dataset.root).source.tolist() == ['s3.avi', 's3.avi', 's2.avi', 's0.avi']
     assert report_of(dataset.root)[['source', 'line', 'problem']].to_numpy().tolist() == [['u.avi', 4, 'duplicate']]
 
@@ -263,7 +270,7 @@ def test_the_same_bytes_under_two_names_are_one_source(raw, tmp_path):
 def test_one_pass_over_a_source_with_four_clips(raw, tmp_path, monkeypatch):
     passes = []
     monkeypatch.setattr(cutting, 'iter_frames', lambda path, *span: passes.append((Path(path).name, span)) or iter(frames(path, start=span[0], stop=span[1])))
-    build(pd.DataFrame({'video': ['s3.avi'], 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet)
+    build_seags(pd.DataFrame({'video': ['s3.avi'], 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet)
     assert passes == [('s3.avi', (0, 450))]
 
 
@@ -275,12 +282,12 @@ def test_a_source_that_fails_in_the_middle_leaves_nothing(raw, tmp_path, monkeyp
             if number == 150 and Path(path).name == 's3.avi': raise VideoError(path, 'the disk has a bad sector', 'Copy it from elsewhere')
             yield picture
     monkeypatch.setattr(cutting, 'iter_frames', breaking)
-    root = build(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
     report = report_of(root)
     assert report.detail[report.severity == 'error'].tolist() == ['the disk has a bad sector. Copy it from elsewhere'] and 's3.avi' not in set(manifest_of(root).source) and settled(root)
     monkeypatch.undo()
-    build(table_of(raw), root, folder=raw, **quiet)
-    assert published(root) == published(build(table_of(raw), tmp_path/'fresh', folder=raw, **quiet).root)
+    build_seags(table_of(raw), root, folder=raw, **quiet)
+    assert published(root) == published(build_seags(table_of(raw), tmp_path/'fresh', folder=raw, **quiet).root)
 
 
 def test_a_full_disk_stops_the_build_and_what_is_made_stays(raw, tmp_path, monkeypatch):
@@ -291,54 +298,70 @@ def test_a_full_disk_stops_the_build_and_what_is_made_stays(raw, tmp_path, monke
         return real(path, pictures, *how)
     monkeypatch.setattr(cutting, 'write_clip', full)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: type('Usage', (), dict(free=1000)))
-    with pytest.raises(BuildError, match='disk is full'): build(table_of(raw), tmp_path/'set', folder=raw, workers=1, **quiet)
+    with pytest.raises(BuildError, match='disk is full'): build_seags(table_of(raw), tmp_path/'set', folder=raw, workers=1, **quiet)
     assert not (tmp_path/'set'/'trainlist.txt').exists()
     with pytest.raises(ListError, match='build it'): open_seags(tmp_path/'set')
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path/'set'/'.seags'/'bench').iterdir()}
     assert len(kept) == 5
     monkeypatch.undo()
-    root = build(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
     assert set(kept.values()) < set(times(root).values())
 
 
-CHILD = 'import sys; from har_nb.data.seags import build; build(sys.argv[1], sys.argv[2], workers=2, duplicates=False, progress=False)'
+def build_in_a_child(sources, root, prepare, here):
+    prepare(here)
+    return len(build_seags(sources, root, workers=2, **quiet))
 
 
-def child(sources, root): return subprocess.Popen([sys.executable, '-c', CHILD, str(sources), str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def at_a_source(here): at(seags, 'probe', here)
+def before_a_clip(here): at(cutting, 'write_clip', here)
+def after_a_clip(here): at(cutting, 'write_clip', here, after=True)
+def in_the_ledger(here): at(cutting.Workshop, 'made', here, after=True)
+def at_the_lists(here): at(seags, 'settle', here)
+def on_its_way(here): at(seags, 'read_sources', here)
 
 
-def wait_for(condition, process, seconds=60):
-    end = time.time() + seconds
-    while not condition() and process.poll() is None and time.time() < end: time.sleep(.005)
+@pytest.fixture(scope='module')
+def four(tmp_path_factory):
+    "Four sources of nine clips in a table, and the set of a build that nothing disturbed."
+    raw = tmp_path_factory.mktemp('four')
+    for number, n_frames in enumerate((250, 60, 250, 350)): written(raw/f's{number}.avi', n_frames, number)
+    table_of(raw).assign(**{'class': ['Run', 'Box', 'Run', 'Box']}).to_csv(raw/'sources.csv', index=False)
+    return raw/'sources.csv', published(build_seags(raw/'sources.csv', raw/'whole', **quiet).root)
 
 
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT])
-def test_stopped_at_any_moment_and_finished_it_equals_a_build_in_one_go(tmp_path, how):
-    raw, root = tmp_path/'raw', tmp_path/'set'
-    raw.mkdir()
-    for number in range(4): written(raw/f's{number}.avi', 350, number, size=(96, 128))
-    table = table_of(raw).assign(**{'class': ['Run', 'Box', 'Run', 'Box']})
-    table.to_csv(raw/'sources.csv', index=False)
-    draw, stopped, counts = random.Random(5), 0, []
-    for _ in range(4 if how == signal.SIGKILL else 2):
-        process = child(raw/'sources.csv', root)
-        wait_for((root/'.seags'/'ledger.jsonl').exists, process)
-        time.sleep(draw.uniform(.05, 1.2))
-        process.send_signal(how)
-        process.communicate()
-        stopped += process.returncode != 0
-        counts.append(len(list((root/'.seags'/'bench').glob('[!.]*'))))
-        if how == signal.SIGINT and process.returncode: assert not list((root/'.seags'/'bench').glob('.*'))
-    assert stopped and counts == sorted(counts)
-    build(raw/'sources.csv', root, **quiet)
-    assert settled(root)
-    assert published(root) == published(build(raw/'sources.csv', tmp_path/'fresh', **quiet).root)
+@pytest.mark.parametrize('prepare', [at_a_source, before_a_clip, after_a_clip, in_the_ledger, at_the_lists])
+def test_stopped_at_any_step_and_finished_it_equals_a_build_in_one_go(four, tmp_path, prepare):
+    (sources, whole), root, counts = four, tmp_path/'set', []
+    bench = root/'.seags'/'bench'
+    for times in (1, 2):
+        child = Child(build_in_a_child, sources, root, prepare)
+        if child.arrive(times): assert child.stop() == -signal.SIGKILL # finished before: what is looked at comes once
+        else: assert child.stop() == 0
+        counts.append(len(list(bench.glob('[!.]*'))))
+    assert counts == sorted(counts) or not counts[-1]
+    child = Child(build_in_a_child, sources, root, prepare)
+    if child.arrive(): assert child.interrupt() in (('interrupted', ''), clips_of(whole))
+    assert not list(bench.glob('.*'))
+    build_seags(sources, root, **quiet)
+    assert settled(root) and published(root) == whole
+
+
+def test_stopped_at_random_moments_it_equals_a_build_in_one_go(four, tmp_path):
+    (sources, whole), root, draw = four, tmp_path/'set', random.Random(5)
+    for _ in range(4):
+        child = Child(build_in_a_child, sources, root, in_the_ledger)
+        child.arrive(draw.randrange(1, 4))
+        if not isinstance(child.end, tuple): child.pipe.send('go on') # killed on its way, or when it is done
+        child.stop()
+    build_seags(sources, root, **quiet)
+    assert settled(root) and published(root) == whole
 
 
 def test_a_crash_at_any_move_of_the_last_step_is_mended(raw, tmp_path, monkeypatch):
     sources = table_of(raw)
-    build(sources, tmp_path/'old', folder=raw, **quiet)
-    fresh = published(build(sources.iloc[1:], tmp_path/'fresh', folder=raw, protocol='clip', **quiet).root)
+    build_seags(sources, tmp_path/'old', folder=raw, **quiet)
+    fresh = published(build_seags(sources.iloc[1:], tmp_path/'fresh', folder=raw, protocol='clip', **quiet).root)
     real, crashes = {name: getattr(Path, name) for name in ('replace', 'unlink', 'rmdir')}, 0
 
     class Crash(BaseException): pass
@@ -352,72 +375,83 @@ def test_a_crash_at_any_move_of_the_last_step_is_mended(raw, tmp_path, monkeypat
             if left[0] < 0: raise Crash
             return real[name](path, *arguments, **keywords)
         for name in real: monkeypatch.setattr(Path, name, lambda path, *arguments, name=name, **keywords: counted(path, *arguments, name=name, **keywords))
-        try: build(sources.iloc[1:], root, folder=raw, protocol='clip', **quiet)
+        try: build_seags(sources.iloc[1:], root, folder=raw, protocol='clip', **quiet)
         except Crash: crashes += 1
         finally: monkeypatch.undo()
         if left[0] >= 0: break
-        build(sources.iloc[1:], root, folder=raw, protocol='clip', **quiet)
+        build_seags(sources.iloc[1:], root, folder=raw, protocol='clip', **quiet)
         assert published(root) == fresh and settled(root), survives
     assert crashes > 7
 
 
-def test_two_builds_in_one_folder_do_not_harm_each_other(raw, tmp_path):
-    table_of(raw).to_csv(raw/'sources.csv', index=False)
-    root = tmp_path/'set'
-    both = [child(raw/'sources.csv', root) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert published(root) == published(build(raw/'sources.csv', tmp_path/'fresh', **quiet).root) and settled(root)
-    threads = [threading.Thread(target=build, args=(raw/'sources.csv', tmp_path/'third'), kwargs=quiet) for _ in range(3)]
+def test_two_builds_in_one_folder_do_not_harm_each_other(four, tmp_path):
+    (sources, whole), root = four, tmp_path/'set'
+    first = Child(build_in_a_child, sources, root, before_a_clip)
+    assert first.arrive()
+    second = Child(build_in_a_child, sources, root, on_its_way) # the first one has the folder
+    assert second.arrive()
+    second.pipe.send('go on')
+    first.pipe.send('go on')
+    assert first.finish() == second.finish() == clips_of(whole)
+    assert published(root) == whole and settled(root)
+    threads = [threading.Thread(target=build_seags, args=(sources, tmp_path/'third'), kwargs=quiet) for _ in range(3)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-    assert published(tmp_path/'third') == published(root)
+    assert published(tmp_path/'third') == whole
 
 
 def test_files_of_others_are_never_written_over_and_damaged_clips_are_made_again(raw, tmp_path):
     root, sources = tmp_path/'set', table_of(raw)
     (root/'Boxing').mkdir(parents=True)
     (root/'Boxing'/'v_Boxing_3.mp4').write_bytes(b'mine')
-    with pytest.raises(BuildError, match='v_Boxing_3.mp4'): build(sources, root, folder=raw, **quiet)
+    with pytest.raises(BuildError, match='v_Boxing_3.mp4'): build_seags(sources, root, folder=raw, **quiet)
     assert (root/'Boxing'/'v_Boxing_3.mp4').read_bytes() == b'mine' and not (root/'trainlist.txt').exists()
     (root/'Boxing'/'v_Boxing_3.mp4').rename(root/'Boxing'/'holiday.mp4')
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     good = published(root)
     assert good.pop('Boxing/holiday.mp4') == b'mine'
     (root/'Boxing'/'v_Boxing_2.mp4').write_bytes(b'damaged')
     (root/'Long Jump'/'v_Long Jump_1.mp4').unlink()
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     assert {name: data for name, data in published(root).items() if 'holiday' not in name} == good
 
 
 def test_a_copy_of_a_set_is_still_known(raw, tmp_path):
     root, sources = tmp_path/'set', table_of(raw)
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     for path in [path for path in root.rglob('*') if path.is_file()]: # as after a copy that does not keep times
         data = path.read_bytes()
         path.unlink()
         path.write_bytes(data)
     before = times(root)
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     assert times(root) == before
 
 
 def test_without_h264_it_says_so_and_uses_what_there_is(raw, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'av', None)
-    root = build(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(table_of(raw), tmp_path/'set', folder=raw, **quiet).root
     assert 'H.264 cannot be written' in capsys.readouterr().err
     report = report_of(root)
     assert report.problem.tolist() == ['encoder'] and report.severity.tolist() == ['note'] and set(manifest_of(root).encoder) == {'OpenCV mp4v'}
-    with pytest.raises(ValueError, match='install av'): build(table_of(raw), tmp_path/'other', folder=raw, codec='H264', **quiet)
-    with pytest.raises(ValueError, match='none of H264'): build(table_of(raw), tmp_path/'other', folder=raw, codec='VP9', **quiet)
-    with pytest.raises(ValueError, match="'source' or 'clip'"): build(table_of(raw), tmp_path/'other', folder=raw, protocol='person', **quiet)
+    with pytest.raises(ValueError, match='install av'): build_seags(table_of(raw), tmp_path/'other', folder=raw, codec='H264', **quiet)
+    with pytest.raises(ValueError, match='none of H264'): build_seags(table_of(raw), tmp_path/'other', folder=raw, codec='VP9', **quiet)
+    with pytest.raises(ValueError, match="'source' or 'clip'"): build_seags(table_of(raw), tmp_path/'other', folder=raw, protocol='person', **quiet)
     assert not (tmp_path/'other').exists()
+
+
+def test_what_is_unlike_the_rule_is_told(raw, tmp_path):
+    by_hand = pd.DataFrame({'video': ['s3.avi']*7 + ['s4.avi'], 'class': 'Run', 'start': [*range(0, 42, 6), 0], 'end': [5, 7.5, 17, 23, 29, 33, 41, 6]})
+    root = build_seags(by_hand, tmp_path/'set', folder=raw, **quiet).root
+    report = report_of(root)
+    assert report[['source', 'line', 'problem', 'severity']].to_numpy().tolist() == [['s3.avi', 1, 'brief', 'note'], ['s3.avi', 1, 'many', 'note']]
+    assert '2 of its 7 clips last less than 5 s: 1.5, 3.0 s' in report.detail[0] and report.detail[1].startswith('7 clips') and len(manifest_of(root)) == 8
 
 
 def test_splits_by_source_and_by_clip(raw, tmp_path):
     for number in range(5, 9): written(raw/f's{number}.avi', 220 + number, number)
     sources = pd.DataFrame({'video': sorted(path.name for path in raw.iterdir()), 'class': ['Run', 'Box']*4 + ['Run']})
-    dataset = build(sources, tmp_path/'set', folder=raw, seed=3, **quiet)
+    dataset = build_seags(sources, tmp_path/'set', folder=raw, seed=3, **quiet)
     unsplit = replace(dataset, clips=dataset.clips.assign(split='train'))
     assert dataset.clips.split.tolist() == unsplit.holdout(.3, 3).clips.split.tolist() and not dataset.leaky and dataset.protocol == 'by source'
     by_clip = open_seags(dataset.root, 'by clip', seed=3)
@@ -428,7 +462,7 @@ def test_splits_by_source_and_by_clip(raw, tmp_path):
 
 def test_a_class_with_one_source_stays_in_training_and_the_report_says_so(raw, tmp_path):
     sources = table_of(raw).assign(**{'class': ['Box', 'Box', 'Box', 'Only', 'Box']})
-    dataset = build(sources, tmp_path/'set', folder=raw, **quiet)
+    dataset = build_seags(sources, tmp_path/'set', folder=raw, **quiet)
     assert set(dataset.clips.split[dataset.clips.label == 'Only']) == {'train'} and not dataset.leaky
     assert report_of(dataset.root)[['problem', 'severity']].to_numpy().tolist() == [['not tested', 'note']]
     assert open_dataset(dataset.root).summary()['train'].to_dict() == dataset.summary()['train'].to_dict()
@@ -456,22 +490,23 @@ def test_addresses_are_fetched_once_and_failures_are_rows(raw, tmp_path, server)
     folder, address, asked = server
     written(folder/'one.mp4', 40, codec='mp4v')
     sources = pd.DataFrame({'video': [f'{address}/one.mp4', f'{address}/none.mp4', 's1.avi'], 'class': 'Run', 'platform': ['TikTok', '', '']})
-    root = build(sources, tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(sources, tmp_path/'set', folder=raw, **quiet).root
     assert manifest_of(root).source.tolist() == [f'{address}/one.mp4', 's1.avi'] and manifest_of(root).stop.tolist() == [40, 80]
-    assert report_of(root)[['source', 'problem']].to_numpy().tolist() == [[f'{address}/none.mp4', 'unreadable']] and '404' in report_of(root).detail[0]
+    report = report_of(root)
+    assert report[['source', 'problem']].to_numpy().tolist() == [[f'{address}/one.mp4', 'brief'], [f'{address}/none.mp4', 'unreadable']] and '404' in report.detail[1]
     assert len(list((root/'sources').glob('*.mp4'))) == 1
     n, before = asked.count('/one.mp4'), times(root)
-    build(sources, root, folder=raw, **quiet)
+    build_seags(sources, root, folder=raw, **quiet)
     assert asked.count('/one.mp4') == n and times(root) == before
     shutil.rmtree(root/'sources')
     (folder/'one.mp4').unlink()
-    build(sources, root, folder=raw, **quiet)
-    assert set(report_of(root).problem) == {'gone', 'unreadable'} and len(manifest_of(root)) == 2
+    build_seags(sources, root, folder=raw, **quiet)
+    assert set(report_of(root).problem) == {'gone', 'unreadable', 'brief'} and len(manifest_of(root)) == 2
 
 
 def test_without_yt_dlp_addresses_are_rows(raw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'yt_dlp', None)
-    root = build(pd.DataFrame({'video': ['http://127.0.0.1:9/a.mp4', 's1.avi'], 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet).root
+    root = build_seags(pd.DataFrame({'video': ['http://127.0.0.1:9/a.mp4', 's1.avi'], 'class': 'Run'}), tmp_path/'set', folder=raw, **quiet).root
     report = report_of(root).set_index('source')
     assert 'yt-dlp' in report.detail['http://127.0.0.1:9/a.mp4'] and len(manifest_of(root)) == 1
 
@@ -484,7 +519,7 @@ def test_effects_are_the_same_for_pieces_and_whole_clips():
 
 def test_effects_change_pictures_and_nothing_else(raw, tmp_path):
     sources = table_of(raw, has_effects=['no', 'yes', None, 'no', 'no'])
-    clean = build(sources, tmp_path/'set', folder=raw, **quiet)
+    clean = build_seags(sources, tmp_path/'set', folder=raw, **quiet)
     for share in (.5, 1):
         dressed = add_effects(clean, tmp_path/f'dressed {share}', share=share, seed=2, progress=False)
         assert dressed.clips.sort_values('path').to_numpy().tolist() == clean.clips.sort_values('path').to_numpy().tolist()
@@ -525,42 +560,39 @@ def test_near_duplicates_are_listed_across_sources_only(tmp_path):
     for person in (1, 2): write_video(raw/f'{person}.avi', long_take(['Running']*3, person, size=(64, 80), truth=False)[0].frames, fps=10, codec='FFV1')
     again = frames(raw/'1.avi')
     write_video(raw/'reup.mp4', np.clip(again*1.05, 0, 255).astype(np.uint8), fps=10)
-    dataset = build(pd.DataFrame({'video': ['1.avi', '2.avi', 'reup.mp4'], 'class': 'Run'}), tmp_path/'set', folder=raw, progress=False)
+    dataset = build_seags(pd.DataFrame({'video': ['1.avi', '2.avi', 'reup.mp4'], 'class': 'Run'}), tmp_path/'set', folder=raw, progress=False)
     pairs = pd.read_csv(dataset.root/'near_duplicates.csv')
     assert {frozenset(pair) for pair in pairs[['first_source', 'second_source']].to_numpy().tolist()} == {frozenset(('1.avi', 'reup.mp4'))}
     assert set(pairs['first']) | set(pairs['second']) <= set(dataset.clips.path) and len(pairs) >= 2
     before = times(dataset.root)
-    build(pd.DataFrame({'video': ['1.avi', '2.avi', 'reup.mp4'], 'class': 'Run'}), dataset.root, folder=raw, progress=False)
+    build_seags(pd.DataFrame({'video': ['1.avi', '2.avi', 'reup.mp4'], 'class': 'Run'}), dataset.root, folder=raw, progress=False)
     assert times(dataset.root) == before
 
 
 def test_a_script_without_a_guard_ends_and_says_what_was_left_out(tmp_path):
     written(tmp_path/'one.avi', 40)
-    (tmp_path/'script.py').write_text("import pandas as pd\nfrom har_nb.data.seags import build\nbuild(pd.DataFrame({'video': ['one.avi'], 'class': ['Run']}), 'set', progress=False)\n")
+    (tmp_path/'script.py').write_text("import pandas as pd\nfrom har_nb.data.seags import build_seags\nbuild_seags(pd.DataFrame({'video': ['one.avi'], 'class': ['Run']}), 'set', progress=False)\n")
     done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 0 and '__main__' in report_of(tmp_path/'set').set_index('problem').detail['near-duplicates'] and settled(tmp_path/'set')
 
 
-def test_real_clips_and_long_takes_become_a_set_that_every_reader_reads(shared_data, tmp_path):
+def test_camera_clips_and_long_takes_become_a_set_that_every_reader_reads(footage, tmp_path):
     from har_nb.data.audit import audit
-    clips = sorted(path for path in (shared_data/'clips').iterdir() if path.suffix in ('.avi', '.mp4'))
-    assert len(clips) == 6
-    rows = [(str(path), ('Sport', 'Everyday')[path.name.startswith('k400')], 'Youtube', None, 3 if path.suffix == '.mp4' else None) for path in clips]
-    for person in (1, 2, 3):
+    rows = [(str(path), 'Everyday', 'Youtube', None, 3) for path in footage.values()]
+    for person in (1, 2):
         taken, parts = long_take(['Running', 'StarJump', 'Running'], person, size=(64, 80), truth=False)
         write_video(tmp_path/f'take{person}.avi', taken.frames, fps=10, codec='MJPG')
         rows += [(f'take{person}.avi', part.action, 'drawn', part.start/10, part.end/10) for part in parts.itertuples()]
         write_video(tmp_path/f'runs{person}.avi', long_take(['Running']*3, 10 + person, size=(64, 80), truth=False)[0].frames, fps=10, codec='MJPG')
         rows.append((f'runs{person}.avi', 'Running', 'drawn', None, None))
     sources = pd.DataFrame(rows, columns=['video', 'class', 'platform', 'start', 'end'])
-    dataset = build(sources, tmp_path/'set', folder=tmp_path, **quiet)
-    assert dataset.classes == ['Everyday', 'Running', 'Sport', 'StarJump'] and dataset.clips.group.nunique() == 12 and not dataset.leaky
+    dataset = build_seags(sources, tmp_path/'set', folder=tmp_path, **quiet)
+    assert dataset.classes == ['Everyday', 'Running', 'StarJump'] and dataset.clips.group.nunique() == 7 and not dataset.leaky
     assert not (report_of(dataset.root).severity == 'error').any()
     manifest = manifest_of(dataset.root)
     for cut in manifest.itertuples():
         assert probe(dataset.root/cut.path).n_frames == cut.stop - cut.start
         if cut.source.endswith('.mp4'): assert cut.stop == round(3*cut.fps)
-        elif cut.source.startswith('/'): assert cut.stop == probe(cut.source).n_frames
     told = from_csv(dataset.root/'manifest.csv', 'path', 'class', group='source', split='split')
     assert told.digest == dataset.digest
     for read in (open_dataset(dataset.root), from_lists(dataset.root, group=told.clips.set_index('path').group.get)):
@@ -569,6 +601,6 @@ def test_real_clips_and_long_takes_become_a_set_that_every_reader_reads(shared_d
     assert audit(dataset, workers=1, progress=False).ok
     leaking = audit(open_seags(dataset.root, 'clip', seed=1), files=False, progress=False)
     assert not leaking.ok and 'leak' in set(leaking.findings.check)
-    exact = build(sources[sources.video.str.endswith('.avi')], tmp_path/'exact', folder=tmp_path, codec='FFV1', **quiet)
+    exact = build_seags(sources[sources.video.str.endswith('.avi')], tmp_path/'exact', folder=tmp_path, codec='FFV1', **quiet)
     for cut in manifest_of(exact.root).itertuples():
         assert np.array_equal(frames(exact.root/cut.path), frames(tmp_path/cut.source)[cut.start:cut.stop, :cut.height, :cut.width])

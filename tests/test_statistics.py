@@ -1,12 +1,18 @@
-"Statistics: numbers against the files they come from, sound, faults, and the real sets."
+"Statistics: numbers against the files they come from, sound, faults, and files of every kind."
+import shutil
+from fractions import Fraction
+
 import av
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from footage import cut, trimmed
 
+from har_nb.data.audit import audit
 from har_nb.data.dataset import ActionDataset
-from har_nb.data.lists import from_csv, from_folders, open_dataset
+from har_nb.data.lists import from_folders
+from har_nb.data.look import look, parts_of
 from har_nb.data.statistics import SEAGS_V1_PRINTED, media, plot_clips_per_class, plot_durations, plot_flips_and_effects, table1
 from har_nb.data.video import write_video
 
@@ -66,7 +72,7 @@ def test_figures(mixed, clips):
     assert [bar.get_height() for bar in plot_clips_per_class(mixed).axes[0].patches] == [3, 3]
     total, mean = plot_durations(mixed, clips).axes
     assert np.allclose([bar.get_height() for bar in total.patches], [6, 6]) and np.allclose([bar.get_height() for bar in mean.patches], [2, 3])
-    many = pd.DataFrame([(f'c{c}/{i}.avi', f'class{c:03d}', f'{c}.{i}', 'train' if i else 'test') for c in range(101) for i in range(c % 7 + 1)], columns=['path', 'label', 'group', 'split'])
+    many = pd.DataFrame([(f'c{c}/{i}.avi', f'class{c:03d}', f'{c}.{i}', 'train' if i else 'test') for c in range(20) for i in range(c % 7 + 1)], columns=['path', 'label', 'group', 'split'])
     big = ActionDataset('.', sorted(set(many.label)), many, 'big')
     plot_clips_per_class(big, by_split=True).canvas.draw()
     long = plot_durations(big, many.assign(duration=600.))
@@ -84,22 +90,35 @@ def test_flips_and_effects(mixed):
     assert plot_flips_and_effects([cv2.flip(film[0], 1)[None]]).axes[0].images[0].get_array().shape == (8, 8, 3)
 
 
-def test_real_sets(shared_data):
-    indoor = from_csv(shared_data/'indoor_actions'/'index.csv', group='recording')
-    clips = media(indoor)
-    assert len(clips) == 213 and clips.problem.isna().all() and (clips.fps == 24).all() and clips.duration.max() <= 10.1 and not clips.audio.any() and set(clips.width) == {160}
-    table = table1(indoor, clips).iloc[:, 0]
-    assert table['Actions'] == '9' and table['Clips'] == '213' and table['Audio'] == 'No' and 'Not measured' not in table
-    plot_durations(indoor, clips).canvas.draw()
-    fights = open_dataset(shared_data/'cctv_fight')
-    clips = media(fights)
-    assert (clips.fps == 12.5).all() and clips.frames.between(13, 59).all() and clips.duration.mean() == pytest.approx(2, abs=.3)
-    assert [bar.get_height() for bar in plot_clips_per_class(fights).axes[0].patches] == [120, 120]
+def test_camera_clips_and_every_kind_of_file(footage, made, tmp_path):
+    "Real footage, a decoder of its own, a rate that slows down, a film trimmed by an edit list, sound longer than the picture."
+    slowing = [number/30 if number < 20 else (2*number - 20)/30 for number in range(40)]
+    files = {'car.mp4': footage['carphone_pristine'], 'new.mp4': made('av1'), 'phone.mp4': made('h264', times=tuple(map(Fraction, slowing))), 'cut.mp4': trimmed(tmp_path/'cut.mp4', made('h264'), 15),
+             'talk.mkv': made('h264', '.mkv', sound=5), 'half.avi': cut(tmp_path/'half.avi', made('mpeg4', '.avi'), .8)}
+    (tmp_path/'clip').mkdir()
+    for name, path in files.items(): shutil.copy(path, tmp_path/'clip'/name)
+    dataset = from_folders(tmp_path, group=lambda path: path)
+    told = media(dataset, workers=1).set_index('path')
+    told.index = told.index.str.removeprefix('clip/')
+    assert told.frames.drop('half.avi').to_dict() == {'car.mp4': 120, 'new.mp4': 40, 'phone.mp4': 40, 'cut.mp4': 25, 'talk.mkv': 40} and told.frames['half.avi'] < 40
+    assert told.duration.drop('half.avi').to_dict() == pytest.approx({'car.mp4': 4.004, 'new.mp4': 1.6, 'phone.mp4': 2, 'cut.mp4': 1, 'talk.mkv': 1.6}, abs=1e-3)
+    assert told.varies[told.varies == True].index.tolist() == ['phone.mp4'] and told.fps['phone.mp4'] == pytest.approx(20) # noqa: E712
+    assert told.problem.dropna().to_dict() == {'half.avi': 'truncated'} and told.index[told.audio == True].tolist() == ['talk.mkv'] # noqa: E712
+    table = table1(dataset, told.reset_index()).iloc[:, 0]
+    assert table['Clips'] == '6' and table['Variable rate'] == '1 clips' and table['Audio'] == '1 of 6 clips'
+    found = audit(dataset, workers=1).findings
+    assert found.check.tolist().count('variable rate') == 1 and found.set_index('check').detail['variable rate'].startswith('1 of 6 clips') and 'truncated' in set(found.check)
 
 
-def test_the_six_clips(shared_data):
-    names = sorted(path.name for path in (shared_data/'clips').iterdir() if path.suffix in ('.mp4', '.avi'))
-    dataset = ActionDataset(shared_data/'clips', ['video'], pd.DataFrame(dict(path=names, label='video', group=names, split='train')), 'clips')
-    clips = media(dataset, workers=1).set_index('path')
-    assert clips.problem.isna().all() and clips.frames['v_ApplyEyeMakeup_g01_c01.avi'] in (164, 165) and (clips.width[clips.index.str.startswith('v_')] == 320).all()
-    assert len(table1(dataset, clips.reset_index())) == 7
+def test_spans_are_as_long_as_their_time_stamps_say(made):
+    slowing = tuple(Fraction(number if number < 20 else 2*number - 20, 30) for number in range(40))
+    about, _ = look(made('h264', times=slowing), ((0, None), (0, 20), (20, 30), (30, 50), (45, 50)))
+    assert about['varies'] and about['seconds'] == pytest.approx([2, 20/30, 20/30, 20/30, 0], abs=1e-3)
+    steady, _ = look(made('h264'), ((0, None), (10, 20), (30, 50)))
+    assert not steady['varies'] and steady['seconds'] == pytest.approx([1.6, .4, .4])
+
+
+def test_parts_of_a_clip_are_its_files(tmp_path):
+    for name in ('2.jpg', '1.jpg'): (tmp_path/name).touch()
+    (tmp_path/'thumbs').mkdir()
+    assert [path.name for path in parts_of(tmp_path)] == ['1.jpg', '2.jpg']

@@ -8,53 +8,39 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from footage import drawn, encode, numbers
+from stopped import Child, at
 
+from har_nb.data.dataset import ActionDataset
 from har_nb.data.synthetic import build
 from har_nb.data.video import write_video
 from har_nb.samples import archive as archives
 from har_nb.samples import store
 from har_nb.samples.archive import StoreError
-from har_nb.samples.modalities import Frame, Frames, MotionEmbedding, sample_video
-from har_nb.samples.samplers import OneClip, Segments
+from har_nb.samples.modalities import ASPECTS, Frame, Frames, MotionEmbedding, sample_video
+from har_nb.samples.samplers import EveryKth, OneClip, Segments, ticks
 from har_nb.samples.store import decode_samples
 
 KINDS = dict(raw=math.inf, jpeg=0)
 MODALITIES = [Frame(), MotionEmbedding(), Frames(OneClip(4))]
 SIZE = (40, 56)
 
-BUILDER = """
-import os, pickle, sys, time
-folder, cache, limit, slow, code = sys.argv[1:6]
-from har_nb.samples import archive, store
-dataset, modalities, size = pickle.load(open(folder + '/job.pkl', 'rb'))
-archive.COMMIT_EVERY = 0
-real = store.stream_video
-def slowly(*args, **kwargs):
-    time.sleep(float(slow))
-    return real(*args, **kwargs)
-store.stream_video = slowly
-exec(code)
-print('ready', flush=True)
-try: store.decode_samples(dataset, modalities, size, cache, workers=2, progress=False, limit=float(limit))
-except store.StoreError as error: print('StoreError', error); sys.exit(3)
-print('done', flush=True)
-"""
+def build_store(dataset, cache, kind, prepare, here):
+    "In a child: a build that commits after every clip; `prepare` says where it stops."
+    archives.COMMIT_EVERY = 0
+    prepare(here)
+    return [len(samples) for samples in finish(dataset, cache, kind)]
 
 
 @pytest.fixture(scope='module')
 def sports(tmp_path_factory):
     folder = tmp_path_factory.mktemp('store')
-    dataset = build(folder/'sports', people=2, takes=2, size=(48, 64), progress=False)
-    (folder/'job.pkl').write_bytes(pickle.dumps((dataset, MODALITIES, SIZE)))
-    return dataset
+    return build(folder/'sports', people=2, takes=1, size=(48, 64), progress=False)
 
 
 @pytest.fixture(scope='module', params=KINDS)
@@ -63,11 +49,6 @@ def whole(request, sports):
     samples, report = decode_samples(sports, MODALITIES, SIZE, sports.root.parent/f'whole-{request.param}', workers=2, progress=False, limit=KINDS[request.param])
     assert report.empty and {s.coding for s in samples} == {request.param}
     return sports, request.param, samples
-
-
-def builder(dataset, cache, kind, slow=0., code='', **kwargs):
-    return subprocess.Popen([sys.executable, '-c', BUILDER, str(dataset.root.parent), str(cache), str(KINDS[kind]), str(slow), code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | dict(OMP_NUM_THREADS='1'), **kwargs)
 
 
 def assert_equal(left, right):
@@ -81,37 +62,53 @@ def finish(dataset, cache, kind): return decode_samples(dataset, MODALITIES, SIZ
 def lines(cache): return sum(len(path.read_bytes().splitlines()) for path in cache.rglob('index.jsonl'))
 
 
-def test_killed_ten_times_at_random_moments(whole, tmp_path):
+def at_a_clip(here): at(store, 'stream_video', here)
+def at_its_samples(here): at(archives.Archive, 'add', here, after=True)
+def before_the_disk(here): at(os, 'fsync', here)
+def after_the_disk(here): at(os, 'fsync', here, after=True)
+def at_half_a_clip(here):
+    real = archives.Archive.add
+    def half(self, key, packed, count, *rest):
+        self.data.append(packed, self.end, 1)
+        self.data.sync()
+        here('half')
+        self.data.undo(self.end)
+        packed.seek(0)
+        real(self, key, packed, count, *rest)
+    archives.Archive.add = half
+
+
+def whole_again(dataset, cache, kind, undisturbed):
+    assert_equal(finish(dataset, cache, kind), undisturbed)
+    assert lines(cache) == 3*len(dataset)
+    left = {path.name for path in cache.rglob('*')} - {path.name for path in (dataset.root.parent/f'whole-{kind}').rglob('*')}
+    assert not left - {'digests.jsonl'} # kept once files are older than a moment
+
+
+@pytest.mark.parametrize('prepare', [at_a_clip, at_its_samples, before_the_disk, after_the_disk, at_half_a_clip])
+def test_killed_at_every_step(whole, tmp_path, prepare):
+    dataset, kind, undisturbed = whole
+    cache, progress = tmp_path/'cache', []
+    for times in (1, 4, 9, 3):
+        child = Child(build_store, dataset, cache, kind, prepare)
+        assert child.arrive(times), child.end
+        assert child.stop() == -signal.SIGKILL
+        progress.append(lines(cache))
+    assert progress == sorted(progress) and progress[0] < progress[-1] < 3*len(dataset)
+    whole_again(dataset, cache, kind, undisturbed)
+
+
+def test_killed_at_random_moments(whole, tmp_path):
     dataset, kind, undisturbed = whole
     moments, progress = random.Random(4), []
-    for _ in range(10):
-        process, enough = builder(dataset, tmp_path/'cache', kind, slow=.1), lines(tmp_path/'cache') + moments.randrange(7)
-        assert process.stdout.readline() == 'ready\n', process.stderr.read()
-        while lines(tmp_path/'cache') < enough and process.poll() is None: time.sleep(.005)
-        time.sleep(moments.uniform(0, .1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, 'finished before it could be killed'
+    for _ in range(5):
+        child = Child(build_store, dataset, tmp_path/'cache', kind, before_the_disk)
+        child.arrive(moments.randrange(1, 12))
+        if not isinstance(child.end, tuple): child.pipe.send('go on') # killed on its way, or when it is done
+        child.stop()
         progress.append(lines(tmp_path/'cache'))
-    assert progress == sorted(progress) and progress[-1] > progress[0]
-    assert progress[-1] < 3*len(dataset)
-    assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
-    assert lines(tmp_path/'cache') == 3*len(dataset)
-    left = {path.name for path in (tmp_path/'cache').rglob('*')} - {path.name for path in (dataset.root.parent/f'whole-{kind}').rglob('*')} - {'digests.jsonl'} # kept once files are older than a moment
-    assert not left
-
-
-@pytest.mark.parametrize('code', [
-    'real_sync = os.fsync\ndef dying(fd):\n    global left\n    left -= 1\n    if left == 0: os._exit(9)\n    real_sync(fd)\nleft = {}\narchive.os.fsync = dying',
-    'real_sync = os.fsync\ndef dying(fd):\n    global left\n    real_sync(fd)\n    left -= 1\n    if left == 0: os._exit(9)\nleft = {}\narchive.os.fsync = dying',
-    'real_add = archive.Archive.add\ndef dying(self, *args):\n    global left\n    left -= 1\n    if left == 0:\n        self.data.append(args[1], self.end, 1); self.data.sync(); os._exit(9)\n    real_add(self, *args)\nleft = {}\narchive.Archive.add = dying',
-], ids=['before the disk', 'after the disk', 'half a clip'])
-def test_killed_where_it_hurts(whole, tmp_path, code):
-    dataset, kind, undisturbed = whole
-    for left in (1, 4):
-        process = builder(dataset, tmp_path/'cache', kind, code=code.replace('{}', str(left)))
-        process.communicate()
-        assert process.returncode == 9
-    assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
+    assert progress == sorted(progress)
+    whole_again(dataset, tmp_path/'cache', kind, undisturbed)
 
 
 def test_torn_index_line(whole, tmp_path):
@@ -124,8 +121,11 @@ def test_torn_index_line(whole, tmp_path):
 
 def test_two_builders_at_once(whole, tmp_path):
     dataset, kind, undisturbed = whole
-    builders = [builder(dataset, tmp_path/'cache', kind, slow=.02) for _ in range(2)]
-    for process in builders: assert process.communicate()[0].endswith('done\n') and process.returncode == 0
+    children = [Child(build_store, dataset, tmp_path/'cache', kind, at_a_clip) for _ in range(2)]
+    assert children[0].arrive() # the other one waits, or has nothing left to do
+    children[0].pipe.send('go on')
+    sizes = [len(samples) for samples in undisturbed]
+    assert [child.finish() for child in children] == [sizes]*2
     assert lines(tmp_path/'cache') == 3*len(dataset), 'a clip was decoded twice'
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
 
@@ -140,12 +140,15 @@ def test_two_builders_in_one_process(whole, tmp_path):
     for result in results: assert_equal(result, undisturbed)
 
 
+def may_not_grow(here):
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
 def test_a_file_may_not_grow(whole, tmp_path):
     dataset, kind, undisturbed = whole
-    process = builder(dataset, tmp_path/'cache', kind, code='import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))')
-    out, err = process.communicate()
-    assert process.returncode == 3, err
-    assert 'StoreError' in out and 'cannot be written' in out and 'Make room' in out and str(tmp_path/'cache') in out
+    how, text = Child(build_store, dataset, tmp_path/'cache', kind, may_not_grow).finish()
+    assert how == 'raised' and text.startswith(f'StoreError: {tmp_path/"cache"}') and 'cannot be written' in text and 'Make room' in text
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
 
 
@@ -291,6 +294,50 @@ def test_parts_of_a_file(sports, tmp_path):
     assert len(samples.of([3])) == 0
 
 
+@pytest.fixture(scope='module')
+def phones(tmp_path_factory):
+    "Three clips: steady, of changing rate, and portrait."
+    folder = tmp_path_factory.mktemp('phones')/'set'
+    (folder/'class').mkdir(parents=True)
+    times = np.cumsum([0, *[1/60]*20, *[1/15]*19])
+    encode(folder/'class'/'a.mp4', drawn(50), rate=25)
+    encode(folder/'class'/'b.mp4', drawn(40), times=times)
+    encode(folder/'class'/'c.mp4', drawn(50, 128, 96), rate=50)
+    clips = pd.DataFrame([dict(path=f'class/{name}.mp4', label='class', group=name, split='train') for name in 'abc'])
+    return ActionDataset(folder, ['class'], clips), times
+
+
+def test_frames_at_the_ticks_of_a_clock(phones, tmp_path):
+    dataset, times = phones
+    every = [Frames(EveryKth(1), fps=25.), Frames(OneClip(4), fps=25.), Frames(EveryKth(1))]
+    (at_rate, clips, plain), report = decode_samples(dataset, every, (96, 128), tmp_path, progress=False)
+    assert report.empty and len(set(path.name for path in tmp_path.glob('Frames-*'))) == 3
+    told = [numbers(at_rate.read(at_rate.of([row]))) for row in (0, 1)]
+    expected = [np.arange(50), ticks(times, 25)]
+    for seen, wanted in zip(told, expected, strict=True): assert seen == wanted.tolist()
+    assert len(at_rate.of([2])) == 25 and len(plain.of([2])) == 50 and numbers(plain.read(plain.of([1]))) == list(range(40))
+    assert numbers(clips.read(clips.of([1]))[0]) == expected[1][OneClip(4)(len(expected[1]))[0]].tolist()
+    for row in range(3):
+        fresh, _ = sample_video(dataset.paths[row], every, (96, 128))
+        for one, samples in zip((at_rate, clips, plain), fresh, strict=True): np.testing.assert_array_equal(one.read(one.of([row])), samples)
+    part, _ = sample_video(dataset.paths[1], every[:1], (96, 128), 10, 30)
+    assert numbers(part[0]) == (10 + ticks(times[10:30], 25)).tolist()
+
+
+@pytest.mark.parametrize('aspect', ASPECTS)
+def test_every_shape_of_the_picture_in_the_store(phones, tmp_path, aspect):
+    dataset, _ = phones
+    (samples,), report = decode_samples(dataset, [Frames(Segments(2), aspect=aspect)], 48, tmp_path, progress=False)
+    assert samples.size == ((48, 64) if aspect == 'keep' else (48, 48))
+    assert report.path.tolist() == (['class/c.mp4'] if aspect == 'keep' else [])
+    if aspect == 'keep': assert '48 x 64, those of the set 64 x 48' in report.problem[0] and 'letterbox' in report.problem[0]
+    for row in range(2 if aspect == 'keep' else 3):
+        (fresh,), _ = sample_video(dataset.paths[row], [samples.modality], samples.size)
+        np.testing.assert_array_equal(samples.read(samples.of([row])), fresh)
+    (portrait,), _ = sample_video(dataset.paths[2], [samples.modality], samples.size)
+    assert portrait.shape == (1, 2, *((64, 48) if aspect == 'keep' else (48, 48)), 3)
+
+
 def test_bad_videos_are_reported_and_leave_nothing(whole, tmp_path):
     dataset, kind, undisturbed = whole
     shutil.copytree(dataset.root, tmp_path/'sports')
@@ -363,37 +410,42 @@ def test_empty_and_repeated(sports, tmp_path):
     assert_equal([samples], [same])
 
 
-PEAK = """
-import pickle, sys
-from har_nb.samples.store import decode_samples
-dataset, modalities, size = pickle.load(open(sys.argv[1], 'rb'))
-samples, report = decode_samples(dataset, modalities, size, sys.argv[2], workers=1, progress=False, limit=float(sys.argv[3]))
-print(len(samples[0]), int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))/1024)
-"""
+def peak_memory(dataset, cache, kind, here):
+    "In a child: number of samples, and the most memory that it took, in MB."
+    modalities = [Frame(), MotionEmbedding()]
+    samples, _ = decode_samples(dataset, modalities, 128, cache, workers=1, progress=False, limit=KINDS[kind])
+    with open('/proc/self/status') as status: most = next(line.split()[1] for line in status if line.startswith('VmHWM'))
+    return len(samples[0]), int(most)/1024
+
+
+@pytest.fixture(scope='module')
+def long_videos(tmp_path_factory):
+    "Twenty seconds and ten minutes, as data sets of one clip."
+    sets = {}
+    for n_frames in (500, 15_000):
+        folder = tmp_path_factory.mktemp(str(n_frames))
+        (folder/'class').mkdir()
+        write_video(folder/'class'/'video.avi', (np.full((24, 32, 3), number % 251, np.uint8) for number in range(n_frames)), codec='MJPG')
+        sets[n_frames] = ActionDataset(folder, ['class'], pd.DataFrame([dict(path='class/video.avi', label='class', group='g', split='train')]))
+    return sets
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory of this process alone is told by Linux only') # elsewhere it counts the parent's, too
 @pytest.mark.parametrize('kind', KINDS)
-def test_memory_does_not_grow_with_the_video(sports, tmp_path, kind):
+def test_memory_does_not_grow_with_the_video(long_videos, tmp_path, kind):
     "A video of ten minutes against one of twenty seconds; its samples alone would fill 290 MB."
     peak = {}
-    for n_frames in (500, 15_000):
-        folder = tmp_path/str(n_frames)/'class'
-        folder.mkdir(parents=True)
-        write_video(folder/'video.avi', (np.full((24, 32, 3), number % 251, np.uint8) for number in range(n_frames)), codec='MJPG')
-        dataset = dataclasses.replace(sports, root=folder.parent, classes=['class'], clips=pd.DataFrame([dict(path='class/video.avi', label='class', group='g', split='train')]))
-        (folder/'job.pkl').write_bytes(pickle.dumps((dataset, [Frame(), MotionEmbedding()], 128)))
-        done = subprocess.run([sys.executable, '-c', PEAK, folder/'job.pkl', tmp_path/f'cache{n_frames}', str(KINDS[kind])], capture_output=True, text=True, check=True)
-        n_samples, peak[n_frames] = map(float, done.stdout.split())
+    for n_frames, dataset in long_videos.items():
+        n_samples, peak[n_frames] = Child(peak_memory, dataset, tmp_path/f'cache{n_frames}', kind).finish()
         assert n_samples == (n_frames - 10)//5 + 1
     assert peak[15_000] < peak[500] + 60, peak
 
 
-def test_real_clips(shared_data, tmp_path):
-    files = sorted(path for path in (shared_data/'clips').rglob('*') if path.suffix in ('.avi', '.mp4'))
-    for path in files[:6]:
-        raw, n_frames = sample_video(path, [Frame(), MotionEmbedding(), Frames(Segments(12))], 112)
-        jpeg, _ = sample_video(path, [Frame(), MotionEmbedding(), Frames(Segments(12))], 112, coding='jpeg')
+def test_clips_of_a_camera(footage, tmp_path):
+    seen = [Frame(), MotionEmbedding(), Frames(Segments(12))]
+    for path in footage.values():
+        raw, n_frames = sample_video(path, seen, 112, stop=60)
+        jpeg, _ = sample_video(path, seen, 112, stop=60, coding='jpeg')
         for plain, coded in zip(raw, jpeg, strict=True):
             assert plain.shape == coded.shape and 0 < np.abs(plain.astype(int) - coded).mean() < 6
         assert len(raw[0]) == len(Frame().sampler(n_frames))

@@ -1,14 +1,15 @@
 "The built-in set: exact order pairs, truth that holds, and builds that appear whole or not at all."
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
 import pytest
+from stopped import Child, at
 
 from har_nb.data import synthetic
 from har_nb.data.lists import open_dataset
@@ -118,18 +119,49 @@ def test_second_call_does_nothing_and_other_settings_are_refused(tmp_path):
     assert (other/'notes.txt').read_text() == 'mine'
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_build_leaves_nothing(tmp_path, number):
-    code = f'from har_nb.data.synthetic import build; build({str(tmp_path/"set")!r}, people=60, takes=3, progress=False)'
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 60
-    while not list(tmp_path.glob('.set.building-*/*/*.avi')) and time.time() < deadline: time.sleep(.05)
-    process.send_signal(number); process.wait(30)
-    assert process.returncode != 0 and not (tmp_path/'set').exists()
-    if number == signal.SIGINT: assert not list(tmp_path.iterdir())
-    time.sleep(.5)
-    build(tmp_path/'set', people=2, takes=1, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ['set']
+def build_in_a_child(root, workers, step, here):
+    "Stops when a worker has started (`number`: its pid goes to a file), when a take is drawn, before the lists, before the set gets its name."
+    started = subprocess.Popen
+    def popen(*arguments, **settings):
+        worker = started(*arguments, **settings)
+        with open(root.parent.with_suffix('.pids'), 'a') as file: file.write(f'{worker.pid}\n')
+        if step == 'worker': here('worker')
+        return worker
+    subprocess.Popen = popen
+    if step == 'take':
+        bar = synthetic.progress_bar
+        def watched(*arguments, **settings):
+            for number, item in enumerate(bar(*arguments, **settings)):
+                if number: here('take')
+                yield item
+        synthetic.progress_bar = watched
+    if step == 'lists': at(synthetic, '_write_split', here)
+    if step == 'name': at(os, 'rename', here)
+    build(root, people=4, takes=1, size=(32, 48), workers=workers, progress=False)
+
+
+def wait_for_workers(file):
+    "Until all of those whose numbers stand in a file have ended; without asking again and again."
+    for pid in map(int, file.read_text().split()) if file.exists() else ():
+        try: handle = os.pidfd_open(pid)
+        except ProcessLookupError: continue
+        select.select([handle], [], [])
+        os.close(handle)
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('workers, step', [(1, 'take'), (1, 'lists'), (1, 'name'), (2, 'worker'), (2, 'take')])
+def test_interrupted_build_leaves_nothing(tmp_path, workers, step, how):
+    folder = tmp_path/'sets'
+    folder.mkdir()
+    child = Child(build_in_a_child, folder/'set', workers, step)
+    assert child.arrive(1 if step in ('lists', 'name') else 2)
+    if how == signal.SIGINT: assert child.interrupt() == ('interrupted', '') and not list(folder.iterdir())
+    else: assert child.stop() == -signal.SIGKILL
+    assert not (folder/'set').exists()
+    if hasattr(os, 'pidfd_open'): wait_for_workers(tmp_path/'sets.pids') # they end by themselves when nobody listens
+    build(folder/'set', people=2, takes=1, size=(32, 48), workers=1, progress=False)
+    assert [path.name for path in folder.iterdir()] == ['set']
 
 
 def test_failing_worker_is_one_error(tmp_path):

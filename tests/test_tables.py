@@ -14,7 +14,8 @@ import pytest
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import NotRun, compare, load_predictions, paired
 from har_nb.experiments.tables import Row, RowsFailed, run
-from har_nb.learning.tracking import open_store, runs_table
+from har_nb.learning.runs import runs_table
+from har_nb.learning.tracking import open_store
 from har_nb.papers.mei.tables import fused, stream, table2
 from har_nb.samples.store import Frame
 from har_nb.tools.data import open_any

@@ -14,13 +14,15 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from har_nb.learning import provenance as P
+from har_nb.learning import runs as R
 from har_nb.learning import tracking as T
 
 pytestmark = pytest.mark.usefixtures('tracking')
 
 SLEEPER = '''
 import sys, time
-from har_nb.learning.tracking import tracked_run
+from har_nb.learning.runs import tracked_run
 with tracked_run('table', 'faults') as parent, tracked_run('row', 'faults', parent_id=parent) as run_id:
     print(parent, run_id, flush=True)
     time.sleep(120)
@@ -48,15 +50,15 @@ def status(run_id): return T.open_store().get_run(run_id).info.status
 
 def test_killed_process_is_closed_and_never_finished(sleeper):
     process, ids = sleeper
-    assert T.close_dead_runs() == [], 'a living process was closed'
+    assert R.close_dead_runs() == [], 'a living process was closed'
     assert [status(i) for i in ids] == ['RUNNING']*2
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE: time.sleep(.05)
     assert [status(i) for i in ids] == ['RUNNING']*2
-    assert set(T.close_dead_runs()) == set(ids), 'an unreaped process counts as dead'
+    assert set(R.close_dead_runs()) == set(ids), 'an unreaped process counts as dead'
     assert [status(i) for i in ids] == ['KILLED']*2
-    assert T.close_dead_runs() == []
-    with T.tracked_run('next', 'faults') as following: pass
+    assert R.close_dead_runs() == []
+    with R.tracked_run('next', 'faults') as following: pass
     assert status(following) == 'FINISHED'
 
 
@@ -71,36 +73,36 @@ def test_signals_kill_run_and_parent(sleeper, number, code):
 
 def test_signal_handlers_are_put_back():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
-    with T.tracked_run('handlers', 'faults'): assert signal.getsignal(signal.SIGTERM) is not before[0]
+    with R.tracked_run('handlers', 'faults'): assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
 
 
 def test_exception_and_keyboard_interrupt():
-    with pytest.raises(ZeroDivisionError), T.tracked_run('fails', 'faults') as failed: raise ZeroDivisionError('no clips')
-    with pytest.raises(KeyboardInterrupt), T.tracked_run('stopped', 'faults') as stopped: raise KeyboardInterrupt
-    with pytest.raises(SystemExit), T.tracked_run('left', 'faults') as left: sys.exit(3)
+    with pytest.raises(ZeroDivisionError), R.tracked_run('fails', 'faults') as failed: raise ZeroDivisionError('no clips')
+    with pytest.raises(KeyboardInterrupt), R.tracked_run('stopped', 'faults') as stopped: raise KeyboardInterrupt
+    with pytest.raises(SystemExit), R.tracked_run('left', 'faults') as left: sys.exit(3)
     assert [status(i) for i in (failed, stopped, left)] == ['FAILED', 'KILLED', 'FAILED']
     run = T.open_store().get_run(failed)
     assert run.data.tags['error'] == 'ZeroDivisionError: no clips'
     assert 'raise ZeroDivisionError' in open(T.open_store().download_artifacts(failed, 'traceback.txt')).read()
-    with pytest.raises(RuntimeError, match='no run is open'): T.current_run()
+    with pytest.raises(RuntimeError, match='no run is open'): R.current_run()
 
 
 def test_runs_of_other_hosts_and_other_tools_are_left_alone():
     client, experiment = T.open_store(), T.experiment_id('faults')
-    gone = T.process_tags() | dict(pid='999999999')
+    gone = P.process_tags() | dict(pid='999999999')
     own, foreign, unknown = (client.create_run(experiment, tags=tags).info.run_id for tags in (gone, gone | dict(host='elsewhere'), {}))
-    assert T.close_dead_runs() == [own]
+    assert R.close_dead_runs() == [own]
     assert [status(i) for i in (foreign, unknown)] == ['RUNNING']*2
 
 
 def test_two_processes_make_store_and_experiment_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/new/mlflow.db')
-    code = "from har_nb.learning.tracking import experiment_id, tracked_run\nwith tracked_run('one of two', 'at once'): print(experiment_id('at once'))"
+    code = "from har_nb.learning.runs import tracked_run\nfrom har_nb.learning.tracking import experiment_id\nwith tracked_run('one of two', 'at once'): print(experiment_id('at once'))"
     outputs = [p.communicate(timeout=120) for p in [start(code), start(code)]]
     assert outputs[0][0] == outputs[1][0] and outputs[0][0].strip(), outputs
     assert [error for _,error in outputs] == ['', ''], 'MLflow talks'
-    assert list(T.runs_table('at once').status) == ['FINISHED']*2
+    assert list(R.runs_table('at once').status) == ['FINISHED']*2
 
 
 def test_experiment_made_by_somebody_else_in_between(monkeypatch):
@@ -111,13 +113,13 @@ def test_experiment_made_by_somebody_else_in_between(monkeypatch):
 
 
 def test_locked_database_is_waited_for():
-    with T.tracked_run('patient', 'faults') as run_id:
+    with R.tracked_run('patient', 'faults') as run_id:
         connection = sqlite3.connect(T.database_file(), check_same_thread=False)
         connection.execute('BEGIN EXCLUSIVE')
         release = threading.Timer(6, connection.rollback) # longer than the 5 s that sqlite3 waits by itself
         release.start()
         began = time.monotonic()
-        T.log_metrics(dict(acc_video=.5))
+        R.log_metrics(dict(acc_video=.5))
         assert time.monotonic() - began > 4
         release.join(); connection.close()
     assert T.open_store().get_run(run_id).data.metrics == {'acc_video': .5}
@@ -125,24 +127,24 @@ def test_locked_database_is_waited_for():
 
 def test_long_and_odd_settings():
     settings = {'classes': ['v']*5000, 'a+b (c)': None, 'empty': {}, 'text': '', 'ä': 'ö'} | {f'p{i}': i for i in range(250)}
-    with T.tracked_run('odd', 'faults', dict(long='x'*20000), settings) as run_id: T.log_metrics({f'm{i}': i for i in range(1500)} | dict(nan=float('nan'), none=None))
+    with R.tracked_run('odd', 'faults', dict(long='x'*20000), settings) as run_id: R.log_metrics({f'm{i}': i for i in range(1500)} | dict(nan=float('nan'), none=None))
     data = T.open_store().get_run(run_id).data
     assert len(data.params) == 255 and len(data.params['classes']) == 500 and data.params['a_b _c_'] == 'None'
     assert len(data.metrics) == 1501 and len(data.tags['long']) == 5000
 
 
 def test_resumed_run_keeps_id_and_counts_on():
-    with pytest.raises(ValueError), T.tracked_run('resumed', 'faults', params=dict(lr=.1)) as run_id:
-        T.log_metrics(dict(loss=2.), 0)
+    with pytest.raises(ValueError), R.tracked_run('resumed', 'faults', params=dict(lr=.1)) as run_id:
+        R.log_metrics(dict(loss=2.), 0)
         raise ValueError
-    with T.tracked_run('resumed', 'faults', params=dict(lr=.1), run_id=run_id) as again: T.log_metrics(dict(loss=1.), 1)
+    with R.tracked_run('resumed', 'faults', params=dict(lr=.1), run_id=run_id) as again: R.log_metrics(dict(loss=1.), 1)
     assert again == run_id and status(run_id) == 'FINISHED'
     assert [m.step for m in T.open_store().get_metric_history(run_id, 'loss')] == [0, 1]
 
 
 def test_store_in_a_folder_with_spaces(tmp_path, monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/my runs/ü/mlflow.db')
-    with T.tracked_run('spaces', 'faults') as run_id: T.log_text('here', 'note.txt')
+    with R.tracked_run('spaces', 'faults') as run_id: R.log_text('here', 'note.txt')
     assert (tmp_path/'my runs'/'ü'/'artifacts'/'faults'/run_id/'artifacts'/'note.txt').read_text() == 'here'
 
 
@@ -172,9 +174,9 @@ def fetch(port, path, host=None):
 
 
 def test_page_answers_to_its_own_name_only():
-    with T.tracked_run('shown', 'page') as run_id: T.log_text('for the page', 'note.txt')
+    with R.tracked_run('shown', 'page') as run_id: R.log_text('for the page', 'note.txt')
     with socket.socket() as free: free.bind(('127.0.0.1', 0)); port = free.getsockname()[1]
-    command, environment = T.ui_command(port)
+    command, environment = R.ui_command(port)
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for _ in range(240):

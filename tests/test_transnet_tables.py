@@ -16,7 +16,8 @@ from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
 from har_nb.experiments.tables import RowsFailed, SettingsError, run, settings_of
 from har_nb.learning.predictor import load_predictor
-from har_nb.learning.tracking import open_store, runs_table
+from har_nb.learning.runs import runs_table
+from har_nb.learning.tracking import open_store
 from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
 from har_nb.models.transnet import FrameStream, GRUHead, MeanHead, Table1Head, TextHead, TransNet, dense, mean, narrow, r3d_18, scaled_mean, vgg16, vgg19
 from har_nb.papers.transnet.ablations import body, frames, heads, leak

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UCF101', 'HMDB51', 'KTH_PEOPLE', 'KTH', 'MINI_KINETICS', 'SOMETHING_V1', 'SEAGS_V1', 'SUPERVISELY_PERSONS', 'CATALOG',
            'Part', 'tree', 'Entry', 'official', 'transnet', 'mei', 'sixteen_nine', 'hmdb51_group', 'overlapping',
-           'person_mask', 'MaskEntry', 'recognise', 'check', 'named', 'get']
+           'person_mask', 'MaskEntry', 'laid_out', 'recognise', 'own_name', 'check', 'named', 'get']
 
 # %% ../../nbs/data/06_catalog.ipynb #0e66212d
 import base64
@@ -25,8 +25,8 @@ import pandas as pd
 
 from .dataset import ActionDataset
 from .download import DownloadError, download, fetch_video, unpack, unpacked
-from .lists import Clip, ListError, as_dataset, from_lists, read_lines
-from .video import VIDEO_SUFFIXES, frames, probe, progress_bar, write_video
+from .lists import Clip, ListError, as_dataset, from_lists, is_system, read_lines, read_table, walk
+from .video import frames, probe, progress_bar, write_video
 
 # %% ../../nbs/data/06_catalog.ipynb #d987290a
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Entry:
     citation:str
     homepage:str
     read:Callable       # (folder, number of a split or None for every clip, must_exist) -> ActionDataset
-    marks:tuple         # patterns; the first layout of which all match is recognised
+    marks:tuple         # patterns; a folder in which all of one tuple match is laid out like the set
     downloads:tuple=()  # of `Part`
     access:str=''       # what stands between you and the files
     protocols:Mapping=field(default_factory=lambda: dict(official=official)) # name -> function (read, split, seed) -> ActionDataset
@@ -93,6 +93,17 @@ class Entry:
         if split not in self.counts: raise ValueError(f'{self.title} has no split {split}: {", ".join(map(str, self.counts))}')
         if protocol not in self.protocols: raise ValueError(f'{self.title} has no protocol {protocol!r}: {", ".join(self.protocols)}')
         return self.protocols[protocol](lambda number: self.read(Path(folder), number, must_exist), split, seed)
+    def holds(self,
+        folder,
+    )->bool:
+        "Whether the classes and counts of its lists are those of the published set, but for one in fifty."
+        for number, published in self.counts.items():
+            try: dataset = self.read(Path(folder), number, False)
+            except ListError as error: dataset = error.dataset
+            if dataset is None or not len(dataset): return _folders_of_classes(Path(folder)) == self.classes
+            total = sum(published.values()) or self.clips
+            if len(dataset.classes) == self.classes and abs(len(dataset) - total) <= total/50: return True
+        return False
     def check(self,
         folder,
         files:bool=True,            # decode every file
@@ -122,6 +133,12 @@ def sixteen_nine(read, split, seed):
 def _all_train(dataset): return replace(dataset, clips=dataset.clips.assign(split='train'), protocol='unsplit', split_name='')
 
 def _beside(folder, *names): return next((folder/name for name in names if (folder/name).is_dir()), folder)
+
+def _folders_of_classes(folder):
+    "How many folders stand side by side, here or in a folder below."
+    def inside(place): return [path for path in place.iterdir() if path.is_dir() and not is_system(path.name)] if place.is_dir() else []
+    return max(len(inside(place)) for place in (folder, *inside(folder)))
+
 
 # %% ../../nbs/data/06_catalog.ipynb #6d1fd5bf
 def _read_ucf101(folder, split, must_exist):
@@ -214,9 +231,8 @@ def overlapping(
 
 # %% ../../nbs/data/06_catalog.ipynb #5c8c2c06
 def _videos(root):
-    "Relative paths of the videos in a folder, hidden ones aside."
-    paths = (path.relative_to(root) for path in root.rglob('*') if path.suffix.lower() in VIDEO_SUFFIXES)
-    return {path.as_posix() for path in paths if not any(part.startswith('.') for part in path.parts)}
+    "Relative paths of the videos in a folder, those of hidden and system folders aside."
+    return {one.path for one in walk(root) if one.kind == 'video'}
 
 def _kinetics_rows(folder, problems):
     "{YouTube id: (class, first second, last second)} of the tables of Kinetics-400."
@@ -305,17 +321,20 @@ SOMETHING_V1 = Entry('something_v1', 'Something-Something v1', 108499, 174, {1: 
 
 # %% ../../nbs/data/06_catalog.ipynb #af44e940
 def _read_seags(folder, split, must_exist):
-    manifest = folder/'manifest.csv'
-    table = pd.read_csv(manifest, dtype=str) if manifest.is_file() else pd.DataFrame(columns=['path', 'source'])
-    sources = dict(zip(table.path, table.source, strict=True)) if {'path', 'source'} <= set(table) else {}
+    problems = []
+    columns, rows = read_table(folder/'manifest.csv', problems)
+    if not {'path', 'source'} <= set(columns): problems.append((folder/'manifest.csv', 1, 'a manifest has the columns path and source'))
+    if problems: raise ListError(problems)
+    sources = {row['path']: row['source'] for _, row in rows}
     valid = 'validlist.txt' if (folder/'validlist.txt').is_file() else None
     dataset = from_lists(folder, valid=valid, group=lambda path: sources.get(path, path), must_exist=must_exist)
-    return replace(dataset, split_name='lists') if split else _all_train(dataset)
+    dataset = replace(dataset, name='SEAGS_V1', split_name='lists')
+    return dataset if split else _all_train(dataset)
 
-SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video, by manifest.csv; without it each clip',
+SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video, by manifest.csv',
     layout='Class/v_Class_1.mp4\nclassInd.txt (1 Class)\ntrainlist.txt (Class/v_Class_1.mp4 1)\ntestlist.txt (Class/v_Class_2.mp4)\nmanifest.csv (path, source, ...)', exact=False,
     licence='never released', homepage='https://www.informatica.si/', citation='Le, Huynh-Duc, Nguyen, Tran: Motion embedded images: An approach to capture spatial and temporal features for action recognition. Informatica, 2023',
-    read=_read_seags, marks=(('classInd.txt', 'trainlist.txt', 'testlist.txt', '*/v_*_*.mp4'),), protocols=dict(official=official, paper=mei),
+    read=_read_seags, marks=(('classInd.txt', 'trainlist.txt', 'testlist.txt', 'manifest.csv'),), protocols=dict(official=official, paper=mei),
     access='Its authors have not released it. Build a set of the same form from your own sources with har_nb.data.seags.')
 
 # %% ../../nbs/data/06_catalog.ipynb #37cdb9b9
@@ -369,6 +388,7 @@ class MaskEntry(Entry):
         if not len(table): problems.append((folder, None, 'there are no annotations */ann/*.json'))
         if problems: raise ListError(problems)
         return table.drop(columns=['figures', 'problem'])
+    def holds(self, folder)->bool: return True # nothing else is laid out like this
     def check(self, folder, files=True, workers=None, progress=True):
         folder = Path(folder)
         table = self.read(folder)
@@ -419,12 +439,28 @@ def _check_files(entry, folder, decode, workers, progress):
     if decode and here.any(): rows += every.without(gone).check_files(workers=workers, progress=progress).itertuples(index=False, name=None)
     return rows
 
+def laid_out(
+    folder, # of a data set
+)->Entry|None:
+    "The set of the catalog in whose form a folder is laid out, whatever it holds."
+    folder = Path(folder)
+    return next((entry for entry in CATALOG for marks in entry.marks if all(next(folder.glob(mark), None) for mark in marks)), None)
+
 def recognise(
     folder, # of a data set
 )->Entry|None:
-    "The set of the catalog that is laid out like this folder."
-    folder = Path(folder)
-    return next((entry for entry in CATALOG for marks in entry.marks if all(next(folder.glob(mark), None) for mark in marks)), None)
+    "The published set that a folder holds, by classes and counts."
+    entry = laid_out(folder)
+    return entry if entry and entry.holds(folder) else None
+
+def own_name(
+    folder, # of a set that is none of the catalog
+)->str:
+    "What a set is called: the name of its folder, and never that of a published set."
+    name = Path(os.path.abspath(folder)).name
+    plain = re.sub(r'[^a-z0-9]', '', name.lower())
+    published = [re.sub(r'[^a-z0-9]', '', text.lower()) for entry in CATALOG for text in (entry.name, entry.title)]
+    return f'own {name}' if any(plain.startswith(text) for text in published) else name
 
 def check(
     folder,
@@ -432,9 +468,9 @@ def check(
     workers:int|None=None,      # processes; default: one for each core
     progress:bool=True,         # a bar, on a terminal
 )->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
-    "Recognise a set by its layout and hold it against what was published; `ListError` where no set is recognised."
+    "Recognise a set and hold it against what was published; `ListError` where no set is recognised."
     entry = recognise(folder)
-    if not entry: raise ListError([(folder, None, f'not laid out like a set of the catalog: {", ".join(entry.name for entry in CATALOG)}')])
+    if not entry: raise ListError([(folder, None, f'holds no set of the catalog: {", ".join(entry.name for entry in CATALOG)}')])
     return entry.check(folder, files=files, workers=workers, progress=progress)
 
 # %% ../../nbs/data/06_catalog.ipynb #addaa19d

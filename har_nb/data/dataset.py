@@ -12,11 +12,11 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +87,18 @@ def leaky(self:ActionDataset)->bool:
 
 # %% ../../nbs/data/01_dataset.ipynb #d8549ac9
 @patch
-def summary(self:ActionDataset)->pd.DataFrame: # classes and 'all' x splits that have clips, and the number of groups
-    "Clips by class and split."
-    counts = pd.crosstab(self.clips.label, self.clips.split).reindex(index=self.classes, columns=[s for s in SPLITS if (self.clips.split == s).any()], fill_value=0)
-    counts['groups'] = self.clips.groupby('label').group.nunique().reindex(self.classes, fill_value=0)
-    counts.loc['all'] = [*counts.iloc[:, :-1].sum(), self.clips.group.nunique()]
-    return counts.rename_axis(index=None, columns=None)
+def counts(self:ActionDataset)->pd.DataFrame: # classes x splits that have clips
+    "Clips of each class in each split."
+    splits = [split for split in SPLITS if (self.clips.split == split).any()]
+    return pd.crosstab(self.clips.label, self.clips.split).reindex(index=self.classes, columns=splits, fill_value=0).rename_axis(index=None, columns=None)
+
+@patch
+def summary(self:ActionDataset)->pd.DataFrame: # classes, and last 'all' (or 'all clips', where a class is called all) x splits that have clips, and the number of groups
+    "Clips by class and split, with their sum."
+    table = self.counts()
+    table['groups'] = self.clips.groupby('label').group.nunique().reindex(self.classes, fill_value=0)
+    table.loc['all clips' if 'all' in self.classes else 'all'] = [*table.iloc[:, :-1].sum(), self.clips.group.nunique()]
+    return table
 
 @patch
 def _repr_markdown_(self:ActionDataset):
@@ -223,19 +229,48 @@ def carve_validation(self:ActionDataset,
     return replace(self, clips=self.clips.assign(split=split))
 
 # %% ../../nbs/data/01_dataset.ipynb #2269b755
-def _workers(n):
-    "Processes that decode. Spawned, not forked: a process with threads or a GPU in use cannot be forked safely."
-    pool = ProcessPoolExecutor(n, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    try: pool.submit(os.getpid).result()
-    except BrokenProcessPool: raise RuntimeError("no worker process can start: in a script of your own, call this below if __name__ == '__main__'") from None
-    return pool
+def _serve(pipe, work):
+    "What a worker does: one item after the other, until nobody asks any more."
+    with suppress(EOFError, OSError):
+        pipe.send(('ready', None))
+        while True:
+            item = pipe.recv()
+            try: answer = 'done', work(*item)
+            except Exception as error: answer = 'failed', error
+            pipe.send(answer)
 
-def _alone(work, item, crashed):
-    "The result for an item that was in work when a worker died."
-    try:
-        with _workers(1) as pool: return pool.submit(work, *item).result()
-    except BrokenProcessPool: return crashed
+@contextmanager
+def _deaf():
+    "Inside, Ctrl-C waits; a process that is started inside never hears it."
+    if not hasattr(signal, 'pthread_sigmask'): return (yield)
+    resource_tracker.ensure_running() # when it starts, it would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try: yield
+    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+class _Worker:
+    "A process that does `work`. Spawned, not forked: a process with threads or a GPU in use cannot be forked safely."
+    def __init__(self, work):
+        context = multiprocessing.get_context('spawn')
+        self.pipe, theirs = context.Pipe()
+        self.process, self.ready, self.place = context.Process(target=_serve, args=(theirs, work), daemon=True), False, None
+        self.process.start()
+        theirs.close()
+    def ask(self, place, item):
+        self.place = place
+        with suppress(OSError): self.pipe.send(item) # a worker that is gone is told by its answer
+    def answer(self): # kind, value
+        try: kind, value = self.pipe.recv()
+        except (EOFError, OSError): return 'died', None
+        if kind == 'failed': raise value
+        self.ready = True
+        return kind, value
+    def end(self):
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+# %% ../../nbs/data/01_dataset.ipynb #5be8c2d2
 def for_each_file(
     work,               # a function that workers can import
     items,              # its arguments, a tuple for each file
@@ -243,20 +278,25 @@ def for_each_file(
     crashed=None,       # stands for the result where a worker died of an item
 ):                      # yields (place in items, result), as they come
     "Run a function over many files in parallel; a decoder that crashes takes nothing with it."
-    n_workers, todo = max(1, min(n_workers or os.cpu_count() or 1, len(items))), deque(range(len(items)))
-    while todo:
-        waiting = {}
-        try:
-            with _workers(n_workers) as pool:
-                while todo or waiting:
-                    while todo and len(waiting) < 2*n_workers:
-                        waiting[pool.submit(work, *items[todo[0]])] = todo[0]
-                        todo.popleft()
-                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        result = future.result()
-                        yield waiting.pop(future), result
-        except BrokenProcessPool:
-            for place in waiting.values(): yield place, _alone(work, items[place], crashed)
+    waiting, workers = deque(enumerate(items)), []
+    try:
+        with _deaf():
+            for _ in range(min(n_workers or os.cpu_count() or 1, len(items))): workers.append(_Worker(work))
+        while busy := [worker for worker in workers if worker.place is not None or waiting]:
+            answering = connection.wait([worker.pipe for worker in busy])
+            for at, worker in enumerate(workers):
+                if worker.pipe not in answering: continue
+                place, (kind, value) = worker.place, worker.answer()
+                if kind == 'died' and not worker.ready:
+                    raise RuntimeError("no worker process can start: in a script of your own, call this below if __name__ == '__main__'")
+                if kind == 'died' and waiting:
+                    with _deaf(): workers[at] = worker = _Worker(work)
+                worker.place = None
+                if waiting and worker.ready: worker.ask(*waiting.popleft())
+                if kind != 'ready': yield place, crashed if kind == 'died' else value
+    finally:
+        with _deaf():
+            for worker in workers: worker.end()
 
 # %% ../../nbs/data/01_dataset.ipynb #6026058f
 @patch

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .video import VideoInfo, _codec, _declared, _open, diagnose
+from .video import Clock, _declared, _info, _named, _open, diagnose
 
 # %% ../../nbs/data/07_look.ipynb #3c253885
 class Moments:
@@ -55,23 +55,24 @@ def look(
     path,               # a video, or a folder of numbered pictures
     spans=((0, None),), # (first frame, frame after the last) of each clip in it
     moments:int=0,      # pictures of each clip for its fingerprint; 0: none
-)->tuple: # dict: problem, detail, severity, n_file, fps, height, width, codec, bytes, audio; for each span its `fingerprints`
+)->tuple: # dict: problem, detail, severity, n_file, fps, varies, seconds (of each span), height, width, codec, bytes, audio; for each span its `fingerprints`
     "Decode a file once and tell everything about it; a fault is told, too."
     path, clips = Path(path), [Moments(*span, moments) for span in spans]
-    try: info = _watch(path, clips)
+    try: info, times = _watch(path, clips)
     except Exception:
         problem, detail, severity = diagnose(path) or ('unreadable', 'decoding fails at times', 'error')
         return dict(problem=problem, detail=detail, severity=severity), [fingerprints([])]*len(clips) if moments else []
-    about = dict(n_file=info.n_frames, fps=info.fps, height=info.height, width=info.width, codec=info.codec, bytes=sum(f.stat().st_size for f in parts_of(path)), audio=has_audio(path))
+    about = dict(n_file=info.n_frames, fps=info.fps, varies=info.varies, seconds=[_seconds(info, times, *span) for span in spans], height=info.height, width=info.width, codec=info.codec, bytes=sum(f.stat().st_size for f in parts_of(path)), audio=has_audio(path))
     if info.truncated: about |= dict(problem='truncated', detail=f'{info.n_frames} of {info.n_declared} frames', severity='error')
     return about, [fingerprints(clip.pictures()) for clip in clips] if moments else []
 
 def _watch(path, clips):
     "What `probe` tells, with moments taken on the way."
-    capture, n_frames, shape = _open(path), 0, None
+    capture, shape, times = _open(path), None, []
+    clock = Clock(capture)
     for clip in clips: clip.expect(min(_declared(capture), 1 << 16))
     while True:
-        takers = [clip for clip in clips if clip.wants(n_frames)]
+        takers = [clip for clip in clips if clip.wants(len(times))]
         if takers or shape is None:
             decoded, picture = capture.read()
             if decoded: shape = picture.shape[:2]
@@ -79,9 +80,15 @@ def _watch(path, clips):
         else: decoded = capture.grab()
         if not decoded: break
         for clip in takers: clip.take(small)
-        n_frames += 1
+        times.append(clock())
     if shape is None: raise ValueError('not one frame')
-    return VideoInfo(path, n_frames, *shape, max(0., capture.get(cv2.CAP_PROP_FPS)), _codec(capture), _declared(capture))
+    return _info(path, capture, times, shape), times
+
+def _seconds(info, times, start, stop):
+    "How long a clip is on the screen: to the frame after it, or to the end of the file."
+    if start >= info.n_frames or not info.fps: return 0. if info.fps else float('nan')
+    if not info.varies: return (min(stop or info.n_frames, info.n_frames) - start)/info.fps
+    return (times[stop] if stop and stop < info.n_frames else info.duration) - times[start]
 
 def parts_of(path): return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 
@@ -93,5 +100,5 @@ def has_audio(
     if Path(path).is_dir(): return False
     av.logging.set_level(None)
     try:
-        with av.open(str(path)) as container: return bool(container.streams.audio)
+        with _named(path) as name, av.open(name) as container: return bool(container.streams.audio)
     except (av.FFmpegError, OSError): return None

@@ -19,11 +19,11 @@ def media(
     files:pd.DataFrame|None=None,   # a `survey` of it; default: every file is decoded once, now
     workers:int|None=None,          # processes; default: one for each core
     progress:bool=True,             # a bar, on a terminal
-)->pd.DataFrame: # a row a clip: path, label, split, duration (s), fps, frames, height, width (pixels), audio (bool), problem; NaN where a file cannot be read
+)->pd.DataFrame: # a row a clip: path, label, split, duration (s), fps, varies, frames, height, width (pixels), audio (bool), problem; NaN where a file cannot be read
     "Length, rate, size and sound of every clip."
     files = survey(dataset, workers=workers, progress=progress) if files is None else files
     if files.path.tolist() != dataset.clips.path.tolist(): raise ValueError('this survey is of other clips: make one of this data set')
-    told = files[['duration', 'fps', 'n_frames', 'height', 'width', 'audio', 'problem']].rename(columns=dict(n_frames='frames'))
+    told = files[['duration', 'fps', 'varies', 'n_frames', 'height', 'width', 'audio', 'problem']].rename(columns=dict(n_frames='frames'))
     return pd.concat([dataset.clips[['path', 'label', 'split']], told], axis=1)
 
 # %% ../../nbs/data/09_statistics.ipynb #6d5967f4
@@ -35,7 +35,7 @@ def table1(
     clips:pd.DataFrame|None=None,   # its `media`; default: every file is decoded once, now
     printed=SEAGS_V1_PRINTED,       # numbers to stand beside them, in the same rows; None: nothing
     **options, # of `media`
-)->pd.DataFrame: # rows as in the paper's Table 1, as text; and clips that could not be measured, where there are some
+)->pd.DataFrame: # rows as in the paper's Table 1, as text; and clips without a steady rate or that could not be measured, where there are some
     "Actions, clips, total, mean, shortest and longest duration, audio (Le et al. 2023, Table 1)."
     clips = media(dataset, **options) if clips is None else clips
     seconds, sound = clips.duration.dropna(), clips.audio.eq(True)
@@ -43,6 +43,7 @@ def table1(
     lengths = [f'{total:.0f} m' if total >= 10 else f'{total:.2f} m', *(f'{number:.{digits}f} s' for number, digits in ((seconds.mean(), 2), (seconds.min(), 1), (seconds.max(), 1)))] if len(seconds) else ['-']*4
     audio = 'Yes' if sound.all() and len(clips) else f'{sound.sum()} of {len(clips)} clips' if sound.any() else 'No'
     measured = pd.Series([str(len(dataset.classes)), str(len(dataset)), *lengths, audio], SEAGS_V1_PRINTED.index, name=f'{dataset.name}, measured')
+    if uneven := int(clips.varies.eq(True).sum()) if 'varies' in clips else 0: measured['Variable rate'] = f'{uneven} clips'
     if missing := len(clips) - len(seconds): measured['Not measured'] = f'{missing} clips'
     return pd.concat([measured] if printed is None else [measured, printed], axis=1).fillna('')
 

@@ -4,20 +4,27 @@
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'VIDEO_SUFFIXES', 'PICTURES_PER_SECOND', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'PictureFolder',
-           'cut_off', 'VideoInfo', 'probe', 'write_video', 'iter_pictures', 'iter_frames', 'frames', 'diagnose',
-           'progress_bar']
+           'is_picture_clip', 'PyAVCapture', 'expected_frames', 'header_frames', 'Clock', 'rate_of', 'VideoInfo',
+           'probe', 'frame_times', 'write_video', 'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'progress_bar']
 
 # %% ../../nbs/data/00_video.ipynb #ee6103f7
+import mmap
 import os
 import re
+import stat
+import struct
 import sys
+import tempfile
 import uuid
+from collections import deque
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +38,8 @@ if 'OPENCV_LOG_LEVEL' not in os.environ: cv2.utils.logging.setLogLevel(cv2.utils
 
 # %% ../../nbs/data/00_video.ipynb #b042bbba
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts', '.ogv')
+VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts', '.ogv',
+                  '.mts', '.m2ts', '.m2t', '.mod', '.tod', '.dv', '.mxf', '.vob', '.mpe', '.m1v', '.m2v', '.asf', '.3g2', '.f4v', '.ogm', '.divx', '.qt', '.rm', '.rmvb', '.y4m', '.ivf')
 
 class VideoError(FileError):
     "A video that cannot be read or written; shown as `path: reason. remedy`."
@@ -39,13 +47,28 @@ class VideoError(FileError):
 # %% ../../nbs/data/00_video.ipynb #c977d510
 PICTURES_PER_SECOND = 12 # of a folder that does not say: Something-Something v1
 
+_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]') # within the coded pixels of a JPEG, 0xff stands before 0 or a restart mark
+
+def _whole_picture(content):
+    "Whether a JPEG or PNG goes on to its end mark; what stands behind it does not matter."
+    if content[:4] == b'\x89PNG':
+        at = 8
+        while content[at + 4:at + 8] not in (b'', b'IEND'): at += 12 + int.from_bytes(content[at:at + 4])
+        return len(content) >= at + 12
+    at = 2
+    while found := _MARKER.search(content, at):
+        if content[found.start() + 1] == 0xd9: return True
+        at = found.end() + int.from_bytes(content[found.end():found.end() + 2])
+    return False
+
 class PictureFolder:
     "A folder of numbered pictures, read like a `cv2.VideoCapture`; `VideoError` for names that give no order and for pictures that cannot be decoded."
-    codec = 'pictures'
+    codec, decoder = 'pictures', 'OpenCV'
     def __init__(self,
         path:Path, # the folder
+        fps:float=PICTURES_PER_SECOND,
     ):
-        try: files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith('.')]
+        try: files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith('.') and not file.is_dir()]
         except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
         names = {file: re.fullmatch(r'(.*?)(\d+)', file.stem) for file in files}
         loose, series = sorted(file.name for file in files if not names[file]), sorted({found[1] for found in names.values() if found})
@@ -55,14 +78,14 @@ class PictureFolder:
         numbers = {}
         for file, found in sorted(names.items()):
             if (twin := numbers.setdefault(int(found[2]), file)) != file: raise VideoError(path, f'{twin.name} and {file.name} have the same number', 'Take one away')
-        self.files, self.at, self.size = [file for _, file in sorted(numbers.items())], 0, None
+        self.files, self.at, self.size, self.fps = [file for _, file in sorted(numbers.items())], 0, None, fps
         self.declared = max(numbers) - min(1, *numbers) + 1
     def grab(self):
         if self.at == len(self.files): return False
         file = self.files[self.at]
         try: content = file.read_bytes()
         except OSError as error: raise VideoError(file, f'cannot be opened ({error.strerror})', 'Check the path') from None
-        whole = content.rfind(b'IEND' if content[:4] == b'\x89PNG' else b'\xff\xd9', -1024) > 0 # a JPEG cut short would be filled up with grey
+        whole = _whole_picture(content)
         self.picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if whole else None
         if self.picture is None: raise VideoError(file, 'cannot be decoded' if whole else 'not a whole JPEG or PNG' if content else 'the file is empty', 'Fetch it again, or leave the clip out')
         self.size = self.size or self.picture.shape[1::-1]
@@ -70,33 +93,354 @@ class PictureFolder:
         self.at += 1
         return True
     def read(self, picture=None): return (True, self.picture) if self.grab() else (False, None)
-    def get(self, number): return {cv2.CAP_PROP_FRAME_COUNT: self.declared, cv2.CAP_PROP_FPS: PICTURES_PER_SECOND}.get(number, 0)
+    def get(self, number):
+        return {cv2.CAP_PROP_FRAME_COUNT: self.declared, cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_POS_MSEC: 1000*(self.at - 1)/self.fps}.get(number, 0)
+
+def is_picture_clip(
+    folder,
+)->bool:
+    "Whether a folder of pictures is one clip, and not a folder of other things with a picture among them."
+    names = [file for file in os.scandir(folder) if not file.name.startswith('.')]
+    folders = sum(file.is_dir() for file in names)
+    pictures = [Path(file.name) for file in names if file.name.lower().endswith(PICTURE_SUFFIXES) and not file.is_dir()]
+    return bool(pictures) and (not folders or sum(name.stem[-1].isdigit() for name in pictures) > folders)
 
 # %% ../../nbs/data/00_video.ipynb #c41d0447
-def _open(path, threads=1):
-    "The file opened for one pass by FFmpeg, or a `VideoError` that says why not."
-    if os.path.isdir(path): return PictureFolder(path)
+def _checked(path):
+    "Nothing, or the `VideoError` of something that is no video file by its looks: a pipe would be waited for, a text file drawn as a terminal screen."
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode): raise VideoError(path, 'is a pipe or a device, not a file', 'Copy what comes out of it to a file first')
         with path.open('rb') as file: empty = not file.read(1)
     except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
     if empty: raise VideoError(path, 'the file is empty', 'Fetch it again')
-    if path.suffix.lower() not in VIDEO_SUFFIXES: # FFmpeg would draw a text file as a terminal screen
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video', f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+
+@contextmanager
+def _named(path):
+    "The name by which FFmpeg may open a file: its own, or where that is not UTF-8 a link's, for the time of opening."
+    name = os.path.abspath(path)
+    if name.encode(errors='replace') == os.fsencode(name):
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, f'video{Path(path).suffix.lower()}')
+        os.symlink(name, link)
+        yield link
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d1
+def _boxes(file, start, stop):
+    "(kind, first byte, byte after the last) of what stands side by side in an .mp4."
+    while start + 8 <= stop:
+        file.seek(start)
+        head = file.read(16)
+        size, kind, skip = int.from_bytes(head[:4]), head[4:8], 8
+        if size == 1: size, skip = int.from_bytes(head[8:16]), 16
+        end = start + size if size else stop
+        if end < start + skip: return
+        yield kind, start + skip, end
+        start = end
+
+def _inside(file, span, *kinds):
+    "Spans of all boxes on a path of kinds."
+    if not kinds: return [span]
+    return [found for kind, *part in _boxes(file, *span) if kind == kinds[0] for found in _inside(file, (part[0], min(part[1], span[1])), *kinds[1:])]
+
+def _mirrors(matrix): return matrix is not None and matrix[0]*matrix[3] - matrix[1]*matrix[2] < 0 # a, b, c, d
+
+def _matrix(frame):
+    "a, b, c, d of a decoded frame's display matrix, each -1, 0 or 1; None where there is none, or one that turns by less than a right angle."
+    for side in frame.side_data:
+        if side.type.name != 'DISPLAYMATRIX': continue
+        a, b, _, c, d = (np.frombuffer(bytes(side), np.int32)[:5]/65536).round().astype(int).tolist()
+        if sorted((abs(a), abs(b))) == [0, 1] and (abs(a), abs(b)) == (abs(d), abs(c)): return a, b, c, d
+
+def _mirrored_track(path):
+    "Whether an .mp4 has a picture that is shown mirrored."
+    with open(path, 'rb') as file:
+        for start, _ in _inside(file, (0, os.fstat(file.fileno()).st_size), b'moov', b'trak', b'tkhd'):
+            file.seek(start)
+            header = file.read(96)
+            words = struct.unpack_from('>9i2I', header, 52 if header[:1] == b'\x01' else 40) if len(header) == 96 else [0]*11
+            if words[9] and _mirrors((words[0], words[1], words[3], words[4])): return True
+    return False
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d2
+class _Head(NamedTuple):
+    "What PyAV says of a file's pictures before they are decoded."
+    codec:str       # FFmpeg's name of the decoder; '' where there is none
+    second:bool     # whether OpenCV would get it wrong
+
+def _head(path):
+    "The head of a file; None where FFmpeg cannot read it."
+    import av
+    av.logging.set_level(None)
+    with suppress(av.FFmpegError, OSError, IndexError, ValueError), _named(path) as name, av.open(name) as container:
+        stream = container.streams.video[0]
+        if stream.codec_context is None: return _Head('', False)
+        stream.codec_context.thread_count = 1
+        codec, order = stream.codec_context.name, getattr(stream.codec_context, 'field_order', 0)
+        if 'av1' in codec or 'dav1d' in codec or order > 1: return _Head(codec, True)
+        for frame in container.decode(stream): return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
+        return _Head(codec, False)
+
+def _may_be_mirrored(path):
+    suffix = path.suffix.lower()
+    if suffix in ('.mp4', '.mov', '.m4v', '.3gp'): return _mirrored_track(path)
+    if suffix not in ('.mkv', '.webm'): return False
+    with open(path, 'rb') as file: return b'\x76\x70' in file.read(1 << 14)
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0e4
+class _Bits:
+    "Numbers from a row of bits."
+    def __init__(self, data): self.text, self.at = f'{int.from_bytes(data):0{8*len(data)}b}', 0
+    def take(self, n=1):
+        self.at += n
+        return int(self.text[self.at - n:self.at] or '0', 2)
+    def golomb(self): # as many zeros before the number as bits after its first
+        zeros = self.text.index('1', self.at) - self.at
+        self.at += zeros
+        return self.take(zeros + 1) - 1
+
+_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135) # profiles of H.264
+
+def _h264_progressive(header):
+    "`frame_mbs_only_flag` of a sequence parameter set; False, too, where that is hard to find."
+    begin = 8 if header[:1] == b'\x01' else re.search(rb'\x00\x00\x01[\x07\x27\x47\x67]', header).end() - 1
+    bits = _Bits(header[begin:begin + 96].replace(b'\x00\x00\x03', b'\x00\x00'))
+    bits.take(8)
+    profile = bits.take(8)
+    bits.take(16), bits.golomb()
+    if profile in _WITH_CHROMA:
+        if bits.golomb() == 3: bits.take()
+        bits.golomb(), bits.golomb(), bits.take()
+        if bits.take(): return False # matrices of its own
+    bits.golomb()
+    order = bits.golomb()
+    if order == 0: bits.golomb()
+    if order == 1: return False
+    bits.golomb(), bits.take(), bits.golomb(), bits.golomb() # reference frames, gaps, width, height
+    return bool(bits.take())
+
+def _mpeg4_progressive(header):
+    "No `interlaced` in a video object layer; False, too, where that is hard to find."
+    begin = re.search(rb'\x00\x00\x01[\x20-\x2f]', header).end()
+    bits = _Bits(header[begin:begin + 64])
+    bits.take(9)
+    if bits.take(): bits.take(7)
+    if bits.take(4) == 15: bits.take(16)
+    if bits.take():
+        bits.take(3)
+        if bits.take(): bits.take(79)
+    if bits.take(2): return False # not a rectangle
+    bits.take()
+    resolution = bits.take(16)
+    bits.take()
+    if bits.take(): bits.take(max(1, (resolution - 1).bit_length()))
+    bits.take(29) # width and height, between marks
+    return not bits.take()
+
+_ALWAYS_PROGRESSIVE = ('VP80', 'VP90', 'hevc', 'hvc1', 'hev1', 'MJPG', 'mjpg', 'jpeg')
+
+def _progressive(capture):
+    "Whether an open file is known to have no interlaced frames."
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1')
+    if codec in _ALWAYS_PROGRESSIVE: return True
+    known = {'h264': _h264_progressive, 'avc1': _h264_progressive, 'FMP4': _mpeg4_progressive, 'XVID': _mpeg4_progressive, 'mp4v': _mpeg4_progressive, 'DX50': _mpeg4_progressive}.get(codec)
+    place = int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
+    if not known or place < 1: return False
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0) # it would turn the header as well
+    header = capture.retrieve(flag=place)[1]
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    with suppress(AttributeError, ValueError): return header is not None and known(header.tobytes())
+    return False
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d4
+def _upright(picture, matrix):
+    "A picture as its display matrix a, b, c, d has it shown."
+    a, b, c, d = matrix
+    if not a: picture, a, d = picture.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(picture[::d, ::a])
+
+class PyAVCapture:
+    "A video decoded by PyAV, read like a `cv2.VideoCapture`."
+    decoder = 'PyAV'
+    def __init__(self,
+        path:Path,
+        threads:int=1,
+    ):
+        import av
+        with _named(path) as name: self.container = av.open(name)
+        self.stream, self.wrong = self.container.streams.video[0], av.FFmpegError
+        self.stream.codec_context.thread_count = threads
+        self.stream.thread_type = 'AUTO' if threads != 1 else 'SLICE'
+        self.codec, self.frame, self.first, self.size = self.stream.codec_context.name.replace('libdav1d', 'av1'), None, None, None
+        self.frames = self._frames()
+    def _frames(self):
+        for packet in self.container.demux(self.stream):
+            with suppress(self.wrong): yield from packet.decode()
+    def grab(self):
+        with suppress(self.wrong): self.frame = next(self.frames, None)
+        if self.frame is None: return False
+        if self.first is None: self.first, self.size, self.matrix = self.frame.time or 0, (self.frame.width, self.frame.height), _matrix(self.frame)
+        return True
+    def read(self, picture=None):
+        if not self.grab(): return False, None
+        frame = _woven(self.frame) if self.frame.interlaced_frame else self.frame
+        picture = frame.to_ndarray(format='bgr24', width=self.size[0], height=self.size[1], interpolation='BICUBIC')
+        return True, _upright(picture, self.matrix) if self.matrix else picture
+    def get(self, number):
+        stream, rate = self.stream, self.stream.average_rate or 0
+        if number == cv2.CAP_PROP_FPS: return float(rate)
+        if number == cv2.CAP_PROP_FRAME_COUNT: return stream.frames or int((stream.duration or 0)*stream.time_base*rate)
+        if number == cv2.CAP_PROP_POS_MSEC and self.frame and self.frame.time is not None: return 1000*(self.frame.time - self.first)
+        return 0
+
+def _woven(frame):
+    "The same frame without the mark of an interlaced one."
+    import av
+    try: plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+    except (ValueError, AssertionError): return frame # a layout that cannot be made anew
+    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+    return plain
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d5
+def _open(path, threads=1, fps=None):
+    "The file opened for one pass, or a `VideoError` that says why not."
+    if os.path.isdir(path): return PictureFolder(path, fps or PICTURES_PER_SECOND)
+    _checked(path)
+    with _named(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    if capture.isOpened() and _progressive(capture) and not _may_be_mirrored(path): return capture
+    head = _head(path)
+    if head and not head.codec: raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})', 'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
+    if head and head.second: return PyAVCapture(path, threads)
     if not capture.isOpened(): raise VideoError(path, 'not a video, or cut off before its index', 'Fetch it again; if it plays elsewhere, convert it with ffmpeg')
     return capture
+
+def _codec_name(path):
+    "What a container calls its codec."
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb'stsd.{12}(.{4})|(V_[A-Z0-9/_]+)|vids(.{4})', content, re.DOTALL)
+        return next(filter(None, found.groups())).decode('latin-1') if found else 'unknown'
 
 def _no_frames(path): return VideoError(path, 'not one frame can be decoded', 'Fetch it again, or leave it out')
 
 # %% ../../nbs/data/00_video.ipynb #13fd6fc0
-def cut_off(
-    n_frames:int,   # that were decoded
-    n_declared:int, # that the header promises
-)->bool:
-    "Whether a file has clearly fewer frames than promised: more than 2 missing, and more than 2%."
-    return n_declared - n_frames > max(2, n_declared/50)
+def _number(file): # a size in a Matroska file: its first byte says how many follow
+    first = file.read(1)
+    length = 9 - first[0].bit_length() if first and first[0] else 0
+    value = int.from_bytes(bytes([first[0] & (0x7f >> (length - 1))]) + file.read(length - 1)) if length else None
+    return None if value == (1 << 7*length) - 1 else value # all ones: unknown
 
-def _cut(codec, n_frames, n_declared): return n_frames < n_declared if codec == PictureFolder.codec else cut_off(n_frames, n_declared)
+_SEGMENT, _CLUSTER = b'\x18\x53\x80\x67', b'\x1f\x43\xb6\x75'
+
+def _elements_end(file, size): # of a Matroska file
+    at = 0
+    while at < size:
+        file.seek(at)
+        first = file.read(1)
+        name = first + file.read(max(0, 8 - first[0].bit_length()))
+        long, at = _number(file), file.tell()
+        if long is None and name not in (_SEGMENT, _CLUSTER): break
+        at += long or 0 # past an element of known length, into one of unknown length
+    return at
+
+def _chunks_end(file, size): # of an AVI; a recorder that died leaves sizes of 0
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        name, long = struct.unpack('<4sI', file.read(8))
+        if name != b'RIFF' or not long: break
+        at += 8 + long
+    return at - 1 # the byte that fills an odd size up may be missing
+
+def _boxes_end(file, size): return max((end for _, _, end in _boxes(file, 0, size)), default=0)
+
+_FLASH, _ASF_SIZE = b'FLV', bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')
+
+def _ends_early(path):
+    "Whether a file is shorter than its container says."
+    with open(path, 'rb') as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(4096)
+        if head[:4] == b'\x1a\x45\xdf\xa3': return _elements_end(file, size) > size
+        if head[:4] == b'RIFF': return _chunks_end(file, size) > size
+        if head[4:8] in (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip'): return _boxes_end(file, size) > size
+        if (at := head.find(_ASF_SIZE)) > 0: return int.from_bytes(head[at + 40:at + 48], 'little') > size
+        if head[:3] == _FLASH and size > 15: # each piece is followed by its length
+            file.seek(size - 4)
+            last = int.from_bytes(file.read(4))
+            file.seek(max(0, size - 4 - last))
+            return file.read(1) not in (b'\x08', b'\x09', b'\x12')
+    return False
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d6
+_CRUMB = 8 # bytes: packets up to here hold no picture
+
+def _packets(path):
+    "Pictures that a file holds, by its packets and its index; those that an edit list hides are left out."
+    import av
+    with _named(path) as name, av.open(name) as container:
+        stream = container.streams.video[0]
+        codec, shown, hidden = stream.codec_context.name, 0, 0
+        for packet in container.demux(stream):
+            if packet.size <= _CRUMB or codec in ('vp8', 'libvpx') and not bytes(packet)[0] & 16: continue # VP8 marks pictures that are never shown
+            if packet.is_discard: hidden += 1
+            else: shown += 1
+        return max(shown, stream.frames - hidden) if container.format.name.startswith('mov') else shown
+
+def expected_frames(
+    path,           # a video file, or a folder of numbered pictures
+    n_frames:int,   # that were decoded
+    n_declared:int|None=None, # that the header has: a count, or duration times rate; default: it is read
+)->int: # n_frames where nothing is missing
+    "How many frames should have come out of a file, as far as its container tells."
+    path = Path(path)
+    if n_declared is None: n_declared = header_frames(path)
+    if path.is_dir() or 0 < n_declared <= n_frames: return max(n_declared, n_frames)
+    if _ends_early(path): return max(n_declared, n_frames + 1)
+    few = max(2, n_frames/50)
+    if n_declared and n_declared - n_frames <= few: return n_frames
+    held = _packets(path)
+    fields = abs(held - 2*n_frames) <= few # interlaced streams can have a packet for each half of a frame
+    return held if held - n_frames > few and not fields else n_frames
+
+def header_frames(
+    path, # a video file, or a folder of numbered pictures
+)->int: # 0 where there is no telling
+    "How many frames a header promises: a guess, made without decoding."
+    path = Path(path)
+    if path.is_dir(): return PictureFolder(path).declared
+    import av
+    with suppress(av.FFmpegError, OSError, IndexError, TypeError), _named(path) as name, av.open(name) as container:
+        stream = container.streams.video[0]
+        long = stream.duration*stream.time_base if stream.duration else (container.duration or 0)/1e6
+        return min(max(0, int(stream.frames or long*(stream.average_rate or 0))), 2**31)
+    return 0
+
+# %% ../../nbs/data/00_video.ipynb #5a10c0d8
+class Clock:
+    "Called after each frame: seconds since the first one."
+    def __init__(self, capture):
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self.capture, self.step, self.first, self.last = capture, 1/rate if rate > 0 else float('nan'), None, None
+    def __call__(self)->float:
+        stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC)/1000
+        if self.first is None: self.first, now = stamp, 0.
+        elif (now := stamp - self.first) <= self.last: now = self.last + self.step
+        self.last = now
+        return now
+
+def rate_of(
+    times,          # of each frame (s), from 0
+    header:float=0, # frames per second, as the file has it
+)->tuple: # frames per second, and whether number / rate is more than a frame off somewhere
+    "The rate that fits a clip: its header's where every frame keeps to it, else what its time stamps have in the mean; 0 where there is none."
+    times = np.asarray(times)
+    if len(times) < 2 or not np.isfinite(times).all(): return max(0., header), False
+    numbers, step = np.arange(len(times)), times[-1]/(len(times) - 1)
+    if header > 0 and (np.abs(times - numbers/header) <= 1/header).all(): return header, False
+    varies = bool((np.abs(times - numbers*step) > step).any())
+    return len(times)/(times[-1] + (times[-1] - times[-2] if varies else step)), varies
 
 # %% ../../nbs/data/00_video.ipynb #bd5b74ef
 @dataclass(frozen=True, repr=False)
@@ -106,17 +450,21 @@ class VideoInfo:
     n_frames:int    # counted by decoding
     height:int      # pixels, after the rotation that the file asks for
     width:int
-    fps:float       # frames per second, as the header has it; 0 where it has none
-    codec:str       # four-character code, or 'pictures'
-    n_declared:int  # frames that the header, or the last picture's number, promises; 0 where it does not
+    fps:float       # frames per second: the header's where the time stamps keep to it, else their mean; 0 where there is none
+    codec:str       # four-character code, FFmpeg's name of it, or 'pictures'
+    n_declared:int  # frames that should be there by the container; n_frames where nothing is missing
+    varies:bool=False       # number / fps is more than a frame off somewhere: use the times of frames
+    decoder:str='OpenCV'    # or 'PyAV'
     @property
     def duration(self)->float: # seconds
         return self.n_frames/self.fps if self.fps > 0 else float('nan')
     @property
-    def truncated(self)->bool: return _cut(self.codec, self.n_frames, self.n_declared)
+    def truncated(self)->bool: return self.n_frames < self.n_declared
     def __repr__(self):
-        found = f'{self.n_frames} of {self.n_declared or "?"} frames' + ', truncated'*self.truncated
-        return f'VideoInfo({self.path.name}: {found}, {self.height} x {self.width}, {self.fps:g} fps, {self.codec})'
+        found = f'{self.n_frames} of {self.n_declared} frames' + (', truncated' if self.truncated else '')
+        rate = f'{self.fps:g} fps' + (' (varies)' if self.varies else '')
+        by = '' if self.decoder == 'OpenCV' else f' by {self.decoder}'
+        return f'VideoInfo({self.path.name}: {found}, {self.height} x {self.width}, {rate}, {self.codec}{by})'
 
 # %% ../../nbs/data/00_video.ipynb #843c1b99
 def _declared(capture): return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
@@ -125,17 +473,37 @@ def _codec(capture):
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1').strip('\0 ')
     return getattr(capture, 'codec', code)
 
+def _info(path, capture, times, shape):
+    "What is known of a file when its last frame was decoded."
+    fps, varies = rate_of(times, capture.get(cv2.CAP_PROP_FPS))
+    expected = expected_frames(path, len(times), _declared(capture))
+    return VideoInfo(path, len(times), *shape, fps, _codec(capture), expected, varies, getattr(capture, 'decoder', 'OpenCV'))
+
 def probe(
-    path, # a video file, or a folder of numbered pictures
+    path,           # a video file, or a folder of numbered pictures
+    fps:float|None=None, # of a folder of pictures, which does not say; default 12
 )->VideoInfo:
     "Decode a video once and say what it holds; `VideoError` where that is nothing."
     path = Path(path)
-    capture = _open(path)
+    capture = _open(path, fps=fps)
+    clock = Clock(capture)
     decoded, picture = capture.read()
     if not decoded: raise _no_frames(path)
-    n_frames = 1
-    while capture.grab(): n_frames += 1
-    return VideoInfo(path, n_frames, *picture.shape[:2], max(0., capture.get(cv2.CAP_PROP_FPS)), _codec(capture), _declared(capture))
+    times = [clock()]
+    while capture.grab(): times.append(clock())
+    return _info(path, capture, times, picture.shape[:2])
+
+def frame_times(
+    path,           # a video file, or a folder of numbered pictures
+    fps:float|None=None, # of a folder of pictures; default 12
+)->np.ndarray: # T float64, seconds since the first frame
+    "The time of each frame, from the stream's own time stamps; `VideoError` where there is no frame."
+    path = Path(path)
+    capture = _open(path, fps=fps)
+    clock, times = Clock(capture), []
+    while capture.grab(): times.append(clock())
+    if not times: raise _no_frames(path)
+    return np.array(times)
 
 # %% ../../nbs/data/00_video.ipynb #c3a1e0c2
 WRITABLE = { # codec -> containers that hold it
@@ -185,16 +553,18 @@ def write_video(
     return replace(info, path=path)
 
 # %% ../../nbs/data/00_video.ipynb #e528743d
-def _pictures(capture, path, start, stop, slots=None):
-    "Decoded pictures, H W 3 in B G R, in order, each in the next of the `slots`; those before `start` are decoded, and not converted."
-    before = 0
-    while before < start and capture.grab(): before += 1
-    picture = None
+def _pictures(capture, path, start, stop, slots=None, stamps=None):
+    "Decoded pictures, H W 3 in B G R, in order, each in the next of the `slots`; those before `start` are decoded, and not converted. `stamps` gets their times."
+    before, picture, clock = 0, None, Clock(capture) if stamps is not None else None
+    while before < start and capture.grab():
+        before += 1
+        if clock: clock()
     for number, slot in zip(count(start), slots or (picture for _ in repeat(None)), strict=False):
         decoded, picture = capture.read(slot)
         if not decoded and number == start:
             raise VideoError(path, f'ends after {before} frames, none is left from frame {start} on', 'Check the frame numbers') if before else _no_frames(path)
         if not decoded: return
+        if clock: stamps.append(clock())
         yield picture
         if number + 1 == stop: return
 
@@ -227,11 +597,11 @@ def _ahead(decode, size):
         free.put(None)
         thread.join()
 
-def _decoder(path, start, stop, ahead, threads):
+def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
     "An open file and its pictures."
     if start < 0 or stop is not None and stop <= start: raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')
-    capture = _open(path, threads)
-    decode = partial(_pictures, capture, path, start, stop)
+    capture = _open(path, threads, fps)
+    decode = partial(_pictures, capture, path, start, stop, stamps=stamps)
     return capture, _ahead(decode, ahead) if ahead else decode()
 
 def iter_pictures(
@@ -258,9 +628,14 @@ def iter_frames(
     stop:int=None,  # number of the frame to stop before; None for all
     ahead:int=0,    # decode in a second thread, so many frames to the bunch; 0 for none
     threads:int=1,  # FFmpeg's own threads; 0 for as many as it likes
+    times:bool=False,       # yield (frame, seconds since the file's first frame)
+    fps:float|None=None,    # of a folder of pictures; default 12
 ):
     "Frames H W 3 uint8 RGB of a video, in order, one at a time; `VideoError` at once where it cannot be opened."
-    return map(_to_rgb, iter_pictures(path, start, stop, ahead, threads))
+    if not times: return map(_to_rgb, iter_pictures(path, start, stop, ahead, threads))
+    stamps = deque()
+    pictures = _decoder(Path(path), start, stop, ahead, threads, fps, stamps)[1]
+    return ((_to_rgb(picture), stamps.popleft()) for picture in pictures)
 
 # %% ../../nbs/data/00_video.ipynb #00037fff
 FIRST_GUESS = 1024 # frames set aside on a header's word, at most: it can promise billions
@@ -273,22 +648,24 @@ def frames(
     stop:int=None,  # number of the frame to stop before; None for all
     ahead:int=0,    # decode in a second thread, so many frames to the bunch; 0 for none
     threads:int=1,  # FFmpeg's own threads; 0 for as many as it likes
-)->np.ndarray: # T H W 3 uint8 RGB
+    times:bool=False,       # the time of each frame as well
+    fps:float|None=None,    # of a folder of pictures; default 12
+): # T H W 3 uint8 RGB; with times also T float64, seconds since the file's first frame
     "A video as one array, in order; `VideoError` where there is nothing to read."
     if limit is not None and limit < 1: raise ValueError(f'limit must be at least 1, not {limit}')
     end = min((at for at in (stop, limit and start + limit) if at is not None), default=None)
-    path, n_frames, buffer = Path(path), 0, None
-    capture, pictures = _decoder(path, start, end, ahead, threads)
+    path, n_frames, buffer, stamps = Path(path), 0, None, [] if times else None
+    capture, pictures = _decoder(path, start, end, ahead, threads, fps, stamps)
     for picture in pictures:
         if buffer is None: buffer = np.empty((min(max(_declared(capture) - start, 64), end - start if end else FIRST_GUESS, FIRST_GUESS), *picture.shape), np.uint8)
         elif n_frames == len(buffer): buffer.resize((2*n_frames, *picture.shape), refcheck=False)
         _to_rgb(picture, buffer[n_frames])
         n_frames += 1
-    last, declared = start + n_frames, _declared(capture)
-    if complete and end == stop and (last < stop if stop else _cut(_codec(capture), last, declared)):
-        raise VideoError(path, f'cut off: {last} of {stop or declared} frames', 'Fetch it again, or leave it out')
+    last = start + n_frames
+    if complete and end == stop and last < (expected := stop or expected_frames(path, last, _declared(capture))):
+        raise VideoError(path, f'cut off: {last} of {expected} frames', 'Fetch it again, or leave it out')
     buffer.resize((n_frames, *buffer.shape[1:]), refcheck=False)
-    return buffer
+    return (buffer, np.array(stamps)) if times else buffer
 
 # %% ../../nbs/data/00_video.ipynb #900c4fd4
 def diagnose(

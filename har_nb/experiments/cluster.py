@@ -28,7 +28,8 @@ from . import tables
 from .results import COSTS, load_predictions
 from .tables import SettingsError, Table, known_runs
 from ..learning.learner import repeatable
-from ..learning.tracking import close_dead_runs, database_file, open_store, tracking_uri
+from ..learning.runs import close_dead_runs
+from ..learning.tracking import database_file, open_store, tracking_uri
 from ..samples import store
 from ..samples.archive import Archive
 

@@ -19,7 +19,9 @@ from ..data.dataset import ActionDataset
 from .tables import Job, choose, known_runs, row_key, run_row
 from ..learning.learner import repeatable
 from ..learning.metrics import table_probabilities
-from ..learning.tracking import flatten, load_table, log_table, open_store, tracked_run, tracking_uri
+from ..learning.provenance import flatten
+from ..learning.runs import load_table, log_table, tracked_run
+from ..learning.tracking import open_store, tracking_uri
 from ..samples.store import decode_samples
 
 # %% ../../nbs/experiments/03_rerun.ipynb #e486ef04

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -33,7 +32,8 @@ from har_nb.learning.metrics import (
     two_way_accuracy,
     video_probabilities,
 )
-from ..learning.tracking import current_run, load_table, log_figure, log_metrics, log_table, open_store, runs_table
+from ..learning.runs import current_run, load_table, log_figure, log_metrics, log_table, runs_table
+from ..learning.tracking import open_store
 
 # %% ../../nbs/experiments/00_results.ipynb #a83cbbe0
 @dataclass
@@ -67,6 +67,7 @@ def log_results(
     videos:pd.DataFrame, # from `measure`: one row per video
 )->None:
     "Log the results of a row to the open run: numbers, predictions and pictures."
+    import matplotlib.pyplot as plt
     classes, probabilities, labels = table_classes(videos), table_probabilities(videos), table_labels(videos)
     log_metrics(metrics)
     log_table(videos, 'predictions.parquet')

@@ -22,19 +22,9 @@ from ..core import HarError, name_of
 from ..data.video import progress_bar
 from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_results, measure, to_markdown
 from ..learning.learner import repeatable
-from har_nb.learning.tracking import (
-    StoreAway,
-    agreed,
-    close_dead_runs,
-    helper,
-    log_table,
-    log_text,
-    open_store,
-    page_address,
-    processes,
-    runs_table,
-    tracked_run,
-)
+from ..learning.processes import agreed, helper, processes
+from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
+from ..learning.tracking import StoreAway, open_store
 from ..samples.store import decode_samples
 
 # %% ../../nbs/experiments/01_tables.ipynb #5ef9d6a0

@@ -20,7 +20,8 @@ from torch import nn
 from ..data.video import VideoError, iter_frames, probe
 from .learner import predict_probabilities
 from .metrics import mcnemar, per_class, table_classes, table_labels, table_probabilities
-from .tracking import current_run, load_table, log_figure, log_table, open_store
+from .runs import current_run, load_table, log_figure, log_table
+from .tracking import open_store
 
 # %% ../../nbs/learning/07_explain.ipynb #77abf59b
 def metric_history(

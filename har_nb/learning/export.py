@@ -26,8 +26,8 @@ import torch
 import har_nb
 from ..core import HarError
 from .predictor import load_predictor
+from .provenance import shorten
 from .recipe import imported
-from .tracking import shorten
 
 # %% ../../nbs/learning/14_export.ipynb #25d9e5ab
 class ExportError(HarError):

@@ -23,9 +23,8 @@ from torch import fx, nn
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
 from ..data.video import progress_bar
-from .callbacks import Checkpoint
+from .callbacks import Checkpoint, VideoAccuracy
 from .learner import fit, interactive, make_learner, memory_told
-from .metrics import VideoAccuracy
 from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import SampleLoader, SampleSet, View, as_batch, sample_loader
 

@@ -29,9 +29,8 @@ with importing_fastai():
     from fastai.optimizer import Adam
     from fastai.torch_core import default_device, params, to_device
 
-from .callbacks import Checkpoint, FiniteLoss, KeepBest
-from .metrics import acc_image
-from .tracking import helper, processes
+from .callbacks import Checkpoint, FiniteLoss, KeepBest, acc_image
+from .processes import helper, processes
 
 # %% ../../nbs/learning/06_learner.ipynb #2f49c196
 def _only_repeatable(on): # the switch imports torch's compiler, seconds for nothing

@@ -5,25 +5,13 @@
 # %% auto #0
 __all__ = ['video_probabilities', 'predicted_classes', 'accuracy', 'balanced_accuracy', 'confusion', 'per_class',
            'plot_confusion', 'plot_per_class', 'two_way_accuracy', 'predictions_table', 'table_classes',
-           'table_probabilities', 'table_labels', 'bootstrap_interval', 'McNemar', 'mcnemar', 'paired_difference',
-           'acc_image', 'VideoAccuracy']
+           'table_probabilities', 'table_labels', 'bootstrap_interval', 'McNemar', 'mcnemar', 'paired_difference']
 
 # %% ../../nbs/learning/00_metrics.ipynb #2500c8ca
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-import torch
-from matplotlib import pyplot as plt
-from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
-
-from ..core import importing_fastai
-
-with importing_fastai():
-    from fastai.learner import Metric
 
 # %% ../../nbs/learning/00_metrics.ipynb #98e774a5
 def video_probabilities(
@@ -47,7 +35,8 @@ def predicted_classes(
     "Most probable class of each row. Raises `ValueError` where a row has no probabilities."
     probabilities = np.asarray(probabilities)
     missing = np.flatnonzero(np.isnan(probabilities).any(1))
-    if len(missing): raise ValueError(f'no probabilities for {len(missing)} of {len(probabilities)} rows, the first is row {missing[0]}')
+    if len(missing):
+        raise ValueError(f'no probabilities for {len(missing)} of {len(probabilities)} rows, the first is row {missing[0]}')
     return probabilities.argmax(1)
 
 def accuracy(
@@ -62,10 +51,9 @@ def balanced_accuracy(
     labels:np.ndarray # N int
 )->float:
     "Mean over the classes that occur of the share of rows predicted correctly."
-    predicted = predicted_classes(probabilities)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning) # predicting a class that does not occur is no reason to worry
-        return float(balanced_accuracy_score(labels, predicted))
+    right = predicted_classes(probabilities) == np.asarray(labels)
+    _, label = np.unique(labels, return_inverse=True)
+    return float((np.bincount(label, right)/np.bincount(label)).mean())
 
 # %% ../../nbs/learning/00_metrics.ipynb #07e6af6d
 def confusion(
@@ -74,17 +62,23 @@ def confusion(
 )->np.ndarray: # C C int: true class x predicted class
     "Counts of true against predicted classes."
     n_classes = np.shape(probabilities)[1]
-    return confusion_matrix(labels, predicted_classes(probabilities), labels=np.arange(n_classes))
+    counts = np.zeros((n_classes, n_classes), int)
+    np.add.at(counts, (np.asarray(labels), predicted_classes(probabilities)), 1)
+    return counts
+
+def _share(part, whole): # NaN where there is nothing to take a share of
+    return np.divide(part, whole, where=whole > 0, out=np.full(len(part), np.nan))
 
 def per_class(
     probabilities:np.ndarray, # N C
     labels:np.ndarray, # N int
     classes:list # C names
 )->pd.DataFrame: # class, count, accuracy, precision, f1
-    "One row per class: how many there are, how many of them are found (accuracy, that is recall), how many of the finds are right (precision)."
-    predicted = predicted_classes(probabilities)
-    precision, recall, f1, count = precision_recall_fscore_support(labels, predicted, labels=np.arange(len(classes)), zero_division=np.nan)
-    return pd.DataFrame({'class':list(classes), 'count':count, 'accuracy':recall, 'precision':precision, 'f1':f1})
+    "A row for each class: how many there are, the share that is found (accuracy), the share of finds that is right."
+    counts = confusion(probabilities, labels)
+    right, true, found = np.diag(counts), counts.sum(1), counts.sum(0)
+    shares = dict(accuracy=_share(right, true), precision=_share(right, found), f1=_share(2*right, true + found))
+    return pd.DataFrame({'class': list(classes), 'count': true} | shares)
 
 # %% ../../nbs/learning/00_metrics.ipynb #cacf0eec
 def plot_confusion(
@@ -93,20 +87,27 @@ def plot_confusion(
     ax=None # matplotlib axes, default new ones
 ): # axes
     "Confusion matrix: colour is the share of the true class, numbers are counts (up to 20 classes)."
+    import seaborn as sns
+    from matplotlib import pyplot as plt
     few, side = len(classes) <= 20, min(2.2 + .38*len(classes), 12)
     if ax is None: ax = plt.subplots(figsize=(side + .8, side), dpi=80, layout='constrained')[1]
     share = counts/np.maximum(counts.sum(1, keepdims=True), 1)
     ticks = dict(xticklabels=classes, yticklabels=classes) if few else {}
-    sns.heatmap(share, vmin=0, vmax=1, cmap='Blues', square=True, annot=counts if few else None, fmt='d', cbar=not few, ax=ax, **ticks)
+    numbers = counts if few else None
+    sns.heatmap(share, vmin=0, vmax=1, cmap='Blues', square=True, annot=numbers, fmt='d', cbar=not few, ax=ax, **ticks)
     ax.set(xlabel='predicted', ylabel='true')
-    ax.tick_params(axis='x', rotation=90); ax.tick_params(axis='y', rotation=0)
+    ax.tick_params(axis='x', rotation=90)
+    ax.tick_params(axis='y', rotation=0)
     return ax
 
+# %% ../../nbs/learning/00_metrics.ipynb #cacf0eed
 def plot_per_class(
     table:pd.DataFrame, # from `per_class`
     ax=None # matplotlib axes, default new ones
 ): # axes
     "Accuracy of each class, best first; the line is their mean, the balanced accuracy."
+    import seaborn as sns
+    from matplotlib import pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, min(1 + .25*len(table), 20)), dpi=80, layout='constrained')[1]
     sns.barplot(table.sort_values('accuracy', ascending=False), x='accuracy', y='class', color=sns.color_palette()[0], ax=ax)
     ax.axvline(table.accuracy.mean(), color='grey', linestyle=':')
@@ -178,9 +179,12 @@ def mcnemar(
 )->McNemar:
     "McNemar's test in its exact form, two-sided."
     first, second = np.asarray(first, bool), np.asarray(second, bool)
-    if first.shape != second.shape: raise ValueError(f'{len(first)} videos against {len(second)}: these are not the same videos')
+    if first.shape != second.shape:
+        raise ValueError(f'{len(first)} videos against {len(second)}: these are not the same videos')
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
-    return McNemar(wins, losses, float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.)
+    if not wins + losses: return McNemar(0, 0, 1.)
+    from scipy.stats import binomtest
+    return McNemar(wins, losses, float(binomtest(wins, wins + losses).pvalue))
 
 # %% ../../nbs/learning/00_metrics.ipynb #4beb5531
 def paired_difference(
@@ -197,33 +201,3 @@ def paired_difference(
     flipped = np.random.default_rng(seed).choice([-1., 1.], size=(draws, len(names)))@of_group
     p = (1 + (np.abs(flipped) >= abs(of_group.sum()) - 1e-9).sum())/(draws + 1)
     return float(difference.mean()), *bootstrap_interval(difference, groups), float(p)
-
-# %% ../../nbs/learning/00_metrics.ipynb #d6c41434
-def acc_image(
-    predictions:torch.Tensor, # B C logits
-    labels:torch.Tensor # B int
-)->torch.Tensor:
-    "Share of images whose highest logit is the label: a fastai metric."
-    return (predictions.argmax(1) == labels).float().mean()
-
-# %% ../../nbs/learning/00_metrics.ipynb #f5f1f68e
-class VideoAccuracy(Metric):
-    "Accuracy of the mean probability per clip over a validation pass: a fastai metric named `acc_video`."
-    name = 'acc_video'
-    def __init__(self,
-        clip=None # N int: clip of each validation sample, in the loader's order; default the `clip` of the loader's data set
-    ): self.fixed_clip = clip
-    def reset(self): self.probabilities, self.labels, self.clip = [], [], self.fixed_clip
-    def accumulate(self, learn):
-        if hasattr(learn, 'gather_preds'): return # get_preds runs the metrics too, and throws them away
-        if self.clip is None: self.clip = learn.dl.dataset.clip
-        self.probabilities.append(learn.pred.detach().float().softmax(1).cpu().numpy())
-        self.labels.append(learn.y.detach().cpu().numpy())
-    @property
-    def value(self): # float, None if nothing was seen
-        if not self.probabilities: return None
-        probabilities, labels, clip = np.concatenate(self.probabilities), np.concatenate(self.labels), np.asarray(self.clip)
-        if len(labels) != len(clip): raise ValueError(f'{len(labels)} samples were seen, but the clips of {len(clip)} are known')
-        clips, first, clip = np.unique(clip, return_index=True, return_inverse=True)
-        if (labels != labels[first][clip]).any(): raise ValueError('samples of one clip have different labels: does the validation loader shuffle?')
-        return accuracy(video_probabilities(probabilities, clip), labels[first])

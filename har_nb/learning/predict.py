@@ -10,6 +10,7 @@ __all__ = ['find_videos', 'predict_videos', 'write_csv', 'windows', 'predict_tim
 import os
 import uuid
 import warnings
+from bisect import bisect_left
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..data.video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, VideoError, iter_frames, probe, progress_bar
+from ..core import printable
+from ..data.lists import walk
+from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
 from .predictor import Predictor, load_predictor
@@ -35,11 +38,12 @@ def find_videos(
     found = []
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if not path.is_dir(): found.append(path); continue
-        inside = [file for file in sorted(path.rglob('*')) if not any(part.startswith('.') for part in file.relative_to(path).parts)]
-        videos = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-        pictures = {file.parent for file in inside if file.suffix.lower() in PICTURE_SUFFIXES} - {file.parent for file in videos}
-        if not videos and not pictures: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
-        found += sorted([*videos, *pictures])
+        lying = walk(path)
+        inside = [path] if is_picture_clip(path) else [path/one.path for one in lying if one.kind in ('video', 'pictures')]
+        if over := [one for one in lying if one.kind == 'passed over']:
+            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {", ".join(f"{printable(one.path)} ({one.why})" for one in over[:3])}', stacklevel=2)
+        if not inside: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
+        found += sorted(inside)
     return found
 
 def _try(predictor, path):
@@ -62,10 +66,10 @@ def predict_videos(
             if place < len(videos): waiting.append((videos[place], pool.submit(_try, predictor, videos[place])))
             if place < workers: continue
             path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
-            if error: rows.append((path.as_posix(), None, None, np.nan, error))
+            if error: rows.append((printable(path.as_posix()), None, None, np.nan, error))
             else:
-                try: rows += [(path.as_posix(), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
-                except PredictError as e: rows.append((path.as_posix(), None, None, np.nan, str(e)))
+                try: rows += [(printable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
+                except PredictError as e: rows.append((printable(path.as_posix()), None, None, np.nan, str(e)))
             bar.update()
     return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
 
@@ -81,36 +85,52 @@ def write_csv(
 
 # %% ../../nbs/learning/10_predict.ipynb #07fefe66
 def windows(
-    frames, # iterable of frames, in order
-    window:int, # frames in a window
-    step:int # frames between the starts of two windows
-): # yields start (frame number), list of frames
+    frames, # iterable of (frame, seconds), in order
+    length:float, # of the video, seconds
+    window:float, # seconds
+    step:float, # seconds between the starts of two windows; at least a frame
+    fps:float, # about so many frames a second: a quarter of a frame is no difference
+): # yields start, end (seconds), list of frames
     "Windows over a stream; the last one ends with the stream. A stream shorter than a window is one window."
-    held, count = deque(maxlen=window), 0
-    for count,frame in enumerate(frames, 1):
-        held.append(frame)
-        if count >= window and (count - window) % step == 0: yield count - window, list(held)
-    if count and (count < window or (count - window) % step): yield max(0, count - window), list(held)
+    frames, held, near, step = iter(frames), deque(), .25/fps, max(step, 1/fps)
+    window = max(window, 1/fps)
+    starts = [number*step for number in range(int(max(0, length - window + near)//step) + 1)]
+    if starts[-1] + window < length - near: starts.append(length - window)
+    for start in starts:
+        stop = start + window - near
+        while not held or held[-1][1] < stop:
+            if (pair := next(frames, None)) is None: break
+            held.append(pair)
+            while len(held) > 1 and held[0][1] < start - near: held.popleft()
+        while len(held) > 1 and held[0][1] < start - near: held.popleft()
+        inside = [pair for pair in held if pair[1] < stop]
+        if inside: yield inside[0][1], next((time for _, time in held if time >= stop), length), [frame for frame, _ in inside]
 
 def predict_timeline(
     predictor:Predictor,
     path, # a video
     window:float=2., # seconds
     step:float=.5, # seconds between two windows
-    fps:float|None=None, # frames per second, default as the file says
+    fps:float|None=None, # take every frame for 1/fps seconds: of a folder of pictures, or where time stamps are wrong
     progress:bool=True # show a bar
-)->pd.DataFrame: # start, end (seconds), predicted, p_<class>...; .attrs['fps']
+)->pd.DataFrame: # start, end (seconds since the first frame), predicted, p_<class>...; .attrs: fps, and where the rate varies the times of all frames
     "Class probabilities along a video, each window as a clip of its own; a window of frames is held at a time. Raises `VideoError`, `PredictError` where the rate is unknown."
     info = probe(path)
-    if not (fps := fps or info.fps): raise PredictError(f'{path}: the file does not say how many frames a second has', 'Say it: fps=25')
+    if not (rate := fps or info.fps): raise PredictError(f'{path}: the file does not say how many frames a second has', 'Say it: fps=25')
     if info.truncated: warnings.warn(f'{path}: cut off, {info.n_frames} of {info.n_declared} frames are there', stacklevel=2)
-    long, every = max(1, round(window*fps)), max(1, round(step*fps))
-    rows, total = [], 1 + max(0, -(-(info.n_frames - long)//every))
-    for start,clip in progress_bar(windows(iter_frames(path), long, every), 'predicting', total, unit='window', shown=progress):
-        said = predictor.of_frames(clip)
-        rows.append((start/fps, (start + len(clip))/fps, said.top(1)[0][0], *said.video))
+    times, rows = [], []
+    def timed():
+        for number, (frame, time) in enumerate(iter_frames(path, times=True)):
+            times.append(number/fps if fps else time)
+            yield frame, times[-1]
+    length = info.n_frames/rate
+    total = 1 + max(0, round((length - window)/step + .499))
+    for start,end,clip in progress_bar(windows(timed(), length, window, step, rate), 'predicting', total, unit='window', shown=progress):
+        first = bisect_left(times, start)
+        said = predictor.of_frames(clip, times[first:first + len(clip)])
+        rows.append((start, end, said.top(1)[0][0], *said.video))
     table = pd.DataFrame(rows, columns=['start', 'end', 'predicted', *(f'p_{name}' for name in predictor.classes)])
-    table.attrs['fps'] = fps
+    table.attrs |= dict(fps=rate) | (dict(times=[*times, length]) if info.varies and not fps else {})
     return table
 
 # %% ../../nbs/learning/10_predict.ipynb #3abf03ef
@@ -128,6 +148,8 @@ def plot_timeline(
     fps, predicted = fps or timeline.attrs.get('fps'), probabilities.argmax(1)
     if segments is not None and not fps: raise PredictError('segments are in frames, and the rate of the video is not known', 'Say it: plot_timeline(..., fps=25)')
     if segments is not None and (unknown := set(segments.action) - set(classes)): raise PredictError(f'the truth has classes that the model does not know: {", ".join(sorted(unknown))}', 'Rename or leave them out')
+    stamps = timeline.attrs.get('times') if fps == timeline.attrs.get('fps') else None
+    def seconds(frame): return np.interp(frame, range(len(stamps)), stamps) if stamps else frame/fps
     centre = ((timeline.start + timeline.end)/2).to_numpy()
     edges = np.concatenate([timeline.start[:1], (centre[1:] + centre[:-1])/2, timeline.end[-1:]])
     told = sorted({*predicted, *(classes.index(a) for a in (segments.action if segments is not None else ()))}, key=lambda c: -probabilities[:, c].max())[:12]
@@ -143,8 +165,8 @@ def plot_timeline(
         for i in range(part.start, part.stop): axes[1].axvspan(edges[i], edges[i + 1], color=colours.get(c, 'lightgrey'), alpha=float(.15 + .85*probabilities[i, c]), linewidth=0)
         name(axes[1], left, right, classes[c])
     for segment in segments.itertuples() if segments is not None else ():
-        axes[2].axvspan(segment.start/fps, segment.end/fps, color=colours[classes.index(segment.action)], linewidth=0)
-        name(axes[2], segment.start/fps, segment.end/fps, segment.action)
+        axes[2].axvspan(seconds(segment.start), seconds(segment.end), color=colours[classes.index(segment.action)], linewidth=0)
+        name(axes[2], seconds(segment.start), seconds(segment.end), segment.action)
     for ax,label in zip(axes[1:], ('predicted', 'truth'), strict=False): ax.set(yticks=[], ylim=(0, 1)); ax.set_ylabel(label, rotation=0, ha='right', va='center')
     axes[-1].set(xlabel='seconds', xlim=(edges[0], edges[-1]))
     return figure

@@ -102,12 +102,13 @@ class Predictor:
         return _each_format(self.views(), lambda modalities, size, coding: sample_video(path, modalities, size, start, stop, coding)[0])
 
     def of_frames(self,
-        frames # T of H W 3 uint8 RGB, an array or a list
+        frames, # T of H W 3 uint8 RGB, an array or a list
+        times=None # seconds of each, needed where the net looks at the ticks of a clock
     )->Prediction:
         "What the model says of frames that are there already."
         def samples(modalities, size, coding):
             found = [[] for _ in modalities]
-            for place,sample in interleave(frames, modalities, size, len(frames)): found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
+            for place,sample in interleave(frames, modalities, size, len(frames), times): found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
             return map(np.stack, found)
         return self.said(_each_format(self.views(), samples))
 

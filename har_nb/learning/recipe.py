@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, HarError
 from .callbacks import save_weights
-from .tracking import log_text
+from .runs import log_text
 
 
 # %% ../../nbs/learning/08_recipe.ipynb #0e89cea1
@@ -34,7 +34,7 @@ def describe(
     value # an instance of a frozen dataclass, for example `MotionEmbedding(10, 5)`
 )->Make:
     "How to make such a value again."
-    inner = {f.name: getattr(value, f.name) for f in fields(value)}
+    inner = {f.name: getattr(value, f.name) for f in fields(value) if not (f.kw_only and getattr(value, f.name) == f.default)} # what came later is said where it is not neutral
     return Make(f'{type(value).__module__}:{type(value).__qualname__}', {k: describe(v) if is_dataclass(v) else v for k,v in inner.items()})
 
 def imported(

@@ -10,6 +10,7 @@ __all__ = ['PAIR_MEAN', 'PAIR_STD', 'Pair', 'Embeddings', 'at_epoch', 'Shifts', 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ..motion.flow_pictures import decode_flow, wheel_picture
 from ..motion.mei import stream_embed
 from .flow import Flow, TensorFlowClip
 from .loaders import TensorClip, TensorImage, mirrored, unit
-from .modalities import Frames, Modality, interleave
+from .modalities import Frames, Modality, side_by_side
 from .samplers import ShiftingFrames
 
 # %% ../../nbs/samples/06_pairs.ipynb #3423e14d
@@ -28,7 +29,12 @@ class Pair(Modality):
     first:object # for example `Frames(sampler)`
     second:object # for example `har_nb.samples.flow.Flow(sampler)`, with an equal sampler
     def __post_init__(self):
-        if self.first.sampler != self.second.sampler: raise ValueError(f'the halves of a pair see different moments: {self.first.sampler} and {self.second.sampler}')
+        super().__post_init__()
+        one, other = self.first.sampler, self.second.sampler
+        if one != other: raise ValueError(f'the halves of a pair see different moments: {one} and {other}')
+    def as_shown(self, fps=None, aspect='squash'):
+        halves = dict(first=self.first.as_shown(fps, aspect), second=self.second.as_shown(fps, aspect))
+        return replace(self, fps=fps, aspect=aspect, **halves) # a half alone is shown in the same way
     @property
     def sampler(self): return self.first.sampler
     @property
@@ -37,7 +43,8 @@ class Pair(Modality):
     def channels(self): return self.first.channels + self.second.channels
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width channels uint8, or None
         waiting = deque(), deque()
-        for half, sample in interleave(frames, (self.first, self.second), size, n_frames):
+        takers = [partial(half.stream, size=size, n_frames=n_frames) for half in (self.first, self.second)]
+        for half, sample in side_by_side(frames, takers):
             waiting[half].append(sample)
             yield np.concatenate([queue.popleft() for queue in waiting], -1) if all(waiting) else None
         if any(waiting): raise ValueError(f'{self.first} and {self.second} take different numbers of samples from a clip')
@@ -92,10 +99,12 @@ class Shifted(Modality):
     def kinds(self): return self.modality.kinds
     @property
     def channels(self): return self.modality.channels
+    def as_shown(self, fps=None, aspect='squash'):
+        return replace(self, fps=fps, aspect=aspect, modality=self.modality.as_shown(fps, aspect))
     @property
     def each(self)->list: return [at_epoch(self.modality, shift*self.modality.sampler.every) for shift in range(self.shifts)]
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width C uint8
-        samples = dict(interleave(frames, self.each, size, n_frames))
+        samples = dict(side_by_side(frames, [partial(each.stream, size=size, n_frames=n_frames) for each in self.each]))
         yield from (samples[shift] for shift in sorted(samples))
 
 @dataclass(frozen=True)

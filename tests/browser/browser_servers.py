@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import psutil
+from children import until
 
 
 def free_port():
@@ -29,7 +29,7 @@ def serving(words, ready, folder, **environment):
     port, inherited = free_port(), {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'} # tests draw into nothing, a notebook onto its page
     process = subprocess.Popen([sys.executable, '-c', 'from har_nb.tools.cli import main; main()', *words, '--port', str(port)], cwd=folder, env=inherited | environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    said, found, deadline = [], [], time.monotonic() + 300
+    said, found = [], []
     def read():
         for line in process.stdout:
             said.append(line)
@@ -37,9 +37,8 @@ def serving(words, ready, folder, **environment):
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        while not (found and answers(port)):
-            assert process.poll() is None and time.monotonic() < deadline, f'har {words[0]} did not start:\n' + ''.join(said)
-            time.sleep(.5)
+        try: until(lambda: found and answers(port), process)
+        except AssertionError as error: raise AssertionError(f'har {words[0]} did not start:\n' + ''.join(said)) from error
         yield found[0], port, process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)

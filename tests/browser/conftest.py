@@ -57,17 +57,15 @@ def lab(checkout, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def table(tmp_path_factory):
-    "A tiny table, run: what `compare` says of it, and the store it is in."
-    from har_nb.data.synthetic import build
+def table(built_set, tmp_path_factory):
+    "A tiny table, run: what `compare` says of it, and the store it is in. Three epochs: a curve is drawn."
     from har_nb.experiments.tables import run
     from har_nb.papers.mei.tables import table2
     folder = tmp_path_factory.mktemp('table')
     uri = f'sqlite:///{folder}/mlflow.db'
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MLFLOW_TRACKING_URI', uri)
-        sports = build(folder/'sports', people=4, takes=1, progress=False)
-        yield run(table2, sports, rows=['two-stream'], preset='demo', size=32, epochs=3, cache=folder/'cache', progress=False), uri
+        yield run(table2, built_set, rows=['two-stream'], preset='demo', size=32, epochs=3, cache=folder/'cache', progress=False), uri
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,7 @@
 "JupyterLab as a newcomer meets it: the quickstart opens, runs from top to bottom, and shows its pictures."
 import json
-import time
+
+from children import until
 
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
 TOO_WIDE = """[...document.querySelectorAll('.jp-CodeCell .cm-scroller, .jp-OutputArea-output')]
@@ -8,14 +9,20 @@ TOO_WIDE = """[...document.querySelectorAll('.jp-CodeCell .cm-scroller, .jp-Outp
 SCROLL = "y => { const view = document.querySelector('.jp-WindowedPanel-outer'); view.scrollTop = y; return view.scrollTop + view.clientHeight >= view.scrollHeight - 2 }"
 
 
-def wait_until_idle(page):
-    "Until three looks in a row find every prompt numbered and the kernel idle."
-    calm, deadline = 0, time.monotonic() + 900
-    while calm < 3:
-        assert time.monotonic() < deadline, 'the notebook did not come to its end'
-        page.wait_for_timeout(1000)
-        prompts = page.evaluate(PROMPTS)
-        calm = calm + 1 if prompts and not any('*' in prompt for prompt in prompts) and page.get_by_text('| Idle').count() else 0
+SETTLED = """() => { const boxes = [...document.querySelectorAll('.jp-WindowedPanel-outer .jp-Cell')].map(e => e.getBoundingClientRect().top + ' ' + e.clientHeight).join();
+    const images = [...document.querySelectorAll('.jp-OutputArea img')].every(i => i.complete), same = window.boxes === boxes; window.boxes = boxes; return images && same }"""
+
+
+def ran(page):
+    "Every prompt is numbered and the kernel idle."
+    prompts = page.evaluate(PROMPTS)
+    return prompts and not any('*' in prompt or prompt.strip() == '[ ]:' for prompt in prompts) and page.get_by_text('| Idle').count()
+
+
+def saved(file):
+    "The code cells of a notebook on disk, once all of them have run; else nothing."
+    cells = [cell for cell in json.loads(file.read_text())['cells'] if cell['cell_type'] == 'code']
+    return [cell['execution_count'] for cell in cells] == list(range(1, len(cells) + 1)) and cells
 
 
 def test_quickstart_runs_in_jupyterlab(lab, page, checkout):
@@ -28,20 +35,16 @@ def test_quickstart_runs_in_jupyterlab(lab, page, checkout):
 
     page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
     page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
-    page.wait_for_timeout(3000)
-    wait_until_idle(page)
-    page.keyboard.press('Control+s')
-    page.wait_for_timeout(3000)
-    cells = [cell for cell in json.loads((checkout/'nbs'/'tutorials'/'quickstart.ipynb').read_text())['cells'] if cell['cell_type'] == 'code']
+    until(lambda: ran(page))
+    cells = until(lambda: page.keyboard.press('Control+s') or saved(checkout/'nbs'/'tutorials'/'quickstart.ipynb')) # every cell ran once, in order
     outputs = [output for cell in cells for output in cell['outputs']]
-    assert [cell['execution_count'] for cell in cells] == list(range(1, len(cells) + 1)), 'every cell ran once, in order'
     assert not [output for output in outputs if output['output_type'] == 'error' or output.get('name') == 'stderr']
     assert sum('image/png' in output.get('data', ()) for output in outputs) >= 6
 
     seen, wide, view, end = set(), [], 0, False
     while not end:
         end = page.evaluate(SCROLL, 700*view)
-        page.wait_for_timeout(700)
+        page.wait_for_function(SETTLED, polling='raf') # two frames in a row look the same
         seen |= set(page.evaluate("[...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete && i.naturalWidth > 50).map(i => i.src.length + i.src.slice(-60))"))
         wide += page.evaluate(TOO_WIDE)
         page.keep(f'lab_ran_{view:02d}')

@@ -1,4 +1,5 @@
 "The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and predictions."
+from children import until
 
 
 def names(page):
@@ -22,28 +23,23 @@ def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
 
     page.goto(f"{address}/{result.attrs['rows']}")
     page.get_by_text('two-stream, seed 0').first.wait_for()
-    page.wait_for_timeout(3000)
+    listed = until(lambda: len(names(page)) == len(result) and names(page))
     page.keep('ui_by_accuracy')
-    listed = names(page)
-    assert len(listed) == len(result)
     for tied in by_accuracy(result):
         shown, listed = listed[:len(tied)], listed[len(tied):]
         assert {name.partition(', seed ')[0].split('\n')[-1] for name in shown} == tied
 
     page.get_by_text('normal, seed 0').first.click()
     page.get_by_text('test_acc_video').first.wait_for()
-    page.wait_for_timeout(2000)
     page.keep('ui_run')
     page.get_by_role('tab', name='Model metrics').click()
     page.get_by_text('acc_video').first.wait_for()
     page.wait_for_selector('.js-plotly-plot .scatterlayer .js-line')
-    page.wait_for_timeout(2000)
+    until(lambda: page.locator('.js-plotly-plot').count() >= 2) # curves are drawn
     page.keep('ui_curves')
-    assert page.locator('.js-plotly-plot').count() >= 2, 'curves are drawn'
 
     page.get_by_role('tab', name='Artifacts').click()
     for name in ('confusion.png', 'curves.png', 'predictions.parquet', 'model.pth', 'environment.json'): page.get_by_text(name, exact=True).first.wait_for()
     page.get_by_text('confusion.png', exact=True).first.click()
     page.wait_for_function("[...document.querySelectorAll('img, canvas')].some(i => (i.naturalWidth || i.width) > 200)")
-    page.wait_for_timeout(2000)
     page.keep('ui_confusion')

@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
+
+from children import until
 
 from har_nb.learning.tracking import QUIET
 
@@ -35,12 +36,11 @@ class MLflow:
     def start(self):
         environment = {k: v for k, v in os.environ.items() if k != 'MLFLOW_TRACKING_URI'} | QUIET | dict(MLFLOW_SERVER_ENABLE_JOB_EXECUTION='false')
         with self.log.open('ab') as log: self.process = subprocess.Popen(self.command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        for _ in range(480):
-            with suppress(OSError):
-                if urlopen(f'{self.uri}/health', timeout=5).status == 200: return self
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            time.sleep(.25)
-        raise AssertionError(self.log.read_text()[-3000:])
+        try: until(self.answers, self.process)
+        except AssertionError as error: raise AssertionError(self.log.read_text()[-3000:]) from error
+        return self
+    def answers(self):
+        with suppress(OSError): return urlopen(f'{self.uri}/health', timeout=5).status == 200
     def kill(self):
         if self.process:
             with suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)

@@ -1,23 +1,24 @@
 "kill -9 where it hurts: what was begun goes on under the same run, and ends where an undisturbed one does."
 import os
-import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import DieAfter, DieIn, NoBatch, curve, die, fitted, in_child
+from children import die, dying, in_child
+from tiny import DieAfter, DieIn, NoBatch, curve, fitted
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
-from har_nb.learning.tracking import close_dead_runs, database_file, log_metrics, open_store, runs_table, tracked_run
+from har_nb.experiments.tables import run
+from har_nb.learning.recipe import Make
+from har_nb.learning.runs import close_dead_runs, current_run, log_metrics, runs_table, tracked_run
+from har_nb.learning.tracking import database_file, open_store
 from har_nb.motion.flow_pictures import DIS
+from har_nb.papers.dual_action import tables as D
 from har_nb.samples.flow import Flow
 from har_nb.samples.samplers import EveryKth
 from har_nb.samples.store import decode_samples
@@ -80,98 +81,107 @@ def test_while_a_state_is_written(tracking, tmp_path, monkeypatch):
     assert not list(tmp_path.glob('state.pth*'))
 
 
-def test_while_numbers_are_logged(tracking):
-    "Five times at random moments: the database is whole, and the curve has neither gap nor repeat."
-    chance, run_id = random.Random(1), None
+def logger(run_id, told=None):
+    "Log a number a step for ever, from where the run's curve ends; each step is said into a pipe."
+    with tracked_run('logger', 'faults', run_id=run_id) as own:
+        for step in range(len(curve(own, 'loss')), 10**6):
+            log_metrics(dict(loss=step, acc_video=1/(step + 1)), step)
+            if told is not None: os.write(told, b'.')
+
+
+def whole_database():
+    "Id of the one run and the number of its steps, in a database that is sound: no gap, no repeat, and both numbers of each step or none."
+    with closing(sqlite3.connect(database_file())) as database:
+        assert database.execute('pragma integrity_check').fetchone() == ('ok',)
+        run_id, = database.execute('select run_uuid from runs').fetchone()
+        steps = [step for step, in database.execute("select step from metrics where key = 'loss' order by step")]
+        assert steps == list(range(len(steps)))
+        assert database.execute("select count(*) from metrics where key = 'acc_video'").fetchone() == (len(steps),)
+    return run_id, len(steps)
+
+
+def die_at(event, nth=3):
+    "In this process, die when SQLAlchemy comes to an event of the nth writing of metrics."
+    from sqlalchemy import event as events
+    from sqlalchemy.engine import Engine
+    writing = []
+    def statement(connection, cursor, text, *_):
+        if text.lower().startswith('insert into metrics'): writing.append(1)
+    def reached(*_):
+        if len(writing) == nth: die()
+    events.listen(Engine, 'before_cursor_execute', statement)
+    events.listen(Engine, event, reached)
+
+
+@pytest.mark.parametrize('event, logged', [('before_cursor_execute', 2), ('after_cursor_execute', 2), ('commit', 2), ('checkin', 3)])
+def test_while_numbers_are_logged(tracking, event, logged):
+    "Before they are written, in the middle of the transaction, before it counts, and behind it: the third step is there as a whole, or not at all."
     def work():
-        with tracked_run('logger', 'faults', run_id=run_id) as own:
-            done = [step for step, _ in curve(own, 'loss')]
-            for step in range(len(done), 10**6): log_metrics(dict(loss=step, acc_video=1/(step + 1)), step)
-    for _ in range(5):
-        child = os.fork()
-        if child == 0:
-            try: work()
+        die_at(event)
+        logger(None)
+    assert in_child(work) == -signal.SIGKILL
+    run_id, steps = whole_database()
+    assert steps == logged and close_dead_runs() == [run_id] and open_store().get_run(run_id).info.status == 'KILLED'
+
+
+def test_while_numbers_are_logged_at_any_moment(tracking):
+    "Three times, wherever it is by then: the database is whole, and the curve goes on where it ended."
+    run_id, before = None, 0
+    for count in (1, 4, 9):
+        reads, writes = os.pipe()
+        if (child := os.fork()) == 0:
+            try: logger(run_id, writes)
             finally: os._exit(1)
-        before = None
-        for _ in range(1200):
-            time.sleep(.05)
-            with sqlite3.connect(database_file()) as database: now = database.execute("select count(*) from metrics where key = 'loss'").fetchone()[0]
-            before = now if before is None else before
-            if now > before + chance.randrange(1, 10): break
-        time.sleep(chance.uniform(0, .05))
-        os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
-        with sqlite3.connect(database_file()) as database:
-            assert database.execute('pragma integrity_check').fetchone() == ('ok',)
-            run_id, = database.execute('select run_uuid from runs').fetchone()
-            steps = [step for step, in database.execute("select step from metrics where key = 'loss' order by step")]
-            assert steps == list(range(len(steps))) and len(steps) > before
-            assert database.execute("select count(*) from metrics where key = 'acc_video'").fetchone() == (len(steps),)
+        os.close(writes)
+        for _ in range(count): assert os.read(reads, 1) == b'.'
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        os.close(reads)
+        run_id, steps = whole_database()
+        assert steps >= before + count
+        before = steps
     assert close_dead_runs() == [run_id] and open_store().get_run(run_id).info.status == 'KILLED'
 
 
-FLOW = '''
-import sys, time
-from har_nb.data.lists import from_lists
-from har_nb.motion.flow_pictures import DIS
-from har_nb.samples import store
-from har_nb.samples.flow import Flow
-from har_nb.samples.samplers import EveryKth
-from har_nb.samples import archive
-archive.COMMIT_EVERY = 0
-add = archive.Archive.add
-def slowly(*args): time.sleep(.1); add(*args)
-archive.Archive.add = slowly
-store.decode_samples(from_lists(sys.argv[1]), [Flow(EveryKth(8), DIS(), 5.)], 40, sys.argv[2], workers=1, progress=False)
-'''
-
-
 @pytest.mark.slow
-def test_while_flow_is_computed(tmp_path):
-    clips, chance, counts = build(tmp_path/'sports', people=2, takes=1, size=(48, 64), workers=1, progress=False), random.Random(3), []
+def test_while_flow_is_computed(small_set, tmp_path):
+    "Before a clip is in the store, and behind it; three times in one store, which is then finished by a build of its own."
+    from har_nb.samples import archive
+    method, add = Flow(EveryKth(8), DIS(), 5.), archive.Archive.add
     def lines(): return sum(len(file.read_bytes().splitlines()) for file in (tmp_path/'cache').rglob('index.jsonl'))
-    for _ in range(3):
-        process, before = subprocess.Popen([sys.executable, '-c', FLOW, clips.root, tmp_path/'cache']), lines()
-        while lines() < before + 2 and process.poll() is None: time.sleep(.01)
-        time.sleep(chance.uniform(0, .1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        counts.append(lines())
-    assert counts == sorted(counts) and counts[-1] < len(clips)
-    method = Flow(EveryKth(8), DIS(), 5.)
-    (resumed,), _ = decode_samples(clips, [method], 40, tmp_path/'cache', workers=1, progress=False)
-    (whole,), _ = decode_samples(clips, [method], 40, tmp_path/'whole', workers=1, progress=False)
-    assert lines() == len(clips) and np.array_equal(resumed.read(slice(None)), whole.read(slice(None))) and np.array_equal(resumed.clip, whole.clip)
-
-
-STUDENT = '''
-import sys
-from dataclasses import replace
-from har_nb.data.synthetic import build
-from har_nb.learning.recipe import Make
-from har_nb.papers.dual_action import tables as D
-from har_nb.experiments.tables import run
-clips = build(sys.argv[1], people=4, takes=1, size=(48, 64), workers=1, progress=False).subset(['ClimbUp', 'ClimbDown', 'Running'])
-run(D.table2, clips, preset='demo', rows=['Dual-action Stream'], size=32, crop=24, n=8, epochs=8, one_cycle=False, patience=0, lr=.05,
-    net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), cache=sys.argv[2], progress=False, again=len(sys.argv) > 3)
-'''
+    for when, known in ((dict(after=1), 2), (dict(before=2), 4), (dict(after=0), 5)):
+        def work(when=when):
+            archive.COMMIT_EVERY, archive.Archive.add = 0, dying(add, **when)
+            decode_samples(small_set, [method], 40, tmp_path/'cache', workers=1, progress=False)
+        assert in_child(work) == -signal.SIGKILL
+        assert lines() == known
+    (resumed,), _ = decode_samples(small_set, [method], 40, tmp_path/'cache', workers=1, progress=False)
+    (whole,), _ = decode_samples(small_set, [method], 40, tmp_path/'whole', workers=1, progress=False)
+    assert lines() == len(small_set) and np.array_equal(resumed.read(slice(None)), whole.read(slice(None))) and np.array_equal(resumed.clip, whole.clip)
 
 
 @pytest.mark.slow
-def test_a_student_goes_on(tracking, tmp_path):
-    "Distillation with its own callbacks: the best epoch, the rate that falls on a plateau, and the parts of the loss are those of an undisturbed fit."
-    command = [sys.executable, '-c', STUDENT, tmp_path/'set']
+def test_a_student_goes_on(tracking, small_set, tmp_path):
+    "Distillation with its own callbacks, killed when the fourth of eight epochs is saved: the best epoch, the rate that falls on a plateau, and the parts of the loss are those of an undisturbed fit."
+    from har_nb.learning.callbacks import Checkpoint
+    clips = small_set.subset(['ClimbUp', 'ClimbDown', 'Running'])
+    def distilled(cache, **more):
+        run(D.table2, clips, preset='demo', rows=['Dual-action Stream'], size=32, crop=24, n=8, epochs=8, one_cycle=False, patience=0, lr=.05,
+            net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), cache=cache, progress=False, **more)
+    save = Checkpoint.trained_epoch
+    def saved(self, measured):
+        save(self, measured)
+        if self.epoch == 3 and open_store().get_run(current_run()).data.tags['row'] == 'Dual-action Stream': die() # its teacher is trained before
+    def work():
+        Checkpoint.trained_epoch = saved
+        distilled(tmp_path/'cache')
     def rows(): return runs_table('dual_action.table2', "tags.row = 'Dual-action Stream'")
-    process = subprocess.Popen([*command, tmp_path/'cache'])
-    for _ in range(3000):
-        time.sleep(.1)
-        if len(now := rows()) and len(curve(now.run_id[0], 'lr')) >= 4: break
-        assert process.poll() is None, 'it ended by itself'
-    process.send_signal(signal.SIGKILL); process.wait()
-    killed = rows().run_id[0]
-    assert 4 <= len(curve(killed, 'lr')) < 8
-    subprocess.run([*command, tmp_path/'cache'], check=True, timeout=300)
+    assert in_child(work) == -signal.SIGKILL
+    killed, = rows().run_id
+    assert [step for step, _ in curve(killed, 'lr')] == list(range(4))
+    distilled(tmp_path/'cache')
     assert rows().run_id.tolist() == [killed] and rows().status.tolist() == ['FINISHED']
-    subprocess.run([*command, tmp_path/'other', 'again'], check=True, timeout=300)
+    distilled(tmp_path/'other', again=True)
     whole, = set(rows().run_id) - {killed}
     assert [step for step, _ in curve(killed, 'lr')] == list(range(8)) and len({lr for _, lr in curve(whole, 'lr')}) > 1, 'the plateau is reached'
     for name in ('lr', 'train_loss', 'valid_loss', 'loss_labels', 'loss_mae', 'loss_gram'):

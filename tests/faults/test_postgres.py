@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from servers import driver, free_port, mlflow_server, postgres, postgres_programs
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.results import compare, to_markdown
 from har_nb.experiments.tables import run
 from har_nb.learning.predictor import load_predictor
-from har_nb.learning.tracking import StoreAway, load_table, log_metrics, open_store, page_address, runs_table, tracked_run
+from har_nb.learning.runs import load_table, log_metrics, page_address, runs_table, tracked_run
+from har_nb.learning.tracking import StoreAway, open_store
 from har_nb.papers.mei.tables import table2
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not postgres_programs(), reason='PostgreSQL is not installed (initdb, pg_ctl)'),
@@ -32,8 +32,8 @@ def store(team, monkeypatch, tmp_path):
     return team[0]
 
 
-@pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=4, takes=1, progress=False)
+@pytest.fixture
+def sports(built_set): return built_set
 
 
 def rows(table):

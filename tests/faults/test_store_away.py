@@ -8,6 +8,7 @@ from servers import free_port, mlflow_server
 from tiny import curve, fit, fitted, learner
 
 from har_nb.learning import callbacks as C
+from har_nb.learning import runs as R
 from har_nb.learning import tracking as T
 from har_nb.learning.callbacks import EpochCallback, TrackingCallback, save_weights
 
@@ -34,7 +35,7 @@ def test_a_server_that_comes_back(tmp_path, monkeypatch, impatient):
     back = []
     with mlflow_server(f'sqlite:///{tmp_path}/team.db', tmp_path/'objects') as server:
         monkeypatch.setenv('MLFLOW_TRACKING_URI', server.uri)
-        with T.tracked_run('fit', 'faults') as run_id, pytest.warns(UserWarning, match=f'{server.uri} does not answer .*; the numbers of [12] epochs wait for it'):
+        with R.tracked_run('fit', 'faults') as run_id, pytest.warns(UserWarning, match=f'{server.uri} does not answer .*; the numbers of [12] epochs wait for it'):
             fitted(tmp_path/'state.pth', At(epoch1=server.kill, epoch3=lambda: (back.append(time.time()), server.start())))
         run = T.open_store().get_run(run_id)
         assert run.info.status == 'FINISHED' and steps(run_id) == [0, 1, 2, 3, 4]
@@ -49,18 +50,18 @@ def test_a_server_that_stays_away(tmp_path, monkeypatch, impatient):
     with mlflow_server(f'sqlite:///{tmp_path}/team.db', tmp_path/'objects') as server:
         monkeypatch.setenv('MLFLOW_TRACKING_URI', server.uri)
         with pytest.warns(UserWarning, match='wait for it'), pytest.raises(T.StoreAway, match='does not answer .*Start it, or check MLFLOW_TRACKING_URI; called again, unfinished runs go on'):
-            with T.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch1=server.kill))
+            with R.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch1=server.kill))
         assert (tmp_path/'state.pth').exists()
-        with pytest.raises(T.StoreAway, match='Connection refused'), T.tracked_run('other', 'faults'): pass
+        with pytest.raises(T.StoreAway, match='Connection refused'), R.tracked_run('other', 'faults'): pass
         server.start()
         assert T.open_store().get_run(run_id).info.status == 'RUNNING' and steps(run_id) == [0, 1]
         client = T.open_store()
         client.set_tag(run_id, 'process_started', '1') # as if that process had ended
-        assert T.close_dead_runs() == [run_id]
-        with T.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
+        assert R.close_dead_runs() == [run_id]
+        with R.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
         assert client.get_run(run_id).info.status == 'FINISHED' and steps(run_id) == [0, 1, 2, 3, 4] and not (tmp_path/'state.pth').exists()
         assert {file.path for file in client.list_artifacts(run_id)} >= {'model.pth'}
-        with pytest.raises(ZeroDivisionError), T.tracked_run('both', 'faults') as both: # what went wrong first is what is seen
+        with pytest.raises(ZeroDivisionError), R.tracked_run('both', 'faults') as both: # what went wrong first is what is seen
             server.kill()
             raise ZeroDivisionError
         server.start()
@@ -69,7 +70,7 @@ def test_a_server_that_stays_away(tmp_path, monkeypatch, impatient):
 
 def test_no_server_at_all(monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'http://127.0.0.1:{free_port()}')
-    for work in (T.open_store, T.runs_table, T.close_dead_runs):
+    for work in (T.open_store, R.runs_table, R.close_dead_runs):
         with pytest.raises(T.StoreAway, match='127.0.0.1:.* does not answer .*Connection refused.*Start it, or check MLFLOW_TRACKING_URI'): work()
     assert isinstance(T.StoreAway('x'), OSError), 'what the command line shows as one line'
 
@@ -82,11 +83,11 @@ def test_numbers_wait_with_the_state_of_the_fit(tracking, tmp_path, monkeypatch)
         return real(*args, **kwargs)
     monkeypatch.setattr(C, 'log_metrics', refused)
     def stop(): raise KeyboardInterrupt
-    with pytest.warns(UserWarning, match='the numbers of 2 epochs wait'), pytest.raises(KeyboardInterrupt), T.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch0=lambda: away.append(1), epoch2=stop))
+    with pytest.warns(UserWarning, match='the numbers of 2 epochs wait'), pytest.raises(KeyboardInterrupt), R.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch0=lambda: away.append(1), epoch2=stop))
     assert steps(run_id) == [0]
     away.clear()
-    with T.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
-    with T.tracked_run('whole', 'faults') as whole: fitted()
+    with R.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
+    with R.tracked_run('whole', 'faults') as whole: fitted()
     for name in ('train_loss', 'valid_loss', 'lr'): assert curve(run_id, name) == curve(whole, name), name
 
 
@@ -97,23 +98,27 @@ def test_an_answer_that_got_lost_counts_once(tracking, monkeypatch):
         real(*args, **kwargs)
         if not lost: lost.append(1); raise T.StoreAway('timed out')
     monkeypatch.setattr(C, 'log_metrics', answerless)
-    with T.tracked_run('fit', 'faults') as run_id, pytest.warns(UserWarning, match='wait for it'): fit(learner(TrackingCallback(save=save_weights)))
+    with R.tracked_run('fit', 'faults') as run_id, pytest.warns(UserWarning, match='wait for it'): fit(learner(TrackingCallback(save=save_weights)))
     assert steps(run_id) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
-def test_a_database_that_somebody_else_holds(tracking, tmp_path):
+def test_a_database_that_somebody_else_holds(tracking, tmp_path, monkeypatch):
     "For longer than SQLite waits (20 s): training goes on; at its end, one clear error; when it is free again, the run goes on."
     holder = sqlite3.connect(T.database_file(), check_same_thread=False)
     def hold(): holder.execute('begin exclusive')
-    with pytest.warns(UserWarning, match='database is locked.*wait for it'), T.tracked_run('patient', 'faults') as run_id:
-        fitted(None, At(epoch3=hold, epoch4=lambda: threading.Timer(5, holder.rollback).start())) # the end of a fit waits for it
+    send = C.EpochLog.send
+    def released(self, wait=True):
+        if wait: threading.Thread(target=holder.rollback).start() # the end of a fit waits for it
+        send(self, wait)
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match='database is locked.*wait for it'), R.tracked_run('patient', 'faults') as run_id:
+        patch.setattr(C.EpochLog, 'send', released)
+        fitted(None, At(epoch3=hold))
     assert steps(run_id) == [0, 1, 2, 3, 4]
-    with pytest.raises(T.StoreAway, match='database is locked.*End what holds it'), T.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch4=hold))
+    with pytest.raises(T.StoreAway, match='database is locked.*End what holds it'), R.tracked_run('fit', 'faults') as run_id: fitted(tmp_path/'state.pth', At(epoch4=hold))
     holder.rollback()
-    time.sleep(.1)
     assert (tmp_path/'state.pth').exists() and T.open_store().get_run(run_id).info.status == 'RUNNING'
     T.open_store().set_tag(run_id, 'process_started', '1')
-    with T.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
+    with R.tracked_run('fit', 'faults', run_id=run_id): fitted(tmp_path/'state.pth')
     assert T.open_store().get_run(run_id).info.status == 'FINISHED' and steps(run_id) == [0, 1, 2, 3, 4]
     holder.close()

@@ -11,20 +11,20 @@ import torch
 from tiny import fit, learner, net
 from torch import nn
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.tables import RowsFailed, run
 from har_nb.learning import learner as L
 from har_nb.learning import predictor as P
 from har_nb.learning.callbacks import EpochCallback, KeepBest
 from har_nb.learning.recipe import PredictError, Recipe, backbone_model, describe, make, recipe_of, save_for_prediction
-from har_nb.learning.tracking import open_store, runs_table, tracked_run
+from har_nb.learning.runs import runs_table, tracked_run
+from har_nb.learning.tracking import open_store
 from har_nb.papers.mei.tables import table2
 from har_nb.samples.archive import StoreError
 from har_nb.samples.store import Frame, decode_samples
 
 
-@pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=3, takes=1, size=(56, 72), progress=False)
+@pytest.fixture
+def sports(small_set): return small_set
 
 
 def test_a_row_whose_loss_is_lost(sports, tmp_path, tracking):

@@ -1,9 +1,7 @@
 "A fit that takes a tenth of a second, and processes that are killed in it."
-import os
-import signal
-
 import numpy as np
 import torch
+from children import die
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from torch import nn
@@ -42,9 +40,6 @@ def fitted(checkpoint=None, *callbacks):
     return fit(learner(TrackingCallback(save=save_weights), *callbacks), checkpoint)
 
 
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-
-
 class DieAfter(EpochCallback):
     "Kill the process behind an epoch, before or after its state is saved."
     def __init__(self, epoch, order): self.last, self.order = epoch, order
@@ -62,19 +57,6 @@ class DieIn(Callback):
 class NoBatch(Callback):
     "What is trained already is not trained again."
     def before_batch(self): assert not self.training, f'a batch of epoch {self.epoch} is trained'
-
-
-def in_child(work)->int:
-    "Run a function in a forked process; its exit status, negative for a signal. It must not share a store that is open here."
-    if (child := os.fork()) == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def curve(run_id, name='valid_loss'): return [(m.step, m.value) for m in open_store().get_metric_history(run_id, name)]

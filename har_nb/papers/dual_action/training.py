@@ -25,13 +25,13 @@ with importing_fastai():
 
 from ...experiments.results import COSTS, Predictions
 from ...experiments.tables import Job, SettingsError
-from ...learning.callbacks import EpochCallback, KeepBest, TrackingCallback
+from ...learning.callbacks import EpochCallback, KeepBest, TrackingCallback, VideoAccuracy
 from ...learning.distill import Distill, halves
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ...learning.metrics import VideoAccuracy, accuracy
+from ...learning.metrics import accuracy
 from ...learning.predictor import load_predictor
 from ...learning.recipe import Make, Recipe, imported, log_recipe, make, recipe_of, save_for_prediction
-from ...learning.tracking import current_run, log_table
+from ...learning.runs import current_run, log_table
 from ...models.cost import cost
 from ...models.dual_action import LEVELS, MARS, DualAction, Student, feature_shapes, fit_fusion, weights_by_class
 from ...models.kpsem import with_kpsem

@@ -24,12 +24,12 @@ with importing_fastai():
 
 from ...experiments.results import Predictions, children
 from ...experiments.tables import Job, Row, SettingsError, Table
-from ...learning.callbacks import Checkpoint, EpochCallback, TrackingCallback
+from ...learning.callbacks import Checkpoint, EpochCallback, TrackingCallback, VideoAccuracy
 from ...learning.explain import metric_history
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ...learning.metrics import VideoAccuracy, accuracy, video_probabilities
+from ...learning.metrics import accuracy, video_probabilities
 from ...learning.recipe import Make, PredictError, make, recipe_of, save_for_prediction
-from ...learning.tracking import log_metrics
+from ...learning.runs import log_metrics
 from ...models.attention_fusion import attention_maps, looked_at
 from ...models.cost import cost
 from ...samples.flow import Flow

@@ -19,7 +19,7 @@ from ...experiments.results import NotRun, children
 from ...experiments.tables import Table
 from ...learning.explain import class_differences, grad_cam, last_spatial_layer, video_strip
 from ...learning.metrics import bootstrap_interval, paired_difference, table_classes, table_probabilities
-from ...learning.tracking import load_table
+from ...learning.runs import load_table
 from ...models.kpsem import Look, WithKPSEM
 from ...samples.modalities import resize
 

@@ -26,9 +26,8 @@ with importing_fastai():
 
 from ...experiments.results import Predictions
 from ...experiments.tables import Job, Row, SettingsError, Table, run
-from ...learning.callbacks import TrackingCallback
+from ...learning.callbacks import TrackingCallback, VideoAccuracy
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ...learning.metrics import VideoAccuracy
 from ...learning.recipe import Make, describe, imported, make, recipe_of, save_for_prediction
 from ...models.backbones import Weights, WeightsError
 from ...models.cost import cost

@@ -16,11 +16,10 @@ from torch import nn
 from ...core import stable_id
 from ...experiments.results import COSTS, Predictions, drawing
 from ...experiments.tables import Job, Row, SettingsError, Table
-from ...learning.callbacks import StopAbove, TrackingCallback
+from ...learning.callbacks import StopAbove, TrackingCallback, VideoAccuracy, acc_image
 from ...learning.explain import log_grad_cam
 from ...learning.features import both, feature_loader, frame_features
 from ...learning.learner import fit, make_learner, predict_probabilities, set_seed
-from ...learning.metrics import VideoAccuracy, acc_image
 from ...learning.recipe import Make, Recipe, backbone_model, log_recipe, recipe_of, save_for_prediction
 from ...models.backbones import Weights, WeightsError, build, head_name, resolve
 from ...models.cost import cost

@@ -24,7 +24,7 @@ from ...learning.callbacks import TrackingCallback
 from ...learning.features import Reordered, feature_loader, frame_features, two_phases
 from ...learning.learner import predict_probabilities, set_seed
 from ...learning.recipe import Make, recipe_of, save_for_prediction
-from ...learning.tracking import log_text
+from ...learning.runs import log_text
 from ...models.backbones import WeightsError, resolve
 from ...models.cost import cost
 from ...models.transnet import TransNet
