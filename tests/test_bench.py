@@ -246,3 +246,14 @@ def test_drawn_clips_differ(bench, tmp_path):
     assert len({file.read_bytes() for file in (tmp_path/'all').rglob('*.avi')}) == 80
     few = growth.some_of(tmp_path/'all', 40, tmp_path/'few')
     assert len(list(few.rglob('*.avi'))) == 40 and {file.stem.split('_')[2] for file in few.rglob('*.avi')} == {'g0001'}
+
+
+def test_clips_of_stored_frames_are_found_in_one_pass(small_set, tmp_path):
+    import numpy as np
+
+    from har_nb.samples.loaders import SampleSet
+    from har_nb.samples.samplers import EveryKth, OneClip
+    from har_nb.samples.store import Frames, decode_samples
+    (samples,), _ = decode_samples(small_set, [Frames(EveryKth(10))], 16, tmp_path, progress=False)
+    chosen = SampleSet(samples, small_set, np.array([7, 2, 5]), choice=OneClip(2))
+    assert list(chosen.of_clip) == [2, 5, 7] and all((samples.clip[rows] == clip).all() and len(rows) == (samples.clip == clip).sum() for clip, rows in chosen.of_clip.items())
