@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'har_nb.core.Taps.features': ('core.html#taps.features', 'har_nb/core.py'),
                              'har_nb.core.Taps.open': ('core.html#taps.open', 'har_nb/core.py'),
                              'har_nb.core.importing_fastai': ('core.html#importing_fastai', 'har_nb/core.py'),
+                             'har_nb.core.keep_memory': ('core.html#keep_memory', 'har_nb/core.py'),
                              'har_nb.core.name_of': ('core.html#name_of', 'har_nb/core.py'),
                              'har_nb.core.printable': ('core.html#printable', 'har_nb/core.py'),
                              'har_nb.core.stable_id': ('core.html#stable_id', 'har_nb/core.py')},

@@ -543,6 +543,16 @@ def test_effects_change_pictures_and_nothing_else(raw, tmp_path):
     with pytest.raises(ValueError, match='share'): add_effects(clean, tmp_path/'none', share=0)
 
 
+def test_the_commands(har, raw, tmp_path):
+    table_of(raw).to_csv(raw/'sources.csv', index=False)
+    by_hand = har('data', 'seags', raw/'sources.csv', tmp_path/'set', '--codec', 'FFV1', '--seed', 3, '--workers', 1, '--no-duplicates')
+    assert by_hand.code == 0 and 'train' in by_hand.out and set(manifest_of(tmp_path/'set').encoder) == {'OpenCV FFV1'} and not (tmp_path/'set'/'near_duplicates.csv').exists()
+    assert open_seags(tmp_path/'set').split_name == 'seed 3'
+    dressed = har('data', 'effects', tmp_path/'set', tmp_path/'dressed', '--share', 1, '--codec', 'FFV1', '--workers', 1)
+    assert dressed.code == 0 and set(manifest_of(tmp_path/'dressed').has_effects) == {'yes'}
+    assert har('data', 'effects', tmp_path/'set', tmp_path/'none', '--share', 2).code == 1
+
+
 def test_effects_for_a_set_that_was_not_built_here(tmp_path):
     people = build_set(tmp_path/'set', people=3, takes=1, size=(32, 48), progress=False)
     people.paths[3].write_bytes(b'')

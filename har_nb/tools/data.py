@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -172,17 +173,18 @@ def seags(args)->None:
     "har data seags SOURCES DIR"
     from har_nb.data.seags import build_seags
     how = dict(protocol=args.protocol, seed=args.seed, codec=args.codec, workers=args.workers, duplicates=not args.no_duplicates)
-    _built_set(build_seags(args.sources, args.folder, **how))
+    _built_set(partial(build_seags, args.sources, args.folder, **how))
 
 def effects(args)->None:
     "har data effects SET DIR"
     from har_nb.data.seags import add_effects
     how = dict(share=args.share, seed=args.seed, codec=args.codec, workers=args.workers)
-    _built_set(add_effects(open_any(args.source), args.folder, **how))
+    _built_set(partial(add_effects, open_any(args.source), args.folder, **how))
 
-def _built_set(dataset):
-    "What was built, and what is to be known of it."
-    import pandas as pd
+def _built_set(build):
+    "Build a set; what it is, and what is to be known of it."
+    try: dataset = build()
+    except ValueError as e: raise UsageError(str(e)) from e
     print(dataset.summary().to_string() + '\n\n' + dataset.overlap().to_string())
     report = pd.read_csv(dataset.root/'report.csv', keep_default_na=False)
     if len(report): print('\n' + report[['severity', 'source', 'problem', 'detail']].to_string(index=False, max_colwidth=90))
