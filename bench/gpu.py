@@ -1,13 +1,14 @@
 """What needs a GPU, in under eight minutes: speed of training of every net, waiting for data, optical flow, what KPSEM costs. Writes the part `gpu` of bench/results.md.
 
 make bench-gpu                       # with the environment of this checkout
-make bench-gpu WHEELS=folder         # where torch (2.11 or newer, for the GPU) is there and nothing can be fetched: whatever the folder holds and Python lacks goes into .venv-gpu first
+make bench-gpu WHEELS=folder PYTHON=python3.12   # where that Python has torch (2.11 or newer, for the GPU) and nothing can be fetched:
+                                     # what the folder holds and this Python lacks goes into .venv-gpu first (pip install --no-index --no-deps --find-links folder --target .venv-gpu)
 python bench/gpu.py kpsem flow       # some parts only
 python bench/gpu.py --toy            # every part on the CPU, a moment of each, nothing written: nothing is new on the day
 
 Every part is a process of its own with a limit of its own. What it measured before it failed, or before its time was up, is kept, and the failure is named beside it.
 A folder of wheels is made where there is a network, for the Python of the other machine; torch and what it brings may be deleted from it, torchvision stays:
-    python -m pip download --dest wheels --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 torchvision timm fastai opencv-python-headless av lmdb filelock pandas tqdm
+    python -m pip download --dest wheels --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 torchvision timm fastai opencv-python-headless av lmdb filelock pandas psutil tqdm
 """
 import json
 import os
