@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from har_nb.experiments.tables import Job, SettingsError, settings_of
+from har_nb.experiments.tables import Job, SettingsError, call_row, settings_of
 from har_nb.learning.runs import tracked_run
 from har_nb.learning.tracking import open_store
 from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
@@ -272,26 +272,26 @@ def test_training_sees_the_due_shift_and_the_test_all(tracking, monkeypatch):
     before = ShiftFrames.before_train
     monkeypatch.setattr(ShiftFrames, 'before_train', lambda self: (before(self), seen.append(self.dls.train.dataset.choice.epoch)))
     with tracked_run('a', 'test') as run_id:
-        said = train_streams(job_of(Stored()), **TINY)
+        said = call_row(train_streams, job_of(Stored()), TINY)
     assert seen == [0, 1, 2, 3]
     assert said.probabilities.shape == (18, 2) and said.metrics['epochs'] == 4
     logged = open_store().get_run(run_id).data.metrics
     assert 0 <= logged['acc_train'] <= 1 and 'acc_test' not in logged
-    with tracked_run('b', 'test') as run_id: train_streams(job_of(Stored(), 'paper'), **TINY)
+    with tracked_run('b', 'test') as run_id: call_row(train_streams, job_of(Stored(), 'paper'), TINY)
     assert len(open_store().get_metric_history(run_id, 'acc_test')) == 4
 
 
 def test_a_killed_fit_goes_on(tracking, tmp_path, monkeypatch):
-    with tracked_run('whole', 'test'): whole = train_streams(job_of(Stored()), **TINY)
+    with tracked_run('whole', 'test'): whole = call_row(train_streams, job_of(Stored()), TINY)
     killed, before = [], ShiftFrames.before_train
     def kill(self):
         before(self)
         if self.epoch == 2 and not killed: killed.append(True); raise KeyboardInterrupt
     monkeypatch.setattr(ShiftFrames, 'before_train', kill)
     file = tmp_path/'fit.pth'
-    with pytest.raises(KeyboardInterrupt), tracked_run('killed', 'test'): train_streams(job_of(Stored(), checkpoint=file), **TINY)
+    with pytest.raises(KeyboardInterrupt), tracked_run('killed', 'test'): call_row(train_streams, job_of(Stored(), checkpoint=file), TINY)
     assert file.exists()
-    with tracked_run('resumed', 'test'): resumed = train_streams(job_of(Stored(), checkpoint=file), **TINY)
+    with tracked_run('resumed', 'test'): resumed = call_row(train_streams, job_of(Stored(), checkpoint=file), TINY)
     assert not file.exists()
     np.testing.assert_allclose(resumed.probabilities, whole.probabilities, atol=1e-6)
 

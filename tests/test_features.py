@@ -19,6 +19,7 @@ from har_nb.learning.learner import predict_probabilities, set_seed
 from har_nb.models.backbones import feature_maps, small_resnet
 from har_nb.models.transnet import TransNet, scaled_mean
 from har_nb.samples.archive import StoreError
+from har_nb.samples.loaders import sample_loader
 from har_nb.samples.samplers import Segments
 from har_nb.samples.store import Frame, Frames, decode_samples
 
@@ -167,7 +168,10 @@ def test_two_phases(sports, clips, tmp_path, watch):
         model = TransNet(feature_maps(small_resnet(width=8)), 8, n=6, vector=scaled_mean, size=32)
         before = deepcopy(model.net.state_dict())
         views = [take(model.net, clips, tmp_path, mirrored=side) for side in (False, True)] if freeze_epochs else None
-        learn = two_phases(model, model.after(), views, clips, sports, epochs, freeze_epochs, 5e-3, 8, watch=watch, progress=False, train=dict(flip=True))
+        common = dict(dataset=sports, watch=watch, batch_size=8)
+        on_features = features.both(feature_loader, views, **common) if freeze_epochs else None
+        on_samples = features.both(sample_loader, clips, train=dict(flip=True), **common)
+        learn = two_phases(model, model.after(), on_features, on_samples, epochs, freeze_epochs, 5e-3, watch=watch, progress=False)
         return model, learn, all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
     model, learn, untouched = whole(0, 3)
     assert untouched and (learn.recorder.values[-1][-1] is None) == (not watch)
@@ -191,7 +195,6 @@ def test_reordered_frames_give_what_reordered_pictures_give(sports, clips, net, 
         features_, pictures = Reordered(kept, how, 5), Reordered(clips, how, 5)
         assert np.array_equal(pictures.read([3])[0], clips.read([3])[0][pictures.order(3)])
         quick = predict_probabilities(model.after(), feature_loader(features_, sports, 'test', device='cpu'))
-        from har_nb.samples.loaders import sample_loader
         slow = predict_probabilities(model, sample_loader(pictures, sports, 'test', device='cpu'))
         np.testing.assert_allclose(quick, slow, atol=1e-5)
     with pytest.raises(ValueError, match='sideways'): Reordered(clips, 'sideways')

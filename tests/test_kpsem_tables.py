@@ -1,5 +1,5 @@
 "Tables of key point shifts: every row there is, one trained end to end, stopped and gone on with, used again; pictures of what it saw; distances that can be worked out by hand."
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -7,11 +7,12 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+import har_nb.experiments.training as T
 import har_nb.papers.kpsem.figures as F
 import har_nb.papers.kpsem.tables as K
-from har_nb.data.synthetic import ORDER_PAIRS, build
+from har_nb.data.synthetic import ORDER_PAIRS
 from har_nb.experiments.results import NotRun, paired, readable
-from har_nb.experiments.tables import Job, RowsFailed, SettingsError, run, settings_of
+from har_nb.experiments.tables import Job, RowsFailed, SettingsError, call_row, run, settings_of
 from har_nb.learning.callbacks import EpochCallback
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.recipe import Make
@@ -27,7 +28,7 @@ TABLES = (*K.TABLES1, *K.TABLES2, *K.FIGURE5, K.left_open)
 
 
 @pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=4, takes=1, size=(56, 72), progress=False)
+def sports(small_set): return small_set
 
 
 @pytest.fixture(scope='module')
@@ -42,16 +43,25 @@ def closed():
     plt.close('all')
 
 
+def holding(kind, settings): return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+def net_of(settings, n_classes, size): return K.clip_net(holding(K.ClipNet, settings), n_classes, size, holding(K.Module, settings))
+
+
+made = set() # descriptions, over all tables: most of their rows are the same nets
+
+
 @pytest.mark.parametrize('table', TABLES, ids=lambda table: table.name)
 def test_every_row_of_every_preset_can_be_made(table):
     for preset in table.presets:
         shared = settings_of(table, preset)
         for row in table.rows:
             s = shared | row.settings
-            with torch.device('meta'): model, again = K.network(s['mfnet'] if s.get('net', 'mfnet') == 'mfnet' else s['r3d'], 7, None, s['stage'] if s.get('kpsem', True) else None, (s['n'], s['size'], s['size']),
-                                                               **{name: s[name] for name in (*K.MODULE, 'grid', 'spread') if name in s})
+            described = net_of(s, 7, (s['n'], s['size'], s['size']))
+            if str(described) in made: continue # the same net under another name
+            with torch.device('meta'): model = described.build()
+            made.add(str(described))
             assert isinstance(model, WithKPSEM) == s.get('kpsem', True), row.name
-            assert model.head.out_features == 7 and again.arguments
+            assert model.head.out_features == 7
     assert len({row.name for row in table.rows}) == len(table.rows) and {'paper', 'small', 'demo'} == set(table.presets)
 
 
@@ -75,9 +85,10 @@ def test_wrong_settings_are_known_before_anything_is_decoded(sports, tmp_path, a
 def test_weights_of_another_net_are_named(tmp_path):
     torch.save(mfnet(num_classes=5, **NARROW).state_dict(), tmp_path/'net.pth')
     settings = settings_of(K.table2a, 'demo', weights=tmp_path/'net.pth', mfnet=TINY['mfnet'])
-    net, _ = K.network(settings['mfnet'], 8, tmp_path/'net.pth')
+    net = net_of(settings | dict(kpsem=False), 8, None).build(tmp_path/'net.pth')
     assert net.head.out_features == 8 and net.weights.mean[0] == pytest.approx(124/255)
-    assert torch.equal(K.network(TINY['mfnet'], 8, tmp_path/'net.pth', 'conv3', (6, 32, 32))[0].net.tail.norm.weight, net.tail.norm.weight)
+    shifted = net_of(settings, 8, (6, 32, 32)).build(tmp_path/'net.pth')
+    assert torch.equal(shifted.net.tail.norm.weight, net.tail.norm.weight) and shifted.weights == net.weights
     with pytest.raises(SettingsError, match='another net|other shapes'): settings_of(K.table2a, 'demo', weights=tmp_path/'net.pth')
 
 
@@ -118,7 +129,7 @@ def test_r3d_cannot_tell_a_movement_from_its_reversal_and_its_key_points_can():
     rows = {row.name: K.DEMO | row.settings for row in K.table2d.rows if 'R3D' in row.name}
     for name, s in rows.items():
         torch.manual_seed(0)
-        net, _ = K.network(s['r3d'], 8, None, s['stage'] if s.get('kpsem', True) else None, (6, 32, 32), **K.MODULE)
+        net = net_of(s, 8, (6, 32, 32)).build()
         clip = torch.randn(2, 3, 6, 32, 32, dtype=torch.float64)
         with torch.no_grad(): apart = (net.double().eval()(clip) - net(clip.flip(2))).abs().max()
         assert (apart < 1e-9) == (name == 'R3D')
@@ -132,13 +143,13 @@ class Stop(EpochCallback):
 
 def trained(sports, stored, checkpoint=None, **settings):
     asked = {k: v for k, v in TINY.items() if k not in ('preset', 'progress')} | dict(epochs=3, batch_size=8, at_once=3, lr=.02, sets=2) | settings
-    with tracked_run('row', 'kpsem.test'): return K.train_clips(Job(sports.carve_validation(.3), 0, stored, {}, checkpoint), stage='conv3', **asked)
+    with tracked_run('row', 'kpsem.test'): return call_row(K.train_clips, Job(sports.carve_validation(.3), 0, stored, {}, checkpoint), dict(stage='conv3') | asked)
 
 
 def test_a_fit_that_was_stopped_ends_where_an_undisturbed_one_does(sports, stored, tmp_path, tracking, monkeypatch):
-    whole, learner = trained(sports, stored), K.make_learner
+    whole, learner = trained(sports, stored), T.make_learner
     with monkeypatch.context() as patched:
-        patched.setattr(K, 'make_learner', lambda loaders, model, metrics, callbacks, **options: learner(loaders, model, metrics, [*callbacks, Stop()], **options))
+        patched.setattr(T, 'make_learner', lambda loaders, model, metrics, callbacks, **options: learner(loaders, model, metrics, [*callbacks, Stop()], **options))
         with pytest.raises(KeyboardInterrupt): trained(sports, stored, tmp_path/'state.pth')
     assert (tmp_path/'state.pth').exists()
     again = trained(sports, stored, tmp_path/'state.pth')
@@ -147,13 +158,13 @@ def test_a_fit_that_was_stopped_ends_where_an_undisturbed_one_does(sports, store
 
 
 def test_settings_of_training_reach_the_learner(sports, stored, tracking, monkeypatch):
-    seen, learner = [], K.make_learner
+    seen, learner = [], T.make_learner
     def keep(loaders, *arguments, **options): seen.append((loaders, learner(loaders, *arguments, **options))); return seen[-1][1]
-    monkeypatch.setattr(K, 'make_learner', keep)
+    monkeypatch.setattr(T, 'make_learner', keep)
     trained(sports, stored, epochs=1, lr=.004, momentum=.8, weight_decay=.003, zoom=.5, flip=False)
     loaders, learn = seen[0]
     assert (learn.opt.hypers[0]['mom'], learn.opt.hypers[0]['wd']) == (.8, .003) and set(learn.recorder.lrs) and max(learn.recorder.lrs) <= .004
-    assert loaders.train.bs == 3 and any(isinstance(cb, K.Accumulate) and cb.n_acc == 8 for cb in learn.cbs)
+    assert loaders.train.bs == 3 and any(isinstance(cb, T.Accumulate) and cb.n_acc == 8 for cb in learn.cbs)
     names = [type(transform).__name__ for transform in loaders.train.after_batch.fs]
     assert 'RandomZoom' in names and 'RandomFlip' not in names
     assert loaders.train.dataset.choice == OneClip(6, 8) and len(loaders.valid.dataset) == len(sports.carve_validation(.3).valid)
@@ -186,7 +197,7 @@ def test_a_row_that_cannot_be_made_fails_alone(sports, tmp_path, tracking):
 def test_frames_kept_as_jpeg_give_the_same_numbers_again(sports, tmp_path, tracking):
     (samples,), _ = decode_samples(sports, [K.every_frame({})], 32, tmp_path, progress=False, limit=0)
     with tracked_run('row', 'kpsem.test') as run_id:
-        said = K.train_clips(Job(sports.carve_validation(.3), 0, samples, {}), stage='conv3', **{k: v for k, v in TINY.items() if k not in ('preset', 'progress')} | dict(epochs=1))
+        said = call_row(K.train_clips, Job(sports.carve_validation(.3), 0, samples, {}), dict(stage='conv3') | TINY | dict(epochs=1))
     again = load_predictor(run_id).predict(sports.paths[said.clip[0]])
     np.testing.assert_allclose(again.samples, said.probabilities[said.clip == said.clip[0]], atol=1e-5)
 

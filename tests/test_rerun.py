@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from har_nb.data.synthetic import build
 from har_nb.experiments.rerun import RerunError, recorded, rerun, side_by_side
 from har_nb.experiments.results import Predictions
 from har_nb.experiments.tables import Row, RowsFailed, Table, run
@@ -20,7 +19,7 @@ from har_nb.samples.store import Frame
 from har_nb.tools.cli import main
 
 
-def noise(job, scale, **_):
+def noise(job, scale):
     test = job.samples.of(np.flatnonzero(job.dataset.clips.split == 'test'))
     return Predictions(np.random.default_rng(job.seed).dirichlet(np.full(len(job.dataset.classes), scale), len(test)), job.samples.clip[test])
 
@@ -32,7 +31,7 @@ toy = Table('toy.table1', 'Noise', 'nobody', rows=(Row('noise', noise, modality=
 
 
 @pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=4, takes=1, size=(56, 72), progress=False)
+def sports(small_set): return small_set
 
 
 @pytest.fixture(scope='module')
@@ -118,7 +117,7 @@ def test_a_row_that_another_table_took_over_is_repeated_where_it_was_trained(mad
 
 
 def test_what_cannot_be_repeated_says_why(made, sports, cache):
-    def breaks(job, **_): raise MemoryError('too large')
+    def breaks(job): raise MemoryError('too large')
     with pytest.raises(RowsFailed): run(replace(toy, name='toy.fails', rows=(Row('breaks', breaks, modality=sees),)), sports, cache=cache, progress=False)
     failed = runs_table('toy.fails', "tags.kind = 'row'").run_id.item()
     with tracked_run('by hand', 'toy.table1') as by_hand: pass

@@ -1,20 +1,18 @@
 "TransNet's tables: every printed number, rows that are stopped and go on, nets that predict from their run, streams, and what is said of wrong settings."
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import dying, in_child
 
 from har_nb.data.masks import MaskError, drawn_people, people_from
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
 from har_nb.experiments.tables import RowsFailed, SettingsError, run, settings_of
+from har_nb.learning.callbacks import Checkpoint
 from har_nb.learning.predictor import load_predictor
 from har_nb.learning.runs import runs_table
 from har_nb.learning.tracking import open_store
@@ -116,23 +114,17 @@ def test_a_tuned_body_and_a_3d_net(sports, tmp_path, tracking):
 
 @pytest.mark.slow
 def test_killed_in_its_second_phase_it_goes_on_and_ends_where_an_undisturbed_one_does(sports, tmp_path, tracking):
-    words = '--preset demo --protocol official --size 32 --n 6 --epochs 12 --freeze-epochs 2 --set freeze=False --set hss_epochs=1 --set hss_pictures=36 --rows'.split()
-    command = [str(Path(sys.executable).parent/'har'), 'run', 'transnet.table2', '--data', str(sports.root), *words, 'MobileNet, HSS']
-    environment = os.environ | dict(MLFLOW_TRACKING_URI=tracking, HAR_NB_DATA=str(tmp_path/'data'))
+    asked = TINY | dict(protocols=['official'], rows=['MobileNet, HSS'], epochs=12, freeze=False)
+    def killed():
+        Checkpoint.write = dying(Checkpoint.write, after=3) # the encoder's only epoch, then the third one of the second phase; the first keeps no state
+        run(table2, sports, cache=tmp_path/'cache', **asked)
+    assert in_child(killed) == -signal.SIGKILL # this process has not opened the store yet
     def steps(run_id): return [metric.step for metric in open_store().get_metric_history(run_id, 'train_loss')]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(1800):
-        time.sleep(.1)
-        now = rows()
-        if len(now) and len(steps(now.run_id.iloc[0])) >= 5: break
-        assert process.poll() is None, 'it ended by itself'
-    process.send_signal(signal.SIGKILL); process.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    assert list(rows().status) == ['RUNNING'] and sorted(steps(rows().run_id.iloc[0])) == list(range(5))
+    run(table2, sports, cache=tmp_path/'cache', **asked)
     assert list(rows().status) == ['FINISHED'] and sorted(steps(rows().run_id.iloc[0])) == list(range(14)), 'one run, no gap, no repeat'
     first = load_predictions(rows().run_id.iloc[0]).probabilities
-    again = subprocess.run([*command, '--again'], env=environment | dict(HAR_NB_DATA=str(tmp_path/'other')), capture_output=True, text=True, timeout=600)
-    assert again.returncode == 0, again.stderr
+    run(table2, sports, cache=tmp_path/'other', again=True, **asked)
     np.testing.assert_allclose(load_predictions(rows().run_id.iloc[0]).probabilities, first, atol=1e-5)
 
 

@@ -126,11 +126,12 @@ class TrackingCallback(EpochLog):
 
 # %% ../../nbs/learning/05_callbacks.ipynb #36d7d186
 def save_weights(
-    learn, # fastai Learner
+    model, # a net; or a fastai Learner, whose model is taken
     folder # to write to
 )->Path:
     "Write the weights, on the CPU, to model.pth; `torch.load(weights_only=True)` reads them."
-    torch.save({name: value.cpu() for name,value in learn.model.state_dict().items()}, file := Path(folder)/'model.pth')
+    net = model if isinstance(model, torch.nn.Module) else model.model
+    torch.save({name: value.cpu() for name,value in net.state_dict().items()}, file := Path(folder)/'model.pth')
     return file
 
 def export_learner(

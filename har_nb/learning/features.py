@@ -26,7 +26,7 @@ from ..data.video import progress_bar
 from .callbacks import Checkpoint, VideoAccuracy
 from .learner import fit, interactive, make_learner, memory_told
 from ..samples.archive import reserve, told, write_whole
-from ..samples.loaders import SampleLoader, SampleSet, View, as_batch, sample_loader
+from ..samples.loaders import SampleLoader, SampleSet, View, as_batch
 
 with importing_fastai():
     from fastai.callback.core import Callback
@@ -171,7 +171,8 @@ class FeatureSet(SampleSet):
     ):
         super().__init__(views[0], dataset, clips, split_idx)
         self.views, self.view = views, np.zeros(len(self), int)
-        self.redraws = len(views) > 1 # asks the loader for a `redraw` at each epoch
+    @property
+    def redraws(self)->bool: return len(self.views) > 1 # whether the loader chooses anew at each epoch
     def redraw(self, seed=None): self.view = np.zeros(len(self), int) if seed is None else np.random.default_rng(seed).integers(len(self.views), size=len(self))
     def batch(self, items): # -> B T ... float32 and B labels
         values = np.stack([self.views[view].read(self.rows[item]) for item, view in zip(items, self.view[items], strict=True)]).astype(np.float32, copy=False)
@@ -216,42 +217,39 @@ class NoValidation(Callback):
 # %% ../../nbs/learning/11_features.ipynb #e62e4499
 def _fit_all(learn, epochs, lr, progress, checkpoint):
     "fastai's second phase: the body's rate a hundredth of the head's."
-    shown, saved = interactive() if progress is None else progress, Checkpoint(checkpoint) if checkpoint else None
+    shown = interactive() if progress is None else progress
+    saved = Checkpoint(checkpoint) if checkpoint else None
     if saved: saved.phase, saved.rate = 1, lr
     with nullcontext() if shown else learn.no_bar(), nullcontext() if shown else learn.no_logging():
-        learn.fit_one_cycle(epochs, slice(lr/200, lr/2), pct_start=.3, div=5., cbs=[saved] if saved else [], start_epoch=saved.epochs_done(1) if saved else 0)
+        learn.fit_one_cycle(epochs, slice(lr/200, lr/2), pct_start=.3, div=5., cbs=[saved] if saved else [],
+                            start_epoch=saved.epochs_done(1) if saved else 0)
     if saved: saved.end()
 
 def two_phases(
     model:nn.Module, # the whole net, clips (or images) -> logits
     after:nn.Module, # what is behind its frozen part, features -> logits; shares its modules with `model`
-    views, # `Features` for `after`, or several of the same samples; None where `freeze_epochs` is 0
-    samples, # `Samples` for the whole net; None where `epochs` is 0
-    dataset, # ActionDataset with training and validation
+    on_features, # DataLoaders of features for `after`; None where `freeze_epochs` is 0
+    on_samples, # DataLoaders of samples for the whole net; None where `epochs` is 0
     epochs:int, # with the whole net
     freeze_epochs:int, # before them, on features
-    lr:float=1e-3, # highest learning rate of `after` in the first phase; the second has half of it, and its body a hundredth of that
-    batch_size:int=32, # clips, in both phases
-    seed:int=0, # of the order of the clips
+    lr:float=1e-3, # highest rate of `after` in the first phase; half of it in the second, a hundredth of that for the body
     weight_decay:float|None=None, # default the optimiser's
-    watch:bool=True, # False: the clips for validation are trained on, too, and nothing is validated
+    watch:bool=True, # False: nothing is validated; the loaders train on the clips for validation, too (see `both`)
     callback=None, # function of the number of epochs done -> fastai callbacks of a phase
     progress:bool|None=None, # show bars; None: where somebody watches
-    checkpoint=None, # file for the state of the last phase
-    train=None, # further arguments of `sample_loader` for training: flip, augment
-    **kwargs # of `sample_loader`: mean, std, crop, size
+    checkpoint=None # file for the state of the last phase
 ): # -> fastai Learner of the last phase
     "Fine-tune in two phases, the first one on features. Raises `LossError`."
-    own, learn, common = {id(p) for p in after.parameters()}, None, dict(dataset=dataset, watch=watch, batch_size=batch_size, seed=seed)
-    def split(model): return [[p for p in model.parameters() if id(p) not in own], [p for p in model.parameters() if id(p) in own]]
+    own, learn = {id(p) for p in after.parameters()}, None
+    def split(model): return [[p for p in model.parameters() if (id(p) in own) == head] for head in (False, True)]
     def learner(loaders, net, done, **options):
         callbacks = [*(callback(done) if callback else ()), *([] if watch else [NoValidation()])]
         return make_learner(loaders, net, metrics=[VideoAccuracy()], callbacks=callbacks, weight_decay=weight_decay, **options)
     if freeze_epochs:
-        learn = learner(both(feature_loader, views, **common), after, 0)
+        learn = learner(on_features, after, 0)
         fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)
     if epochs:
-        learn = learner(both(sample_loader, samples, train=train, **common, **kwargs), model, freeze_epochs, splitter=split)
+        learn = learner(on_samples, model, freeze_epochs, splitter=split)
         if freeze_epochs: _fit_all(learn, epochs, lr, progress, checkpoint)
         else: fit(learn, epochs, lr, progress=progress, checkpoint=checkpoint)
     return learn

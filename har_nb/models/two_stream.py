@@ -72,6 +72,7 @@ class EmbedClips(nn.Module):
         self.net = net
         weights = torch.tensor([float(weight) for weight in weights])
         self.register_buffer('shares', weights/weights.sum())
+        if hasattr(net, 'weights'): self.weights = net.weights
     def forward(self,
         x:torch.Tensor # B C T H W
     )->torch.Tensor: # B C logits

@@ -7,21 +7,38 @@ __all__ = ['streams', 'frames_and_embeddings', 'frames_twice', 'row']
 
 # %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #1253181e
 from ...experiments.tables import Row, Table
-from .tables import DECIDED, PAPER, PRESETS, TRAINING, check, frames_and_flow, sequence, train_streams
+from har_nb.papers.dual_stream_attention.tables import (
+    DECIDED,
+    PAPER,
+    PRESETS,
+    TRAINING,
+    check_streams,
+    frames_and_flow,
+    sequence,
+    train_streams,
+)
 from ...samples.pairs import Embeddings, Pair, Shifted
 from ...samples.store import Frames
 
 # %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #126b56d1
-def frames_and_embeddings(s): return Shifted(Pair(Frames(sequence(s)), Embeddings(sequence(s), min(s['n'], s['interval']))), s['shifts'])
+def frames_and_embeddings(s):
+    images = Embeddings(sequence(s), min(s['n'], s['interval']))
+    return Shifted(Pair(Frames(sequence(s)), images), s['shifts'])
+
 def frames_twice(s): return Shifted(Pair(Frames(sequence(s)), Frames(sequence(s))), s['shifts'])
 
 def row(name, modality=frames_and_flow, **settings): return Row(name, train_streams, settings, modality=modality)
 
-streams = Table('attention_ablations.streams', 'What each part of the dual-stream net is worth', PAPER, dataset='not printed', sample='clip',
-    rows=(row('early fusion', net='early'), row('early, frames only', net='early', streams=('frames',)), row('early, flow only', net='early', streams=('motion',)),
-          row('late fusion', net='late'), row('late, frames only', net='late', streams=('frames',)), row('late, flow only', net='late', streams=('motion',)),
-          row('early, without attention', net='early', attention=False), row('early, γ starts at 0', net='early', gamma=0.), row('early, colour stack', net='early', grey=False),
-          row('early, colour frames only', net='early', grey=False, streams=('frames',)),
-          row('early, MEIs instead of flow', frames_and_embeddings, net='early'), row('early, frames instead of flow', frames_twice, net='early'),
-          row('late, without attention', net='late', attention=False)),
-    settings=TRAINING, presets=PRESETS, check=check, decided=DECIDED + ', all rows')
+streams = Table('attention_ablations.streams', 'What each part of the dual-stream net is worth', PAPER, rows=(
+    row('early fusion', net='early'), row('early, frames only', net='early', streams=('frames',)),
+    row('early, flow only', net='early', streams=('motion',)),
+    row('late fusion', net='late'), row('late, frames only', net='late', streams=('frames',)),
+    row('late, flow only', net='late', streams=('motion',)),
+    row('early, without attention', net='early', attention=False), row('early, γ starts at 0', net='early', gamma=0.),
+    row('early, colour stack', net='early', grey=False),
+    row('early, colour frames only', net='early', grey=False, streams=('frames',)),
+    row('early, MEIs instead of flow', frames_and_embeddings, net='early'),
+    row('early, frames instead of flow', frames_twice, net='early'),
+    row('late, without attention', net='late', attention=False)),
+    dataset='not printed', sample='clip', settings=TRAINING, presets=PRESETS, check=check_streams,
+    decided=DECIDED + ', all rows')

@@ -4,24 +4,33 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'DEMO', 'COMMON', 'heads', 'frames', 'body', 'leak', 'reordered', 'first_middle_last', 'mean_over_time',
-           'mean_and_change', 'logistic', 'r3d', 'net', 'asked']
+           'mean_and_change', 'logistic', 'r3d', 'net', 'asked', 'linear']
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #0d21d776
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 
 from ...core import stable_id
 from ...experiments.results import Predictions
-from ...experiments.tables import Job, Row, SettingsError, Table
-from ...learning.callbacks import TrackingCallback
-from ...learning.features import Reordered, feature_loader, two_phases
-from ...learning.learner import predict_probabilities, set_seed
+from ...experiments.tables import Job, Row, Table
+from ...experiments.training import Augmentation, Fitting, Training
+from ...learning.features import Reordered, feature_loader
+from ...learning.learner import predict_probabilities
 from ...learning.predictor import load_predictor
-from ...learning.recipe import Make, recipe_of, save_for_prediction
-from ...models.backbones import WeightsError, build
-from ...models.transnet import narrow, r3d_18
-from .tables import PAPER, PROTOCOLS, TRAINING, check, clip, cost_of, kept, start, transnet
+from ...learning.recipe import Make, backbone_model
+from har_nb.papers.transnet.tables import (
+    PAPER,
+    PROTOCOLS,
+    TRAINING,
+    FrameNet,
+    PersonEncoder,
+    check_transnet,
+    clip,
+    kept,
+    start,
+    transnet,
+)
 from ...samples.loaders import sample_loader
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #354a9619
@@ -31,43 +40,53 @@ def reordered(
     of:str='TransNet', # name of the row whose net is asked
     how:str='shuffled', # or 'reversed'
     freeze:bool=True, # whether its 2D part was left alone: then its features are there
-    batch_size:int=16, # clips
-    **_
+    batch_size:int=16 # clips
 )->Predictions:
     "The test of another row's net, with the frames of each clip in another order."
     predictor = load_predictor(job.members[of])
     model, normal = predictor.model, dict(mean=predictor.recipe.mean, std=predictor.recipe.std)
-    if freeze: test = feature_loader(Reordered(kept(model, job.samples, job.cache, **normal)[0], how, job.seed), job.dataset, 'test', batch_size)
-    else: test = sample_loader(Reordered(job.samples, how, job.seed), job.dataset, 'test', batch_size=batch_size, **normal)
-    return Predictions(predict_probabilities(model.after() if freeze else model, test), test.dataset.clip)
+    if freeze:
+        asked, features = model.after(), kept(model, job.samples, job.cache, **normal)[0]
+        test = feature_loader(Reordered(features, how, job.seed), job.dataset, 'test', batch_size)
+    else:
+        asked, samples = model, Reordered(job.samples, how, job.seed)
+        test = sample_loader(samples, job.dataset, 'test', batch_size=batch_size, **normal)
+    return Predictions(predict_probabilities(asked, test), test.dataset.clip)
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #079564f0
 @stable_id('har_nb.papers.transnet_ablations:first_middle_last')
-def first_middle_last(features): return features[:, [0, features.shape[1]//2, -1]].reshape(len(features), -1) # N n L -> N 3L
-@stable_id('har_nb.papers.transnet_ablations:mean_over_time')
-def mean_over_time(features): return features.mean(1) # N n L -> N L
-@stable_id('har_nb.papers.transnet_ablations:mean_and_change')
-def mean_and_change(features): return np.concatenate([features.mean(1), features[:, -1] - features[:, 0]], axis=1) # N n L -> N 2L
+def first_middle_last(features): # N n L -> N 3L
+    return features[:, [0, features.shape[1]//2, -1]].reshape(len(features), -1)
 
+@stable_id('har_nb.papers.transnet_ablations:mean_over_time')
+def mean_over_time(features): # N n L -> N L
+    return features.mean(1)
+
+@stable_id('har_nb.papers.transnet_ablations:mean_and_change')
+def mean_and_change(features): # N n L -> N 2L
+    return np.concatenate([features.mean(1), features[:, -1] - features[:, 0]], axis=1)
+
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #7d5fc729
 @stable_id('har_nb.papers.transnet_ablations:logistic')
 def logistic(
     job:Job, # split and decoded clips; the seed changes nothing
     summary=first_middle_last, # N n L -> N D
-    backbone:str='mobilenet_v1', pretraining:str|None='imagenet', weights='imagenet', masks=None, width:float=1., # as for `transnet`
     strength:float=1., # inverse of the regularisation's strength
-    **settings # of `transnet`
+    net:FrameNet=FrameNet(), encoder:PersonEncoder=PersonEncoder()
 )->Predictions:
     "Logistic regression on frozen features, averaged over the picture."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    model = start(job, backbone, pretraining, weights, masks, width, **settings | dict(vector='scaled_mean'))[0]
-    features = kept(model, job.samples, job.cache, model.weights.mean, model.weights.std)[0]
-    split, seen = job.dataset.clips.split.to_numpy()[features.clip], summary(features.values.reshape(*features.values.shape[:3]))
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(seen[split != 'test'], job.dataset.labels[features.clip[split != 'test']])
-    probabilities = np.zeros((int((split == 'test').sum()), len(job.dataset.classes)))
-    probabilities[:, fitted.classes_] = fitted.predict_proba(seen[split == 'test'])
-    return Predictions(probabilities, features.clip[split == 'test'])
+    training, _ = start(job, replace(net, vector='scaled_mean'), encoder)
+    features = kept(training.model, job.samples, job.cache, **training.normal)[0]
+    test = job.dataset.clips.split.to_numpy()[features.clip] == 'test'
+    seen = summary(features.values.reshape(*features.values.shape[:3]))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+    classifier.fit(seen[~test], job.dataset.labels[features.clip[~test]])
+    probabilities = np.zeros((int(test.sum()), len(job.dataset.classes)))
+    probabilities[:, classifier.classes_] = classifier.predict_proba(seen[test])
+    return Predictions(probabilities, features.clip[test])
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #57901f66
 @stable_id('har_nb.papers.transnet_ablations:r3d')
@@ -75,48 +94,52 @@ def r3d(
     job:Job, # split, seed and decoded clips
     kinetics:bool=False, # start from the weights that torchvision publishes
     width:float=1., # share of the channels, from random numbers only
-    epochs:int=30, freeze_epochs:int=10, # the first of them are with a frozen body, where it is pretrained
-    lr:float=1e-3, # highest learning rate
-    batch_size:int=16, # clips
-    weight_decay:float=1e-2,
-    flip:bool=True, # mirror training clips at random
     validation:bool=False, # keep the validation clips out of training, and validate after each epoch
-    **_ # settings of TransNet
+    fitting:Fitting=Fitting(lr=1e-3, batch_size=16, weight_decay=1e-2),
+    augmentation:Augmentation=Augmentation()
 )->Predictions:
     "Train R3D-18 and predict its test clips (Tran et al. 2018)."
-    set_seed(job.seed)
-    width = 1. if kinetics else width
-    try: model = build(r3d_18 if width == 1 else narrow(r3d_18, width), len(job.dataset.classes), 'imagenet' if kinetics else None)
-    except WeightsError as e: raise SettingsError(str(e)) from e
-    normal, name = dict(mean=model.weights.mean, std=model.weights.std), Make('har_nb.models.transnet:r3d_18')
-    net = Make('har_nb.models.backbones:build', dict(backbone=name if width == 1 else Make('har_nb.models.transnet:narrow', dict(backbone=name, width=width)), n_classes=len(job.dataset.classes)))
-    save = partial(save_for_prediction, recipe=recipe_of(job.samples, job.dataset.classes, net, model.weights, 'clip'))
-    learn = two_phases(model, model.fc, None, job.samples, job.dataset, epochs or freeze_epochs, 0, lr, batch_size, job.seed, weight_decay, validation, lambda done: [TrackingCallback(save)], False, job.checkpoint, dict(flip=flip), **normal)
-    test = sample_loader(job.samples, job.dataset, 'test', batch_size=batch_size, **normal)
-    return Predictions(predict_probabilities(model, test), test.dataset.clip, dict(epochs=epochs or freeze_epochs) | cost_of(model, net, job.samples, learn.dls.device))
+    ours = 'har_nb.models.transnet'
+    plain = Make(f'{ours}:r3d_18')
+    narrowed = plain if kinetics or width == 1 else Make(f'{ours}:narrow', dict(backbone=plain, width=width))
+    whole = replace(fitting, epochs=fitting.epochs or fitting.freeze_epochs, freeze_epochs=0)
+    net, weights = backbone_model(narrowed, len(job.dataset.classes)), 'imagenet' if kinetics else None
+    training = Training(job, net, whole, augmentation, weights=weights)
+    training.fit_in_two_phases(training.model.fc, watch=validation)
+    return training.predictions()
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #6a449cb5
-SETTINGS = TRAINING | dict(backbone='mobilenet_v1', pretraining='imagenet', vector='scaled_mean', freeze=True, freeze_epochs=40, lr=2e-3)
-DEMO = dict(pretraining='people', vector='dense', size=64, width=.125, freeze_epochs=20, epochs=10, hss_epochs=20, hss_pictures=1152, hss_lr=8e-3)
-COMMON = dict(sample='clip', settings=SETTINGS, presets=dict(demo=DEMO, small=dict(size=112, epochs=5, batch_size=64)), check=check, protocols=PROTOCOLS)
+SETTINGS = TRAINING | dict(backbone='mobilenet_v1', pretraining='imagenet', vector='scaled_mean', freeze=True,
+                           freeze_epochs=40, lr=2e-3)
+DEMO = dict(pretraining='people', vector='dense', size=64, width=.125, freeze_epochs=20, epochs=10, hss_epochs=20,
+            hss_pictures=1152, hss_lr=8e-3)
+COMMON = dict(sample='clip', settings=SETTINGS, check=check_transnet, protocols=PROTOCOLS, dataset='not printed',
+              presets=dict(demo=DEMO, small=dict(size=112, epochs=5, batch_size=64)))
 
 def net(name, **settings): return Row(name, transnet, settings, modality=clip)
 def asked(name, **settings): return Row(name, reordered, settings, modality=clip, needs=(settings['of'],))
+def linear(name, **settings): return Row(name, logistic, settings, modality=clip)
 
-heads = Table('transnet_ablations.heads', 'What is behind the frozen 2D part', PAPER, dataset='not printed',
-    rows=(net('TransNet'), net('third layer', head='three_layers'), net("Table I's head", head='Table1Head'), net('GRU', head='GRUHead'), net('mean over time', head='MeanHead'),
-          asked('TransNet, test frames shuffled', of='TransNet'), asked('TransNet, test frames backwards', of='TransNet', how='reversed'), asked('GRU, test frames shuffled', of='GRU'),
-          net('TransNet, trained on shuffled frames', order='shuffled'), net('maps not scaled', vector='mean'), net("Table I's dense vector", vector='dense'),
-          Row('logistic, first + middle + last', logistic, modality=clip), Row('logistic, mean and change', logistic, dict(summary=mean_and_change), modality=clip), Row('logistic, mean over time', logistic, dict(summary=mean_over_time), modality=clip)),
-    decided='everything but the first row', **COMMON)
+heads = Table('transnet_ablations.heads', 'What is behind the frozen 2D part', PAPER, rows=(
+    net('TransNet'), net('third layer', head='three_layers'), net("Table I's head", head='Table1Head'),
+    net('GRU', head='GRUHead'), net('mean over time', head='MeanHead'),
+    asked('TransNet, test frames shuffled', of='TransNet'),
+    asked('TransNet, test frames backwards', of='TransNet', how='reversed'),
+    asked('GRU, test frames shuffled', of='GRU'),
+    net('TransNet, trained on shuffled frames', order='shuffled'), net('maps not scaled', vector='mean'),
+    net("Table I's dense vector", vector='dense'),
+    linear('logistic, first + middle + last'), linear('logistic, mean and change', summary=mean_and_change),
+    linear('logistic, mean over time', summary=mean_over_time)), decided='everything but the first row', **COMMON)
 
-frames = Table('transnet_ablations.frames', 'How many frames', PAPER, dataset='not printed',
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #611cd908
+frames = Table('transnet_ablations.frames', 'How many frames', PAPER,
     rows=tuple(net(f'n = {n}', n=n) for n in (2, 4, 8, 12, 16, 24, 32)), decided='everything but n = 12', **COMMON)
 
-body = Table('transnet_ablations.body', 'How much the 2D part learns, and a 3D net instead', PAPER, dataset='not printed',
-    rows=(net('frozen'), net('frozen, then all', freeze=False), net('all at once', freeze=False, freeze_epochs=0), net('from random numbers', pretraining=None),
-          Row('R3D-18 from random numbers', r3d, modality=clip), Row('R3D-18 from Kinetics', r3d, dict(kinetics=True), modality=clip)),
+body = Table('transnet_ablations.body', 'How much the 2D part learns, and a 3D net instead', PAPER, rows=(
+    net('frozen'), net('frozen, then all', freeze=False), net('all at once', freeze=False, freeze_epochs=0),
+    net('from random numbers', pretraining=None), Row('R3D-18 from random numbers', r3d, modality=clip),
+    Row('R3D-18 from Kinetics', r3d, dict(kinetics=True), modality=clip)),
     decided='everything but the second and fourth row', **COMMON)
 
-leak = Table('transnet_ablations.leak', 'The same nets, with and without siblings of the test clips in training', PAPER, dataset='not printed',
+leak = Table('transnet_ablations.leak', 'The same nets, with and without siblings of the test clips in training', PAPER,
     rows=(net('TransNet'), net('mean over time', head='MeanHead')), decided='everything but the first row', **COMMON)

@@ -37,13 +37,15 @@ class MaskSet(SampleSet):
         split_idx:int=1 # 0 for training: then some are mirrored
     ):
         self.people, self.view, self.split_idx, self.mirrored = people, view, split_idx, np.zeros(len(people), bool)
-        self.redraws = split_idx == 0 # asks the loader for a `redraw` at each epoch
+    @property
+    def redraws(self)->bool: return self.split_idx == 0 # whether the loader mirrors anew at each epoch
     def __len__(self): return len(self.people)
     def redraw(self, seed=None): self.mirrored = np.random.default_rng(seed).random(len(self)) < .5
     def batch(self, items): # -> B 3 H W float32, B 1 H W float32
         pictures, masks, turned = self.people.pictures[items], self.people.masks[items, None], self.mirrored[items]
         pictures[turned], masks[turned] = pictures[turned, :, ::-1], masks[turned, :, :, ::-1]
-        return self.view.encodes(as_batch(pictures)).as_subclass(torch.Tensor), torch.from_numpy(masks.astype(np.float32))
+        seen = self.view.encodes(as_batch(pictures)).as_subclass(torch.Tensor)
+        return seen, torch.from_numpy(masks.astype(np.float32))
 
 def mask_loaders(
     people:People,
@@ -79,6 +81,7 @@ def _finished(file):
         warnings.warn(f'{file}: damaged ({type(error).__name__}); it is trained again', stacklevel=3)
         return None
 
+# %% ../../../nbs/papers/transnet/00_person_encoder.ipynb #e660389d
 def person_encoder(
     backbone:str, # import path, or a name in `models.backbones`
     cache, # folder
@@ -96,17 +99,21 @@ def person_encoder(
     people = people_from(masks, size, pictures) if masks else drawn_people(-(-pictures//18), size)[:pictures]
     set_seed(seed)
     model = Autoencoder(net_of(backbone, width))
-    key = hashlib.sha256(json.dumps([1, net_digest(model), people.digest, epochs, batch_size, lr, seed]).encode()).hexdigest()[:24]
+    depends = [1, net_digest(model), people.digest, epochs, batch_size, lr, seed]
+    key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:24]
     file = Path(cache)/'encoders'/f'{key}.pth'
     if about := _finished(file): return file, about
     with alone(file):
         if about := _finished(file): return file, about
-        learn = make_learner(mask_loaders(people, model.weights, batch_size, seed), model, metrics=[mean_iou, mean_dice], loss=mask_loss)
+        loaders = mask_loaders(people, model.weights, batch_size, seed)
+        learn = make_learner(loaders, model, metrics=[mean_iou, mean_dice], loss=mask_loss)
         fit(learn, epochs, lr, progress=progress, checkpoint=file.with_suffix('.checkpoint'))
         history = [[float(value) for value in line] for line in learn.recorder.values]
-        about = dict(backbone=backbone, width=width, size=size, masks=str(masks or 'drawn people'), pictures=len(people), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
-                     iou=history[-1][2], dice=history[-1][3], history=history, columns=['train_loss', 'valid_loss', 'iou', 'dice'])
+        about = dict(backbone=backbone, width=width, size=size, masks=str(masks or 'drawn people'),
+                     pictures=len(people), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed,
+                     iou=history[-1][2], dice=history[-1][3],
+                     history=history, columns=['train_loss', 'valid_loss', 'iou', 'dice'])
         write_whole(file.with_suffix('.about.json'), json.dumps(about, indent=1))
         save_encoder(model.cpu(), file)
-        file.with_suffix('.checkpoint').unlink(missing_ok=True) # others wait for this file, and not for the run it is made in
+        file.with_suffix('.checkpoint').unlink(missing_ok=True) # others wait for this file, not for the run
         return file, about
