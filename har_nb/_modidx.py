@@ -578,6 +578,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'har_nb.experiments.tables.Options.parts': ( 'experiments/tables.html#options.parts',
                                                                                         'har_nb/experiments/tables.py'),
                                            'har_nb.experiments.tables.Row': ('experiments/tables.html#row', 'har_nb/experiments/tables.py'),
+                                           'har_nb.experiments.tables.Row.sees': ( 'experiments/tables.html#row.sees',
+                                                                                   'har_nb/experiments/tables.py'),
                                            'har_nb.experiments.tables.RowsFailed': ( 'experiments/tables.html#rowsfailed',
                                                                                      'har_nb/experiments/tables.py'),
                                            'har_nb.experiments.tables.RowsFailed.__init__': ( 'experiments/tables.html#rowsfailed.__init__',
