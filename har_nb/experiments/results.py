@@ -170,7 +170,7 @@ def _right(runs):
     "For the videos of some runs of one row: how often each was right, and its group; splits one after the other."
     parts = []
     for split, own in runs.groupby(_SPLIT, sort=True):
-        tables = [load_table('predictions.parquet', run_id) for run_id in own.run_id]
+        tables = [load_table('predictions.parquet', *run) for run in zip(own.run_id, own.artifact_uri, strict=True)]
         parts.append(pd.DataFrame(dict(right=np.mean([(t.predicted == t.label).to_numpy() for t in tables], 0), group=' '.join(split) + ': ' + tables[0].group)))
     return pd.concat(parts, ignore_index=True)
 

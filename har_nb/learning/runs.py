@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 
@@ -105,10 +107,13 @@ def log_table(
 
 def load_table(
     name:str, # of the artifact
-    run_id:str|None=None # default the open run
+    run_id:str|None=None, # default the open run
+    artifact_uri:str|None=None # of the run, where `runs_table` told it: a file of this machine is then read where it lies
 )->pd.DataFrame:
     "Read a table that was logged."
     read = {'.parquet': pd.read_parquet, '.csv': pd.read_csv}[Path(name).suffix]
+    here = Path(url2pathname(urlsplit(artifact_uri).path))/name if str(artifact_uri).startswith('file:///') else None
+    if here and here.is_file(): return read(here)
     with tempfile.TemporaryDirectory() as folder:
         return read(open_store().download_artifacts(run_id or current_run(), name, folder))
 

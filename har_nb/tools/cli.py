@@ -48,7 +48,7 @@ def find_table(
     return found
 
 # %% ../../nbs/tools/01_cli.ipynb #f16f9319
-SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int, lr=float, stop_above=float)
+SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int, lr=float, stop_above=float, fps=float, aspect=str)
 
 def run(args)->None:
     "har run TABLE --data DIR; started by torchrun, the first process shows what came out"
