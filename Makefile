@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-slow test-browser lab ui export notebooks docs docs-links lint bench bench-flow-env clean
+.PHONY: help setup demo test test-slow test-browser lab ui export notebooks docs docs-links lint bench bench-gpu bench-flow-env clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ lint: $(READY)  ## ruff over notebooks and tests
 
 bench: $(READY)  ## write bench/results.md (PARTS=flow for a part of it)
 	@$(BIN)/python bench/run.py $(PARTS)
+
+bench-gpu: $(if $(WHEELS),,$(READY))  ## what needs a GPU, in eight minutes, into bench/results.md (WHEELS=folder where nothing can be fetched)
+	@$(if $(WHEELS),$(PYTHON),$(BIN)/python) bench/gpu.py $(if $(WHEELS),--wheels $(WHEELS)) $(PARTS)
 
 bench-flow-env:  ## OpenCV's and scikit-image's optical flow, which make bench compares with, in an environment of their own
 	@test -x .venv-flow/bin/python || $(PYTHON) -m venv .venv-flow

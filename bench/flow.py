@@ -1,4 +1,4 @@
-"""Optical flow: as exact and how much faster than OpenCV's and scikit-image's, at equal parameters; and pairs a second on a GPU beside the bound from bytes moved.
+"""Optical flow: as exact and how much faster than OpenCV's and scikit-image's, at equal parameters; and for gpu.py pairs a second on a GPU beside the bound from bytes moved.
 
 python bench/flow.py                    # prints the rows of bench/results.md
 python bench/flow.py --reference FILE   # writes OpenCV's flow of three known motions, 64 x 80, for tests/data
@@ -11,12 +11,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from measure import HERE, peak_of, settled, until
 
-HERE = Path(__file__).resolve().parent
 MOTIONS = dict(translation=dict(shift=(1.7, -1.2)), rotation=dict(degrees=2), zoom=dict(zoom=1.03))
 SIZE, ROUNDS, FRAMES = (240, 320), 3, 2_400_000 # pixels; processes of each, in turn; frames of UCF101
 CLASSES = {'TVL1': ('har_nb.motion.flow', 'TVL1'), 'Brox': ('har_nb.motion.brox', 'Brox')}
@@ -83,52 +82,74 @@ def on_a_cpu():
     yield "mean difference of TV-L1 (compiled) to OpenCV's; the same", ', '.join(f'{x:.5f}' for x in apart(first['TVL1, compiled']['flow'], first['opencv']['flow'])) + ' pixels', 'under 0.05'
 
 
-def bound(device, method, bytes_per_value):
+def bound(device, method, bytes_per_value, size=SIZE, values=2**28):
     "Pairs a second if every iteration moved its values once: six and four in, six out, at the bandwidth that a copy reaches here."
     import torch
 
     from har_nb.motion.flow import pyramid
-    big = torch.empty(2**28, device=device)
+    big = torch.empty(values, device=device)
     other = torch.empty_like(big)
-    bandwidth = 2*big.numel()*4/gpu_seconds(lambda: other.copy_(big))
-    pixels = sum(level[0].numel() for level in pyramid(torch.zeros(1, *SIZE, device=device), method.scales, method.zoom))
+    bandwidth = 2*big.numel()*4/until(settled(lambda: other.copy_(big), device), 2, 5)
+    pixels = sum(level[0].numel() for level in pyramid(torch.zeros(1, *size, device=device), method.scales, method.zoom))
     return bandwidth/(16*bytes_per_value*pixels*method.warps*method.inner*method.outer), bandwidth
 
 
-def gpu_seconds(work, times=5):
+def moved(device, size, batch):
+    "A known motion on a device, so many times: before, after."
     import torch
-    spent = []
-    for _ in range(times + 1):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        spent.append(time.perf_counter() - start)
-    return statistics.median(spent[1:])
+
+    from har_nb.motion.flow import known_motion
+    return [torch.from_numpy(x).to(device).expand(batch, -1, -1).contiguous() for x in known_motion(degrees=2, size=size)[:2]]
 
 
-def on_a_gpu(batches=(1, 8, 32, 128)):
-    import torch
-    what = f'TV-L1 on {{}}, {SIZE[1]}x{SIZE[0]}, 30 iterations, pairs/s for batches of {", ".join(map(str, batches))}'
-    if not torch.cuda.is_available():
-        yield what.format('a GPU') + '; eager, compiled, one kernel for an iteration, both also with 16-bit iterations', 'waits for a GPU: python bench/flow.py', '2,000 pairs/s'
-        return
+def pairs_per_second(method, device, size, batches):
+    "For each number of pairs at a time, and megabytes at the peak."
+    speeds, peak = [], 0
+    for batch in batches:
+        pairs = moved(device, size, batch)
+        work = settled(lambda pairs=pairs: method(*pairs), device)
+        peak = max(peak, peak_of(work, device))
+        speeds.append(batch/until(work, 3, 5))
+    return speeds, peak
+
+
+def tv_l1(device, size=SIZE, batches=(1, 8, 32, 128), compiled=True, values=2**28, **settings):
+    "TV-L1 in all its ways; what matters most first, as a compiler takes long."
     from har_nb.motion import flow_fused
-    from har_nb.motion.flow import TVL1, known_motion
-    before, after, _ = (torch.from_numpy(x).cuda() for x in known_motion(degrees=2, size=SIZE))
-    for name, method, width in (('eager', TVL1(), 4), ('compiled', TVL1(compiled=True), 4), ('compiled, 16-bit iterations', TVL1(compiled=True, half=True), 2),
-                                ('one kernel', TVL1(iterate=flow_fused.relax), 4), ('one kernel, 16-bit iterations', TVL1(iterate=flow_fused.relax, half=True), 2)):
-        speeds = []
-        for batch in batches:
-            torch.cuda.reset_peak_memory_stats()
-            pairs = before.expand(batch, -1, -1).contiguous(), after.expand(batch, -1, -1).contiguous()
-            speeds.append(batch/gpu_seconds(lambda method=method, pairs=pairs: method(*pairs)))
-        most, bandwidth = bound('cuda', method, width)
-        yield (what.format(torch.cuda.get_device_name()) + f'; {name}', f'{", ".join(f"{x:,.0f}" for x in speeds)}; at most {most:,.0f} by {bandwidth/1e12:.2f} TB/s of a copy; {torch.cuda.max_memory_allocated()/2**30:.1f} GB at the peak; '
+    from har_nb.motion.flow import TVL1
+    ways = {'one kernel for an iteration': dict(iterate=flow_fused.relax), 'one kernel, 16-bit iterations': dict(iterate=flow_fused.relax, half=True), 'eager': {}}
+    if compiled: ways |= {'compiled': dict(compiled=True), 'compiled, 16-bit iterations': dict(compiled=True, half=True)}
+    for name, way in ways.items():
+        method = TVL1(**settings, **way)
+        speeds, peak = pairs_per_second(method, device, size, batches)
+        most, bandwidth = bound(device, method, 2 if method.half else 4, size, values)
+        yield (f'TV-L1, {size[1]}x{size[0]}, {method.inner} iterations, {name}; pairs/s for batches of {", ".join(map(str, batches))}',
+               f'{", ".join(f"{x:,.0f}" for x in speeds)}; at most {most:,.0f} by {bandwidth/1e12:.2f} TB/s of a copy; {peak:,.0f} MB at the peak; '
                f"{FRAMES/max(speeds)/3600:.1f} GPU hours for UCF101's {FRAMES/1e6:.1f} million frames", '2,000 pairs/s')
 
 
-def rows(): return [*on_a_cpu(), *on_a_gpu()]
+def fused(device, size=SIZE, batch=32, **settings):
+    "The fused kernel against the same iterations in plain torch: how fast, and how far apart."
+    from har_nb.motion import flow_fused
+    from har_nb.motion.flow import TVL1
+    pairs = moved(device, size, batch)
+    for name, half, aim in (('32 bits', False, 'under 0.01 pixels'), ('16-bit iterations', True, 'told')):
+        plain, kernel = TVL1(**settings, half=half), TVL1(**settings, iterate=flow_fused.relax, half=half)
+        distance = (plain(*pairs) - kernel(*pairs)).norm(dim=1)
+        spent = [until(settled(lambda method=method: method(*pairs), device), 3, 5) for method in (plain, kernel)]
+        yield (f'TV-L1, fused kernel against eager, {size[1]}x{size[0]}, {batch} pairs, {name}: distance of their flows, mean and largest',
+               f'{distance.mean():.6f}, {distance.max():.5f} pixels; {spent[0]/spent[1]:.1f} x as fast', aim)
+
+
+def brox(device, size=SIZE, batches=(1, 32), compiled=True):
+    from har_nb.motion.brox import Brox
+    for name, method in {'eager': Brox(), 'compiled': Brox(compiled=True)}.items():
+        if method.compiled and not compiled: continue
+        speeds, peak = pairs_per_second(method, device, size, batches)
+        yield f'Brox, {size[1]}x{size[0]}, {name}; pairs/s for batches of {", ".join(map(str, batches))}', f'{", ".join(f"{x:,.1f}" for x in speeds)}; {peak:,.0f} MB at the peak', 'told'
+
+
+def rows(folder=None): return [*on_a_cpu()]
 
 
 def write_reference(path, size=(64, 80)):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+from measure import megabytes
 
 
 def opencv():
@@ -28,10 +29,6 @@ def scikit_image():
         before, after = before.astype(np.float32)/255, after.astype(np.float32)/255
         return optical_flow_tvl1(before, after, attachment=15, tightness=.3, num_warp=5, num_iter=30, tol=0, prefilter=False)[::-1]
     return skimage.__version__, method
-
-
-def megabytes(line): # VmRSS: now, VmHWM: at the peak
-    return next(int(x.split()[1])/1024 for x in open('/proc/self/status') if x.startswith(line))
 
 
 def timed(method, pairs, out, times, version):

@@ -1,30 +1,16 @@
 "What key point shifts cost in time and memory: MFNet with and without them, and AReSE beside plain loops."
 import torch
-from run import CORES, alternate, python
+from measure import CORES, HERE, alternate, half, laid_out, peak_of, python, settled, training_step
 
 from har_nb.models.kpsem import AReSE, with_kpsem
 from har_nb.models.mfnet import mfnet
 
 AIM = '1.10 times the step on a GPU, at most'
-COMMAND = 'make bench PARTS=kpsem'
 
 
-def nets(n_classes=400):
+def published(n_classes=400):
     "MFNet and MF-KPSEM, of the published size."
     return dict(MFNet=mfnet(num_classes=n_classes), **{'MF-KPSEM': with_kpsem(mfnet(num_classes=n_classes))})
-
-
-def stepper(net, clips, labels, precision=None):
-    "A training step over one batch, as a function."
-    optimizer = torch.optim.SGD(net.parameters(), .005, momentum=.9, weight_decay=1e-4)
-    scaler = torch.amp.GradScaler(clips.device.type, enabled=precision is not None)
-
-    def step():
-        with torch.autocast(clips.device.type, precision, enabled=precision is not None): loss = torch.nn.functional.cross_entropy(net(clips), labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer), scaler.update(), optimizer.zero_grad(set_to_none=True)
-        if clips.is_cuda: torch.cuda.synchronize()
-    return step
 
 
 def forward(net, clips):
@@ -38,24 +24,26 @@ def forward(net, clips):
 def speed(batch, size, times):
     "Clips a second of both nets, in training and in inference."
     clips, labels = torch.randn(batch, 3, 16, size, size), torch.randint(400, (batch,))
-    for what, make in (('training', lambda net: stepper(net, clips, labels)), ('inference', lambda net: forward(net, clips))):
-        spent = alternate(*[make(net) for net in nets().values()], times=times)
+    for what, make in (('training', lambda net: training_step(net, (clips,), labels)), ('inference', lambda net: forward(net, clips))):
+        spent = alternate(*[make(net) for net in published().values()], times=times)
         yield (f'{what}, 16 x {size} x {size}, batch {batch}, {torch.get_num_threads()} threads: MFNet | MF-KPSEM', f'{batch/spent[0]:.2f} | {batch/spent[1]:.2f} clips/s: {spent[1]/spent[0]:.3f} times the step', AIM)
 
 
 PEAK = '''
 import sys, torch
+sys.path.append(sys.argv[4])
+from measure import megabytes
 torch.set_num_threads(2)
 from har_nb.models.kpsem import with_kpsem
 from har_nb.models.mfnet import mfnet
 net = mfnet() if sys.argv[1] == 'MFNet' else with_kpsem(mfnet())
 for _ in range(2): torch.nn.functional.cross_entropy(net(torch.randn(int(sys.argv[2]), 3, 16, int(sys.argv[3]), int(sys.argv[3]))), torch.zeros(int(sys.argv[2]), dtype=int)).backward()
-print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))
+print(megabytes())
 '''
 
 
 def memory(batch, size):
-    peaks = [int(python(PEAK, name, batch, size))/1024 for name in ('MFNet', 'MF-KPSEM')]
+    peaks = [float(python(PEAK, name, batch, size, HERE)) for name in ('MFNet', 'MF-KPSEM')]
     yield f'peak memory of a process that trains, 16 x {size} x {size}, batch {batch}: MFNet | MF-KPSEM', f'{peaks[0]:.0f} | {peaks[1]:.0f} MB', 'told'
 
 
@@ -96,20 +84,16 @@ def loops():
     yield 'AReSE, 384 x 8 x 14 x 14, 8 sets of 4 regions, forward: tensors | loops over frames, sets and channels', f'{1000*vectorised:.0f} ms | {looped:.1f} s: {looped/vectorised:.0f} x', 'told'
 
 
-def on_gpu(batch=16):
-    what = f'training, 16 x 224 x 224, batch {batch}, mixed precision, channels_last_3d, {{}}: MFNet | MF-KPSEM'
-    if not torch.cuda.is_available():
-        yield what.format('a GPU'), f'waits for a GPU: {COMMAND}', AIM
-        return
-    clips, labels = torch.randn(batch, 3, 16, 224, 224, device='cuda').to(memory_format=torch.channels_last_3d), torch.randint(400, (batch,), device='cuda')
+def ratio(device, nets=None, batch=16, size=(16, 224, 224), times=9):
+    "A training step of MF-KPSEM over that of MFNet, on a GPU."
+    clips, labels = laid_out(torch.randn(batch, 3, *size, device=device)), torch.randint(4, (batch,), device=device)
     steps, peaks = [], []
-    for net in nets().values():
-        steps.append(stepper(net.to('cuda', memory_format=torch.channels_last_3d), clips, labels, torch.float16))
-        torch.cuda.reset_peak_memory_stats()
-        steps[-1]()
-        peaks.append(torch.cuda.max_memory_allocated()/2**20)
-    spent = alternate(*steps, times=9)
-    yield what.format(torch.cuda.get_device_name()), f'{batch/spent[0]:.1f} | {batch/spent[1]:.1f} clips/s: {spent[1]/spent[0]:.3f} times the step; {peaks[0]:.0f} | {peaks[1]:.0f} MB', AIM
+    for net in (nets or published()).values():
+        steps.append(settled(training_step(laid_out(net.to(device)), (clips,), labels, half(device)), device))
+        peaks.append(peak_of(steps[-1], device))
+    spent = alternate(*steps, times=times)
+    yield (f'training, {" x ".join(map(str, size))}, batch {batch}, mixed precision, channels_last_3d: MFNet; MF-KPSEM',
+           f'{batch/spent[0]:.1f}; {batch/spent[1]:.1f} clips/s: {spent[1]/spent[0]:.3f} times the step; {peaks[0]:,.0f}; {peaks[1]:,.0f} MB', AIM)
 
 
 def measured():
@@ -118,10 +102,9 @@ def measured():
     yield from speed(1, 224, 3)
     yield from memory(4, 112)
     yield from loops()
-    yield from on_gpu()
 
 
-def rows():
+def rows(folder=None):
     "Rows as those of run.py: what, measured, aim."
     return list(measured())
 

@@ -1,39 +1,13 @@
 "Measure what the library promises about speed and write bench/results.md. Ratios are taken in one run, alternating, as medians."
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from measure import CORES, HERE, alternate, exhaust, half, part_of, python, settled, training_step, write_part
+
 CLIPS = HERE.parent.parent/'shared'/'data'/'clips' # real videos, used where they are
-CORES = os.cpu_count() or 1
-
-
-def seconds(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def alternate(*works, times=5):
-    "Median seconds of each, measured in turn so that a busy moment touches all of them; one unmeasured round first."
-    rounds = [[seconds(work) for work in works] for _ in range(times + 1)][1:]
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
-
-
-def python(code, *arguments): return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
-
-
-def exhaust(items):
-    for _ in items: pass
 
 
 def of_speed(one, other): return f'{one/other:.2f} of its speed'
@@ -157,10 +131,12 @@ def loading(folder, dataset, batch=64):
 
 PEAK = '''
 import sys
+sys.path.append(sys.argv[3])
+from measure import megabytes
 from har_nb.data.lists import from_folders
 from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
 decode_samples(from_folders(sys.argv[1]), [Frame(), MotionEmbedding()], 224, sys.argv[2], workers=1, progress=False)
-print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))) # ru_maxrss would count the parent's memory, too
+print(megabytes())
 '''
 
 
@@ -173,7 +149,7 @@ def memory(folder):
         place = folder/name/'class'
         place.mkdir(parents=True)
         write_video(place/'clip.avi', islice(cycle(clip), n_frames), codec='XVID')
-        peaks.append(int(python(PEAK, folder/name, folder/f'{name} cache'))/1024)
+        peaks.append(float(python(PEAK, folder/name, folder/f'{name} cache', HERE)))
     yield 'peak memory of a build, one video of 10 minutes against one of 10 seconds', f'{peaks[1]:.0f} MB against {peaks[0]:.0f} MB', 'the same'
 
 
@@ -212,52 +188,40 @@ def training():
 
     from har_nb.models.backbones import small_resnet
     images, labels = torch.randn(64, 64, 64, 3).permute(0, 3, 1, 2), torch.randint(0, 8, (64,))
-    for device in ('cpu', *(['cuda'] if torch.cuda.is_available() else [])):
-        net = small_resnet(num_classes=8).to(device, memory_format=torch.channels_last)
-        optimizer, x, y = torch.optim.Adam(net.parameters()), images.to(device), labels.to(device)
-
-        def steps(net=net, optimizer=optimizer, x=x, y=y, device=device):
-            for _ in range(10):
-                torch.nn.functional.cross_entropy(net(x), y).backward()
-                optimizer.step(), optimizer.zero_grad()
-            if device == 'cuda': torch.cuda.synchronize()
-        yield f'small_resnet, training, 64 pixels, batch 64, {device}', f'{640/alternate(steps)[0]:,.0f} images/s', '1,500 on two cores'
+    net = small_resnet(num_classes=8).to(memory_format=torch.channels_last)
+    step = training_step(net, (images,), labels, optimizer=torch.optim.Adam(net.parameters()))
+    spent, = alternate(lambda: [step() for _ in range(10)])
+    yield 'small_resnet, training, 64 pixels, batch 64, cpu', f'{640/spent:,.0f} images/s', '1,500 on two cores'
 
 
-def waiting(folder):
-    "Steps fed by the loader against steps on a batch that is on the GPU already."
+def waiting(folder, device='cuda', make=None, files=48, size=224, batch=256, times=3):
+    "Steps fed by the loader against steps on a batch that is on the device already; gpu.py asks for it."
     import torch
-    what, aim = 'share of a training step spent waiting for data; EfficientNetB0, batch 256, mixed precision, channels_last, {}', 'under 5%'
-    if not torch.cuda.is_available():
-        yield what.format('a GPU'), 'waits for a GPU: make bench', aim
-        return
+
     from har_nb.models.backbones import efficientnet_b0
     from har_nb.samples.loaders import RandomColour, sample_loader
     from har_nb.samples.samplers import EveryKth
     from har_nb.samples.store import Frames, decode_samples
-    dataset = small_set(folder/'gpu', files=48)
-    net = efficientnet_b0(num_classes=2).to('cuda', memory_format=torch.channels_last)
-    optimizer, scaler = torch.optim.AdamW(net.parameters()), torch.amp.GradScaler()
+    net = (make or efficientnet_b0)(num_classes=2).to(device, memory_format=torch.channels_last)
+    dataset = small_set(folder/'set', files=files)
 
-    def step(x, y):
-        with torch.autocast('cuda'): loss = torch.nn.functional.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer), scaler.update(), optimizer.zero_grad(set_to_none=True)
+    def plain(batch):
+        x, y = (part.as_subclass(torch.Tensor) for part in batch)
+        return (x.contiguous(memory_format=torch.channels_last),), y
     for coding, limit, workers in (('memory-mapped', float('inf'), 2), ('JPEG in LMDB', 0, max(2, CORES - 1))):
-        (samples,), _ = decode_samples(dataset, [Frames(EveryKth(1))], 224, folder/coding, progress=False, limit=limit)
-        loader = sample_loader(samples, dataset, 'train', batch_size=256, device='cuda', num_workers=workers, augment=[RandomColour()])
-        loader.drop_last = True
-        held = [(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in [loader.one_batch()]][0]
+        (samples,), _ = decode_samples(dataset, [Frames(EveryKth(1))], size, folder/coding, progress=False, limit=limit)
+        loader = sample_loader(samples, dataset, 'train', batch_size=batch, device=device, num_workers=workers, augment=[RandomColour()])
+        loader.drop_last, held = True, plain(loader.one_batch())
+        step = training_step(net, *held, half(device), torch.optim.AdamW(net.parameters()))
 
-        def fed(loader=loader):
-            for x, y in loader: step(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor))
-            torch.cuda.synchronize()
+        def fed(loader=loader, step=step):
+            for one in loader: step(*plain(one))
 
-        def resident(loader=loader, held=held):
-            for _ in range(len(loader)): step(*held)
-            torch.cuda.synchronize()
-        ready, loaded = alternate(resident, fed, times=5)
-        yield what.format(f'{torch.cuda.get_device_name()}, {coding}'), f'{max(0, 1 - ready/loaded):.1%} ({256*len(loader)/loaded:,.0f} images/s)', aim
+        def resident(loader=loader, step=step):
+            for _ in range(len(loader)): step()
+        ready, loaded = alternate(settled(resident, device), settled(fed, device), times=times)
+        yield (f'share of a training step spent waiting for data; {"EfficientNetB0" if make is None else make.__name__}, {size} pixels, batch {batch}, mixed precision, channels_last, {coding}',
+               f'{max(0, 1 - ready/loaded):.1%} ({batch*len(loader)/loaded:,.0f} images/s)', 'under 5%')
 
 
 def samples(folder):
@@ -274,38 +238,20 @@ def samples(folder):
     yield from listing(place('lists'))
     yield from checking(place('many'), dataset)
     yield from training()
-    yield from waiting(place('gpu'))
 
 
 def beside(name):
     "Rows of another file here."
-    def rows(folder): yield from import_module(name).rows()
+    def rows(folder): yield from import_module(name).rows(folder)
     return rows
 
 
-PARTS = {'samples': samples, 'flow': beside('flow'), 'kpsem': beside('kpsem'), 'latency': beside('latency')} # headings of results.md
-
-
-def measured(rows):
-    "A part of results.md: when and where, then its table."
-    load, start, found = os.getloadavg()[0], time.perf_counter(), []
-    with tempfile.TemporaryDirectory() as folder:
-        for row in rows(Path(folder)):
-            found.append(row)
-            print(' | '.join(row), flush=True)
-    packages = ', '.join(f'{name} {version(name)}' for name in ('torch', 'torchvision', 'fastai', 'opencv-python', 'numpy'))
-    return '\n'.join([f'{date.today()}, {platform.machine()}, {CORES} cores, Python {platform.python_version()}, {packages}; {(time.perf_counter() - start)/60:.0f} minutes; load average before: {load:.1f}.', '',
-                      '| what | measured | aim |', '|---|---|---|', *(f'| {" | ".join(row)} |' for row in found)])
+PARTS = {'samples': samples} | {name: beside(name) for name in ('instead', 'growth', 'flow', 'kpsem', 'latency')} # headings of results.md; gpu.py writes one more
 
 
 def main(names):
     if unknown := set(names) - set(PARTS): sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
-    file = HERE/'results.md'
-    held = dict(part.split('\n\n', 1) for part in file.read_text().split('\n## ')[1:]) if file.exists() else {}
-    for name in names or PARTS:
-        held[name] = measured(PARTS[name])
-        text = '\n\n'.join(['# Speed\n\nWritten by `make bench`, or for one part by `make bench PARTS=flow`: medians of alternating measurements.', *(f'## {name}\n\n{held[name].strip()}' for name in PARTS if name in held)])
-        file.write_text(text + '\n')
+    for name in names or PARTS: write_part(name, part_of(PARTS[name]))
 
 
 if __name__ == '__main__': main(sys.argv[1:])

@@ -11,13 +11,20 @@ from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run side by side; threads that wait for each other would slow all of them
+import later
 import pytest
 from filelock import FileLock
+
+later.collecting = True
 
 for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL).items(): # behind nohup or & they are ignored, by processes that the tests start as well
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN: signal.signal(getattr(signal, name), usual)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item): later.prepare(item)
 
 
 @pytest.fixture

@@ -2,18 +2,22 @@
 from functools import partial
 
 import pytest
-import torch
-from torch import nn
-from torchvision import models
-from torchvision.models import get_model_weights
+from later import collecting, parametrize
 
-from har_nb.models.backbones import densenet201, efficientnet_b0, freeze_batch_norm, inception_v3, mobilenet_v2, resnet50, small_resnet
-from har_nb.models.cost import cost, count_operations, count_parameters, latency, output_shape, stage_shapes
+if not collecting:
+    import torch
+    from torch import nn
+    from torchvision import models
+    from torchvision.models import get_model_weights
 
-AUXILIARY = {inception_v3: 3_326_696}  # parameters of the output that our Inception leaves out
+    from har_nb.models.backbones import densenet201, efficientnet_b0, freeze_batch_norm, inception_v3, mobilenet_v2, resnet50, small_resnet
+    from har_nb.models.cost import cost, count_operations, count_parameters, latency, output_shape, stage_shapes
+
+if not collecting:
+    AUXILIARY = {inception_v3: 3_326_696}  # parameters of the output that our Inception leaves out
 
 
-@pytest.mark.parametrize('backbone', [efficientnet_b0, densenet201, inception_v3, resnet50, mobilenet_v2], ids=lambda net: net.__name__)
+@parametrize('backbone', ['efficientnet_b0', 'densenet201', 'inception_v3', 'resnet50', 'mobilenet_v2'], lambda: [efficientnet_b0, densenet201, inception_v3, resnet50, mobilenet_v2])
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
 def test_the_five_backbones_cost_what_torchvision_publishes(backbone, device):
     "Parameters exactly; multiply-adds are published in billions with three decimals, so to half of the last one."
@@ -23,7 +27,7 @@ def test_the_five_backbones_cost_what_torchvision_publishes(backbone, device):
     assert abs(count_operations(model, picture)/1e9 - meta['_ops']) <= .0005
 
 
-@pytest.mark.parametrize('backbone', [models.video.r3d_18, models.video.mc3_18, models.video.r2plus1d_18], ids=lambda net: net.__name__)
+@parametrize('backbone', ['r3d_18', 'mc3_18', 'r2plus1d_18'], lambda: [models.video.r3d_18, models.video.mc3_18, models.video.r2plus1d_18])
 def test_nets_for_clips_cost_what_torchvision_publishes(backbone):
     meta = get_model_weights(backbone).DEFAULT.meta
     with torch.device('meta'): model = backbone()
@@ -31,11 +35,12 @@ def test_nets_for_clips_cost_what_torchvision_publishes(backbone):
     assert abs(count_operations(model, torch.zeros(1, 3, 16, 112, 112))/1e9 - meta['_ops']) <= .0005
 
 
-class SelfAttention(nn.Module):
-    def forward(self, x): return nn.functional.scaled_dot_product_attention(x, x, x)
+if not collecting:
+    class SelfAttention(nn.Module):
+        def forward(self, x): return nn.functional.scaled_dot_product_attention(x, x, x)
 
 
-@pytest.mark.parametrize('net,shape,expected', [
+@parametrize('net,shape,expected', ['1D', '1D depthwise', '3D flat', '3D grouped', 'linear', 'attention', 'encoder layer', 'lstm', 'nothing'], lambda: [
     (nn.Conv1d(8, 6, 3, stride=2), (2, 8, 21), 2*10*6 * 8*3),
     (nn.Conv1d(8, 8, 3, groups=8), (1, 8, 20), 18*8*3),
     (nn.Conv3d(4, 6, (1, 3, 3), padding=(0, 1, 1)), (1, 4, 5, 8, 8), 5*8*8*6 * 4*9),
@@ -45,7 +50,7 @@ class SelfAttention(nn.Module):
     (nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), (1, 10, 32), 4*10*32*32 + 2*10*10*32 + 2*10*32*64),
     (nn.LSTM(32, 16, batch_first=True), (1, 10, 32), 10*4*(32*16 + 16*16)),
     (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), (1, 3, 8, 8), 0),
-], ids=['1D', '1D depthwise', '3D flat', '3D grouped', 'linear', 'attention', 'encoder layer', 'lstm', 'nothing'])
+])
 def test_each_kind_of_layer(net, shape, expected):
     class First(nn.Module):
         def __init__(self): super().__init__(); self.net = net

@@ -362,4 +362,3 @@ def test_the_bench_says_what_it_waits_for(root, monkeypatch):
     rows = bench.rows()
     assert all(len(row) == 3 and all(isinstance(x, str) for x in row) for row in rows)
     assert any('waits for another environment' in row[1] for row in rows)
-    if not torch.cuda.is_available(): assert any('waits for a GPU' in row[1] for row in rows)

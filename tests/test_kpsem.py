@@ -4,14 +4,17 @@ import pickle
 from copy import deepcopy
 
 import pytest
-import torch
-from torch import nn
-from torchvision.models.video import r3d_18
+from later import collecting, parametrize
 
-from har_nb.models.cost import count_operations, count_parameters
-from har_nb.models.kpsem import KPSEM, AReSE, first_maximum, membership, region_edges, region_spans, with_kpsem
-from har_nb.models.mfnet import mfnet
-from har_nb.models.r3d import r3d
+if not collecting:
+    import torch
+    from torch import nn
+    from torchvision.models.video import r3d_18
+
+    from har_nb.models.cost import count_operations, count_parameters
+    from har_nb.models.kpsem import KPSEM, AReSE, first_maximum, membership, region_edges, region_spans, with_kpsem
+    from har_nb.models.mfnet import mfnet
+    from har_nb.models.r3d import r3d
 
 
 def loops(x, centres, n, sharpness=1.):
@@ -66,7 +69,7 @@ def test_lines_on_cells_and_equal_values():
     assert one.points[0, 0, :, 0, 0].tolist() == [[2, 1], [0, 0]]
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@parametrize('dtype', ['dtype0', 'dtype1', 'dtype2', 'dtype3'], lambda: [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('size', [1, 2, 3, 7, 14, 33])
 def test_first_maximum_against_the_plain_search(dtype, size):
     x = torch.randn(3, size, generator=torch.Generator().manual_seed(size)).mul(2).round().to(dtype)
@@ -169,7 +172,7 @@ def test_soft_regions_become_exact_ones():
     assert off[0] > off[1] > off[2] and off[2] < 1e-4
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@parametrize('dtype', ['dtype0', 'dtype1'], lambda: [torch.float16, torch.bfloat16])
 def test_mixed_precision_counts_in_32_bits(dtype):
     torch.manual_seed(0)
     module, x = KPSEM(16, 3, sets=2, regions=4), torch.randn(2, 16, 4, 9, 9, requires_grad=True)
@@ -221,7 +224,7 @@ def small():
     return mfnet(num_classes=5, width=24, groups=4, blocks=(1, 1, 1, 1))
 
 
-@pytest.mark.parametrize('settings', [{}, dict(regions=1), dict(regions=9), dict(regions=16), dict(sets=1), dict(adaptive=False), dict(embedding=8), dict(sharpness=10.), dict(soft=True), dict(activation=nn.ReLU)], ids=str)
+@parametrize('settings', ['{}', "{'regions': 1}", "{'regions': 9}", "{'regions': 16}", "{'sets': 1}", "{'adaptive': False}", "{'embedding': 8}", "{'sharpness': 10.0}", "{'soft': True}", '9'], lambda: [{}, dict(regions=1), dict(regions=9), dict(regions=16), dict(sets=1), dict(adaptive=False), dict(embedding=8), dict(sharpness=10.), dict(soft=True), dict(activation=nn.ReLU)])
 @pytest.mark.parametrize('stage', ['conv2', 'conv3', 'conv4.0', 'conv5', 'tail'])
 def test_ablations_run_and_learn(small, stage, settings):
     net = with_kpsem(small, stage, size=(8, 64, 64), **settings)

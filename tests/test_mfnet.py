@@ -2,12 +2,15 @@
 from copy import deepcopy
 
 import pytest
-import torch
-from torch import nn
+from later import collecting
 
-from har_nb.models.backbones import WeightsError, build
-from har_nb.models.cost import count_operations, count_parameters
-from har_nb.models.mfnet import load_published, mfnet, our_name
+if not collecting:
+    import torch
+    from torch import nn
+
+    from har_nb.models.backbones import WeightsError, build
+    from har_nb.models.cost import count_operations, count_parameters
+    from har_nb.models.mfnet import load_published, mfnet, our_name
 
 SMALL = dict(width=24, groups=4, blocks=(2, 1, 1, 1))
 

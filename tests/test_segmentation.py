@@ -4,19 +4,23 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torchvision.models import densenet121, vgg11
+from later import collecting, no_grad, parametrize
 
-from har_nb.models.backbones import Weights, WeightsError, inception_v3, mobilenet_v1, small_resnet
-from har_nb.models.segmentation import Autoencoder, dice, iou, mask_loss, save_encoder
-from har_nb.models.transnet import TransNet, mean
+if not collecting:
+    import torch
+    from torch import nn
+    from torchvision.models import densenet121, vgg11
 
-narrow = partial(small_resnet, width=8)
+    from har_nb.models.backbones import Weights, WeightsError, inception_v3, mobilenet_v1, small_resnet
+    from har_nb.models.segmentation import Autoencoder, dice, iou, mask_loss, save_encoder
+    from har_nb.models.transnet import TransNet, mean
+
+if not collecting:
+    narrow = partial(small_resnet, width=8)
 
 
-@pytest.mark.parametrize('backbone,size', [(narrow, (64, 64)), (narrow, (50, 71)), (inception_v3, (96, 120)), (densenet121, (64, 96)), (mobilenet_v1, (64, 64))])
-@torch.no_grad()
+@parametrize('backbone,size', ['backbone0-size0', 'backbone1-size1', 'inception_v3-size2', 'densenet121-size3', 'backbone4-size4'], lambda: [(narrow, (64, 64)), (narrow, (50, 71)), (inception_v3, (96, 120)), (densenet121, (64, 96)), (mobilenet_v1, (64, 64))])
+@no_grad
 def test_masks_have_the_size_of_pictures(backbone, size):
     assert Autoencoder(backbone, width=32).eval()(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
 
@@ -32,7 +36,7 @@ def test_metrics_against_sets_of_pixels():
     assert by_hand[0] == 1 and by_hand[1] == by_hand[2] == 0
 
 
-@pytest.mark.parametrize('mask', [torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool)])
+@parametrize('mask', ['mask0', 'mask1'], lambda: [torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool)])
 def test_the_loss_is_finite_at_its_edges_and_falls(mask):
     logits = torch.full((2, 1, 8, 8), 30. if mask.any() else -30., requires_grad=True)
     right, wrong = mask_loss(logits, mask), mask_loss(-logits, mask)
@@ -41,7 +45,7 @@ def test_the_loss_is_finite_at_its_edges_and_falls(mask):
     assert mask_loss(logits, mask, dice=0) == nn.functional.binary_cross_entropy_with_logits(logits, mask.float())
 
 
-@pytest.mark.parametrize('backbone', [narrow, vgg11, densenet121], ids=['small_resnet', 'vgg11', 'densenet121'])
+@parametrize('backbone', ['small_resnet', 'vgg11', 'densenet121'], lambda: [narrow, vgg11, densenet121])
 def test_transnet_starts_from_the_very_numbers(backbone, tmp_path):
     torch.manual_seed(0)
     model = Autoencoder(backbone, width=16).train()
@@ -68,7 +72,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@torch.no_grad()
+@no_grad
 def test_an_encoder_from_folded_weights_keeps_what_it_needs(shared_data, tmp_path):
     pytest.importorskip('timm')
     model = Autoencoder(mobilenet_v1, weights=shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth', width=16)

@@ -4,18 +4,22 @@ from copy import deepcopy
 from functools import partial
 
 import pytest
-import torch
-from torch import nn
-from torchvision.models import densenet121, resnet18, vgg16, vgg19
+from later import collecting, no_grad, parametrize
 
-from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
-from har_nb.models.cost import count_parameters
-from har_nb.models.transnet import Table1Head, TextHead, TransNet, dense, mean
+if not collecting:
+    import torch
+    from torch import nn
+    from torchvision.models import densenet121, resnet18, vgg16, vgg19
 
-narrow = partial(small_resnet, width=8)
+    from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
+    from har_nb.models.cost import count_parameters
+    from har_nb.models.transnet import Table1Head, TextHead, TransNet, dense, mean
+
+if not collecting:
+    narrow = partial(small_resnet, width=8)
 
 
-@pytest.mark.parametrize('backbone,filters,printed', [
+@parametrize('backbone,filters,printed', ['backbone0-64-printed0', 'backbone1-128-printed1', 'mobilenet_v2-64-printed2', 'mobilenet_v2-128-printed3', 'vgg16-64-printed4', 'vgg16-128-printed5', 'vgg19-64-printed6', 'vgg19-128-printed7'], lambda: [
     (mobilenet_v1, 64, (6_444_288, 5_128, 6_449_416)), (mobilenet_v1, 128, (9_655_616, 18_376, 9_673_992)),
     (mobilenet_v2, 64, (6_277_248, 5_128, 6_282_376)), (mobilenet_v2, 128, (10_291_392, 18_376, 10_309_768)),
     (vgg16, 64, (16_322_432, 5_128, 16_327_560)), (vgg16, 128, (17_928_128, 18_376, 17_946_504)),
@@ -36,7 +40,7 @@ def the_sums(head, z):
 
 
 @pytest.mark.parametrize('n,L,K,C', [(2, 3, 4, 2), (3, 1, 1, 1), (12, 5, 3, 6), (32, 2, 2, 3)])
-@torch.no_grad()
+@no_grad
 def test_the_head_is_the_papers_sums(n, L, K, C):
     torch.manual_seed(n)
     head = TextHead(L, C, n, kernels=K).double()
@@ -45,7 +49,7 @@ def test_the_head_is_the_papers_sums(n, L, K, C):
     torch.testing.assert_close(head(clips), torch.tensor([the_sums(head, z) for z in clips], dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-@torch.no_grad()
+@no_grad
 def test_the_third_layer_mixes_the_scores_of_the_second():
     torch.manual_seed(0)
     head, clips = TextHead(4, 5, 6, third=True), torch.randn(3, 6, 4)
@@ -56,7 +60,7 @@ def test_the_third_layer_mixes_the_scores_of_the_second():
     assert (head(clips) < 0).any()
 
 
-@torch.no_grad()
+@no_grad
 def test_the_head_of_table_1_is_separable():
     torch.manual_seed(0)
     head, z = Table1Head(4, 3, n=6).double().eval(), torch.randn(6, 4, dtype=torch.float64)
@@ -67,7 +71,7 @@ def test_the_head_of_table_1_is_separable():
     torch.testing.assert_close(head(z[None])[0], head.dense(head.norm(v[None]))[0])
 
 
-@pytest.mark.parametrize('head', [TextHead, Table1Head, partial(TextHead, third=True, kernels=7)])
+@parametrize('head', ['TextHead', 'Table1Head', 'head2'], lambda: [TextHead, Table1Head, partial(TextHead, third=True, kernels=7)])
 @pytest.mark.parametrize('n', [2, 4, 12, 32])
 def test_any_number_of_frames_and_classes(head, n):
     model = TransNet(narrow, 5, n=n, head=head, vector=mean, size=32)
@@ -80,7 +84,7 @@ def test_odd_numbers_and_wrong_lengths_fail():
     with pytest.raises(RuntimeError): TransNet(narrow, 5, n=6, size=32)(torch.randn(2, 3, 7, 32, 32))
 
 
-@pytest.mark.parametrize('backbone', [narrow, resnet18, densenet121, mobilenet_v1], ids=['small_resnet', 'resnet18', 'densenet121', 'mobilenet_v1'])
+@parametrize('backbone', ['small_resnet', 'resnet18', 'densenet121', 'mobilenet_v1'], lambda: [narrow, resnet18, densenet121, mobilenet_v1])
 def test_every_part_learns(backbone):
     torch.manual_seed(0)
     model = TransNet(backbone, 4, n=3, head=partial(TextHead, third=True), size=(64, 96))
@@ -89,7 +93,7 @@ def test_every_part_learns(backbone):
     assert all(sum(p.grad.abs().sum() for p in part.parameters()) > 0 for part in (model.net, model.vector, model.head))
 
 
-@torch.no_grad()
+@no_grad
 def test_frames_are_seen_one_by_one_and_in_order():
     torch.manual_seed(0)
     model, clips = TransNet(narrow, 4, n=4, size=32).eval(), torch.randn(2, 3, 4, 32, 32)
@@ -100,7 +104,7 @@ def test_frames_are_seen_one_by_one_and_in_order():
     torch.testing.assert_close(model.head(features), model(clips))
 
 
-@torch.no_grad()
+@no_grad
 def test_copies_and_files_compute_the_same(tmp_path):
     torch.manual_seed(0)
     model, clips = TransNet(narrow, 4, n=4, size=32).eval(), torch.randn(2, 3, 4, 32, 32)
@@ -113,7 +117,7 @@ def test_copies_and_files_compute_the_same(tmp_path):
     torch.testing.assert_close(other(clips), model(clips))
 
 
-@torch.no_grad()
+@no_grad
 def test_real_weights_see_frames_as_timm_does(shared_data):
     timm = pytest.importorskip('timm')
     file = shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth'

@@ -1,15 +1,19 @@
 "Fusion of streams: means, weights, certainty without limits, gradients, and inputs that do not fit."
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from later import collecting
 
-from har_nb.models.two_stream import EnsembleNet, TwoStream, fuse
+if not collecting:
+    import torch
+    from torch import nn
+
+    from har_nb.models.two_stream import EnsembleNet, TwoStream, fuse
 
 
-class Fixed(nn.Module):
-    "A net whose logits are its input."
-    def forward(self, x): return x
+if not collecting:
+    class Fixed(nn.Module):
+        "A net whose logits are its input."
+        def forward(self, x): return x
 
 
 @pytest.fixture

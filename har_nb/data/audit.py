@@ -35,8 +35,9 @@ def survey(
     spans, seen = {}, {}
     for path, span in zip(dataset.paths, dataset.spans, strict=True): spans.setdefault(path, []).append(span)
     found = for_each_file(look, [(path, tuple(parts), moments) for path, parts in spans.items()], workers, (dict(problem='unreadable', detail='the decoder crashes on it', severity='error'), []))
-    with progress_bar(found, 'looking at files', len(spans), shown=progress) as results:
-        for place, result in results: seen[list(spans)[place]] = result
+    paths = list(spans)
+    with progress_bar(found, 'looking at files', len(paths), shown=progress) as results:
+        for place, result in results: seen[paths[place]] = result
     rows = []
     for relative, path, span in zip(dataset.clips.path, dataset.paths, dataset.spans, strict=True):
         about, prints = seen[path]

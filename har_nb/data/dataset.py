@@ -308,10 +308,11 @@ def check_files(self:ActionDataset,
     "Decode every file once and report what is wrong: missing, empty, unreadable, truncated, ends before its clip ('error') or short ('note')."
     files, rows = {}, []
     for path, relative, (_, stop) in zip(self.paths, self.clips.path, self.spans, strict=True): files[relative] = path, max(stop or 0, files.get(relative, (None, 0))[1])
+    names, ends = list(files), [stop for _, stop in files.values()]
     found = for_each_file(diagnose, [(path, max(stop, min_frames)) for path, stop in files.values()], workers, ('unreadable', 'the decoder crashes on it', 'error'))
     with progress_bar(found, 'checking files', len(files), shown=progress) as findings:
         for place, finding in findings:
-            relative, stop = list(files)[place], list(files.values())[place][1]
+            relative, stop = names[place], ends[place]
             if finding and finding[0] == 'short' and stop > min_frames: finding = 'ends before its clip', finding[1], 'error'
             if finding: rows.append((place, relative, *finding))
     return pd.DataFrame([row[1:] for row in sorted(rows)], columns=['path', 'problem', 'detail', 'severity'], dtype=str)

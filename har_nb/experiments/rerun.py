@@ -132,7 +132,7 @@ def rerun(
     (shared, row), root = settings_again(said, table), said.dataset.root
     if not root.is_dir(): raise RerunError(f'{root}: the videos of the run are not there. Bring them back, or say where they are: har rerun {said.run_id} --data FOLDER')
     chosen = choose(table, [row.name])
-    sees = {one.name: one.modality(shared | one.settings) for one in chosen if one.modality}
+    sees = {one.name: one.sees(shared | one.settings) for one in chosen if one.modality}
     modalities = list(dict.fromkeys(sees.values()))
     samples, report = decode_samples(said.dataset, modalities, shared['size'], cache, progress=progress)
     where, decoded, done, keys, members = _same_videos(said, samples, report), dict(zip(modalities, samples, strict=True)), {}, {}, {}

@@ -148,7 +148,8 @@ class SampleSet:
         self.samples,self.split_idx,self.classes,self.choice = samples,split_idx,dataset.classes,choice
         rows = samples.of(clips)
         if not len(rows): raise ValueError(f'no sample of {samples.modality} in the {len(clips)} clips asked for: is this split empty?')
-        self.of_clip = {clip: rows[samples.clip[rows] == clip] for clip in np.unique(samples.clip[rows])} if choice else {}
+        numbers, first = np.unique(samples.clip[rows], return_index=True) # in order, as the samples are
+        self.of_clip = dict(zip(numbers, np.split(rows, first[1:]), strict=True)) if choice else {}
         self._labels = dataset.labels
         if choice is None: self._take(rows, samples.clip[rows])
         else: self.redraw()

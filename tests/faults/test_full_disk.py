@@ -9,18 +9,22 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from children import in_child
-from tiny import curve, fit, fitted, learner, net
+from later import collecting
 
 from har_nb.data.synthetic import build
 from har_nb.data.video import VideoError, write_video
-from har_nb.learning.features import frame_features
 from har_nb.learning.runs import close_dead_runs, log_metrics, log_table, tracked_run
 from har_nb.learning.tracking import StoreAway, database_file, open_store
 from har_nb.samples.archive import StoreError
 from har_nb.samples.samplers import Segments
 from har_nb.samples.store import LIMIT, Frames, decode_samples
+
+if not collecting:
+    import torch
+    from tiny import curve, fit, fitted, learner, net
+
+    from har_nb.learning.features import frame_features
 
 
 def attempt(said, name, work, *errors):

@@ -8,20 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from children import die, dying, in_child
-from tiny import DieAfter, DieIn, NoBatch, curve, fitted
+from later import collecting
 
 from har_nb.experiments.results import load_predictions
-from har_nb.experiments.tables import run
-from har_nb.learning.recipe import Make
 from har_nb.learning.runs import close_dead_runs, current_run, log_metrics, runs_table, tracked_run
 from har_nb.learning.tracking import database_file, open_store
-from har_nb.motion.flow_pictures import DIS
-from har_nb.papers.dual_action import tables as D
-from har_nb.samples.flow import Flow
 from har_nb.samples.samplers import EveryKth
 from har_nb.samples.store import decode_samples
+
+if not collecting:
+    import torch
+    from tiny import DieAfter, DieIn, NoBatch, curve, fitted
+
+    from har_nb.experiments.tables import run
+    from har_nb.learning.recipe import Make
+    from har_nb.motion.flow_pictures import DIS
+    from har_nb.papers.dual_action import tables as D
+    from har_nb.samples.flow import Flow
 
 NUMBERS = ('train_loss', 'valid_loss', 'acc_image', 'lr')
 

@@ -3,14 +3,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from later import collecting
 from servers import driver, free_port, mlflow_server, postgres, postgres_programs
 
 from har_nb.experiments.results import compare, to_markdown
-from har_nb.experiments.tables import run
-from har_nb.learning.predictor import load_predictor
 from har_nb.learning.runs import load_table, log_metrics, page_address, runs_table, tracked_run
 from har_nb.learning.tracking import StoreAway, open_store
-from har_nb.papers.mei.tables import table2
+
+if not collecting:
+    from har_nb.experiments.tables import run
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.papers.mei.tables import table2
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not postgres_programs(), reason='PostgreSQL is not installed (initdb, pg_ctl)'),
               pytest.mark.skipif(not driver(), reason='neither psycopg nor psycopg2 is installed')]

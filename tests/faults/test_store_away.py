@@ -4,20 +4,25 @@ import threading
 import time
 
 import pytest
+from later import collecting
 from servers import free_port, mlflow_server
-from tiny import curve, fit, fitted, learner
 
-from har_nb.learning import callbacks as C
 from har_nb.learning import runs as R
 from har_nb.learning import tracking as T
-from har_nb.learning.callbacks import EpochCallback, TrackingCallback, save_weights
+
+if not collecting:
+    from tiny import curve, fit, fitted, learner
+
+    from har_nb.learning import callbacks as C
+    from har_nb.learning.callbacks import EpochCallback, TrackingCallback, save_weights
 
 
-class At(EpochCallback):
-    "Do something behind an epoch, once its numbers are sent or wait, and its state is saved."
-    order = 66
-    def __init__(self, **work): self.work = {int(name.removeprefix('epoch')): do for name, do in work.items()}
-    def trained_epoch(self, measured): self.work.pop(self.epoch, int)()
+if not collecting:
+    class At(EpochCallback):
+        "Do something behind an epoch, once its numbers are sent or wait, and its state is saved."
+        order = 66
+        def __init__(self, **work): self.work = {int(name.removeprefix('epoch')): do for name, do in work.items()}
+        def trained_epoch(self, measured): self.work.pop(self.epoch, int)()
 
 
 def steps(run_id): return [step for step, _ in curve(run_id)]

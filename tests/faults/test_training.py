@@ -7,20 +7,24 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-import torch
-from tiny import fit, learner, net
-from torch import nn
+from later import collecting, parametrize
 
-from har_nb.experiments.tables import RowsFailed, run
-from har_nb.learning import learner as L
-from har_nb.learning import predictor as P
-from har_nb.learning.callbacks import EpochCallback, KeepBest
-from har_nb.learning.recipe import PredictError, Recipe, backbone_model, describe, make, recipe_of, save_for_prediction
 from har_nb.learning.runs import runs_table, tracked_run
 from har_nb.learning.tracking import open_store
-from har_nb.papers.mei.tables import table2
 from har_nb.samples.archive import StoreError
 from har_nb.samples.store import Frame, decode_samples
+
+if not collecting:
+    import torch
+    from tiny import fit, learner, net
+    from torch import nn
+
+    from har_nb.experiments.tables import RowsFailed, run
+    from har_nb.learning import learner as L
+    from har_nb.learning import predictor as P
+    from har_nb.learning.callbacks import EpochCallback, KeepBest
+    from har_nb.learning.recipe import PredictError, Recipe, backbone_model, describe, make, recipe_of, save_for_prediction
+    from har_nb.papers.mei.tables import table2
 
 
 @pytest.fixture
@@ -48,13 +52,14 @@ def test_a_row_that_does_not_fit_into_memory(sports, tmp_path, tracking, monkeyp
     assert run(table2, sports, rows=['normal'], batch_size=4, **options).runs.tolist() == [1]
 
 
-class Greedy(nn.Module):
-    "Takes what it gets, and then wants more."
-    def __init__(self): super().__init__(); self.layer, self.held = nn.Conv2d(1, 4, 3), []
-    def forward(self, x):
-        out = self.layer(x)
-        self.held.append(weakref.ref(out))
-        raise torch.OutOfMemoryError('CUDA out of memory.')
+if not collecting:
+    class Greedy(nn.Module):
+        "Takes what it gets, and then wants more."
+        def __init__(self): super().__init__(); self.layer, self.held = nn.Conv2d(1, 4, 3), []
+        def forward(self, x):
+            out = self.layer(x)
+            self.held.append(weakref.ref(out))
+            raise torch.OutOfMemoryError('CUDA out of memory.')
 
 
 def test_a_batch_that_does_not_fit_is_let_go():
@@ -65,7 +70,7 @@ def test_a_batch_that_does_not_fit_is_let_go():
     assert model.held[0]() is None and isinstance(told.value.__cause__, torch.OutOfMemoryError)
 
 
-@pytest.mark.parametrize('error', [RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError(), torch.OutOfMemoryError('CUDA out of memory.')])
+@parametrize('error', ['error0', 'error1', 'error2'], lambda: [RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError(), torch.OutOfMemoryError('CUDA out of memory.')])
 def test_every_way_of_saying_it(error):
     with pytest.raises(L.NoMemory, match='no memory for 3 clips. Use a smaller batch_size'), L.memory_told(lambda: '3 clips'): raise error
     with pytest.raises(RuntimeError, match='shapes'), L.memory_told(lambda: '3 clips'): raise RuntimeError('shapes do not match')

@@ -1,0 +1,259 @@
+"The bench measures what it says, at toy size; how long anything takes is not looked at."
+import importlib
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def bench(root, monkeypatch):
+    "A module of the bench by its name. The same name in the library is another module."
+    monkeypatch.syspath_prepend(str(root/'bench'))
+    before = dict(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - set(before):
+        if str(getattr(sys.modules[name], '__file__', '')).startswith(str(root/'bench')): del sys.modules[name]
+
+
+def rows_of(rows):
+    rows = list(rows)
+    assert rows and all(len(row) == 3 and all(isinstance(cell, str) for cell in row) for row in rows)
+    return rows
+
+
+def test_results_are_written_part_by_part_in_their_order(bench, tmp_path):
+    measure = bench('measure')
+    for name, text in (('gpu', 'one'), ('later', 'two'), ('samples', 'three'), ('gpu', 'four')): measure.write_part(name, text, tmp_path/'results.md')
+    parts = (tmp_path/'results.md').read_text().split('\n## ')
+    assert parts[0].startswith('# Speed') and [part.split() for part in parts[1:]] == [['samples', 'three'], ['gpu', 'four'], ['later', 'two']]
+
+
+def test_a_row_stays_a_row_of_the_table(bench):
+    assert r'| what | 1 \| 2 MB | told |' in bench('measure').part_of(lambda folder: [('what', '1 | 2 MB', 'told')])
+
+
+def test_the_committed_results_hold_every_part_there_is(root, bench):
+    held = [part.split('\n')[0] for part in (root/'bench'/'results.md').read_text().split('\n## ')[1:]]
+    assert {'samples', 'flow', 'kpsem', 'latency'} <= set(held)
+    order = bench('measure').ORDER
+    assert set(order) >= set(bench('run').PARTS) and held == sorted(held, key=order.index)
+
+
+def test_memory_is_that_of_the_process_asked_for(bench):
+    megabytes = bench('measure').megabytes
+    child = subprocess.Popen([sys.executable, '-c', 'import sys; x = bytearray(2**27); x[::4096] = bytes(len(x[::4096])); print(flush=True); sys.stdin.read()'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    assert 128 < megabytes('VmHWM', child.pid) < 300
+    child.communicate()
+
+
+# Against what a user would do instead
+
+@pytest.fixture
+def clips(small_set):
+    return small_set.carve_validation(.34, seed=0)
+
+
+def test_three_ways_train_on_the_same_samples(bench, monkeypatch, clips):
+    instead = bench('instead')
+
+    def here(way, file, folder):
+        start = time.time()
+        return instead.summary(instead.work(way, file, folder/'cache'), start, folder)
+    monkeypatch.setattr(instead, 'measured', here)
+    about = instead.DEMO | dict(workers=0, size=24, interval=10, epochs=2)
+    rows = rows_of(instead.compared('toy', clips, about))
+    assert [row[0].split(': ')[-1] for row in rows[:3]] == list(instead.WAYS.values()) and len(rows) == 5
+    images = int(rows[0][0].split(' training images')[0].split()[-1])
+    assert 7*16 <= images <= 8*16, '16 clips of 70 or 80 frames'
+    disk = [float(row[1].rsplit('; ', 1)[1].split()[0]) for row in rows[:3]]
+    assert disk[0] > 0 and disk[1] == 0 and disk[2] > 0
+
+
+def test_other_samples_are_an_error(bench, monkeypatch, clips):
+    instead = bench('instead')
+    numbers = iter(range(9))
+    monkeypatch.setattr(instead, 'measured', lambda *_: dict(first=1., later=1., imports=0., samples=next(numbers), disk=0., memory=0., peaks=0.))
+    with pytest.raises(RuntimeError, match='not the same samples'): list(instead.compared('toy', clips, instead.DEMO))
+
+
+def test_plain_loop_and_store_pick_the_same_pictures(bench, clips):
+    import numpy as np
+
+    from har_nb.samples.store import Frame, sample_video
+    path = clips.paths[0]
+    plain = np.stack(bench('instead').last_frames(path, 5))
+    (ours,), _ = sample_video(path, [Frame(10, 5)], plain.shape[1:3])
+    assert plain.shape == ours.shape and np.abs(plain.astype(int) - ours).mean() < 3 # two decoders round colours differently
+
+
+def test_a_way_is_watched_with_the_processes_it_starts(bench, tmp_path, clips):
+    instead = bench('instead')
+    about = instead.DEMO | dict(size=24, interval=10, epochs=2, classes=list(clips.classes), clips=clips.clips.assign(path=[str(path)[1:] for path in clips.paths]).to_dict('list'))
+    (tmp_path/'about.json').write_text(json.dumps(about))
+    (tmp_path/'place').mkdir()
+    found = instead.measured('decoding', tmp_path/'about.json', tmp_path/'place')
+    assert found['samples'] > 0 and found['first'] > found['imports'] > 0 and found['peaks'] > found['memory'] > 50
+
+
+def test_real_clips_that_are_absent_are_said_to_be(bench, monkeypatch, tmp_path):
+    instead = bench('instead')
+    monkeypatch.setattr(instead, 'compared', lambda *_, **__: [('demo', 'x', 'told')])
+    monkeypatch.setattr(instead, 'demo_set', lambda *_, **__: None)
+    assert rows_of(instead.rows(tmp_path, indoor=tmp_path/'indoor_actions'))[-1][1] == 'skipped: indoor_actions is not beside this checkout'
+
+
+def test_the_real_clips_are_split_by_recording(bench, shared_data):
+    dataset = bench('instead').real_set(shared_data/'indoor_actions')
+    assert {'train', 'valid', 'test'} == set(dataset.clips.split) and not dataset.overlap().groups_shared.any()
+
+
+# What needs a GPU, on a CPU
+
+@pytest.mark.parametrize('name', ['kpsem', 'images', 'clips', 'waiting', 'brox'])
+def test_parts_for_a_gpu_run_on_a_cpu(bench, tmp_path, name):
+    part = bench('gpu').PARTS[name]
+    rows = rows_of(part.work('cpu', tmp_path, **part.toy))
+    assert not [row for row in rows if 'failed' in row[1]]
+    if name in ('images', 'clips'):
+        from har_nb.models.zoo import NETS
+        assert len(rows) == 1 + sum((name == 'clips') == any(len(shape) == 4 for shape in net.shapes) for net in NETS if net.name not in bench('gpu').LARGE)
+
+
+def test_every_net_is_measured_on_a_gpu(bench):
+    from har_nb.models.zoo import NETS
+    gpu = bench('gpu')
+    assert not set(gpu.LARGE) - {net.name for net in NETS} and not any('small' in part.settings for part in gpu.PARTS.values())
+    assert sum(part.limit for part in gpu.PARTS.values()) <= 8*60
+
+
+def test_what_was_measured_is_written_though_other_parts_fail(bench, tmp_path):
+    gpu = bench('gpu')
+    failed = gpu.run_parts(['brox', 'flow'], toy=True, results=tmp_path/'results.md', limits=dict(brox=0))
+    text = (tmp_path/'results.md').read_text()
+    assert failed == ['brox'] and '| part brox | failed: ended after its 0 seconds' in text
+    fused = [line for line in text.splitlines() if 'fused kernel against eager' in line]
+    assert len(fused) == 2 and '| 0.00000' in fused[0], 'the kernel, interpreted, gives what plain torch gives'
+
+
+def test_rows_before_an_error_are_kept_and_the_error_is_named(bench, monkeypatch, tmp_path, capfd):
+    gpu = bench('gpu')
+
+    def breaks(device, folder):
+        yield 'first', '1', 'told'
+        raise ValueError('no such thing\nand more')
+    monkeypatch.setitem(gpu.PARTS, 'brox', gpu.Part(breaks, 1, {}, {}))
+    gpu.write_rows('brox', 'cpu', True, tmp_path/'rows')
+    assert [json.loads(line) for line in (tmp_path/'rows').read_text().splitlines()] == [['first', '1', 'told'], ['part brox', 'failed: ValueError: no such thing', 'told']]
+
+
+def test_a_batch_that_does_not_fit_is_halved(bench, monkeypatch):
+    import torch
+
+    from har_nb.models.zoo import NETS
+    gpu, tried = bench('gpu'), []
+
+    def small_device(model, shapes, device, batch, *_):
+        tried.append(batch)
+        if batch > 2: raise torch.OutOfMemoryError('too large')
+        return 1., 1.
+    monkeypatch.setattr(gpu, 'trained', small_device)
+    net = next(net for net in NETS if net.name == 'AttentionFusion')
+    row = gpu.row_of(replace(net, make=net.small, shapes=net.small_shapes), 'cpu', 8, 0)
+    assert tried == [8, 4, 2, 2, 2] and row[1].startswith('training, batch 2: ')
+
+
+def test_a_machine_without_a_gpu_is_told_of_the_toy(bench):
+    import torch
+    if torch.cuda.is_available(): pytest.skip('there is a GPU')
+    with pytest.raises(SystemExit, match='--toy'): bench('gpu').main([])
+    with pytest.raises(SystemExit, match='no such part: nothing'): bench('gpu').main(['nothing'])
+
+
+def wheel(folder, name, number):
+    with zipfile.ZipFile(file := folder/f'{name}-{number}-py3-none-any.whl', 'w') as content:
+        about = f'{name}-{number}.dist-info'
+        content.writestr(f'{name}.py', f'VERSION = {number!r}\n')
+        content.writestr(f'{about}/METADATA', f'Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n')
+        content.writestr(f'{about}/WHEEL', 'Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        content.writestr(f'{about}/RECORD', f'{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n')
+    return file
+
+
+def test_a_folder_of_wheels_will_do(bench, tmp_path):
+    gpu = bench('gpu')
+    wheels = tmp_path/'wheels'
+    wheels.mkdir()
+    mine = wheel(wheels, 'toy_of_the_bench', '1.5')
+    wheel(wheels, 'numpy', '0.1') # which is here already, and is left as it is
+    assert gpu.lacking(wheels) == [mine]
+    target = gpu.install(wheels, tmp_path/'target')
+    assert (target/'toy_of_the_bench.py').exists() and not (target/'numpy.py').exists()
+    assert gpu.install(tmp_path, tmp_path/'nothing') == tmp_path/'nothing', 'nothing is lacking, nothing is installed'
+
+
+# Growth
+
+def test_growth_is_measured_and_drawn(bench, monkeypatch, tmp_path, empty_store):
+    growth, done = bench('growth'), []
+
+    def here(name, folder, cache):
+        "Works once; what it says grows with the square."
+        if name not in done:
+            monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{folder}/mlflow.db')
+            (growth.OF_CLIPS | growth.OF_RUNS)[name](folder, cache)()
+            done.append(name)
+        n = int(Path(folder).name.split()[0])
+        return n**2/1000, n
+
+    def template(uri):
+        shutil.copy(empty_store, tmp_path/'runs')
+        monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/runs/mlflow.db')
+        return growth.one_run()
+    monkeypatch.setattr(growth, 'measured', here)
+    monkeypatch.setattr(growth, 'template', template)
+    rows = rows_of(growth.rows(tmp_path, (80, 120), (10, 20), tmp_path/'growth.svg'))
+    assert done == [*growth.OF_CLIPS, *growth.OF_RUNS] and all('s: exponent 2.00; ' in row[1] and row[1].endswith('exponent 1.00') for row in rows[:-1])
+    assert rows[0][1] == '6.40, 14.40 s: exponent 2.00; 80, 120 MB above the start: exponent 1.00'
+    text = (tmp_path/'growth.svg').read_text()
+    assert 'run list' in text and 'near duplicates' in text and len(text) < 100_000
+    with closing(sqlite3.connect(tmp_path/'20 runs'/'mlflow.db')) as store:
+        assert store.execute("select count(distinct run_uuid) from tags where key = 'kind' and value = 'row'").fetchone() == (20,)
+        assert store.execute("select count(distinct value) from tags where key = 'row'").fetchone() == (5,)
+
+
+def test_a_step_of_growth_in_a_process_of_its_own(bench, monkeypatch, capfd):
+    growth = bench('growth')
+    monkeypatch.setitem(growth.OF_RUNS, 'nothing', lambda folder, cache: lambda: None)
+    growth.work('nothing', '.', '.')
+    spent, grown = json.loads(capfd.readouterr().out)
+    assert spent >= 0 and grown >= .1
+    with pytest.raises(RuntimeError, match='(?s)--work nothing.*KeyError'): growth.measured('nothing', '.', '.')
+
+
+def test_drawn_clips_differ(bench, tmp_path):
+    growth = bench('growth')
+    growth.draw(tmp_path/'all', 80)
+    assert len({file.read_bytes() for file in (tmp_path/'all').rglob('*.avi')}) == 80
+    few = growth.some_of(tmp_path/'all', 40, tmp_path/'few')
+    assert len(list(few.rglob('*.avi'))) == 40 and {file.stem.split('_')[2] for file in few.rglob('*.avi')} == {'g0001'}
+
+
+def test_clips_of_stored_frames_are_found_in_one_pass(small_set, tmp_path):
+    import numpy as np
+
+    from har_nb.samples.loaders import SampleSet
+    from har_nb.samples.samplers import EveryKth, OneClip
+    from har_nb.samples.store import Frames, decode_samples
+    (samples,), _ = decode_samples(small_set, [Frames(EveryKth(10))], 16, tmp_path, progress=False)
+    chosen = SampleSet(samples, small_set, np.array([7, 2, 5]), choice=OneClip(2))
+    assert list(chosen.of_clip) == [2, 5, 7] and all((samples.clip[rows] == clip).all() and len(rows) == (samples.clip == clip).sum() for clip, rows in chosen.of_clip.items())
