@@ -34,6 +34,18 @@ from ..samples import store
 from ..samples.archive import Archive
 
 # %% ../../nbs/experiments/04_cluster.ipynb #aa2c2a8f
+def _own_addresses():
+    return {address.address for each in psutil.net_if_addrs().values() for address in each}
+
+def _check_workers(client):
+    "Raises `SettingsError` where workers on other machines would not reach the file that runs are kept in."
+    workers = client.scheduler_info(n_workers=-1)['workers'].values()
+    if database_file() and (elsewhere := {worker['host'] for worker in workers} - _own_addresses()):
+        raise SettingsError(f'runs are kept in {database_file()}, which is for one machine, but there are workers '
+                            f'on {", ".join(sorted(elsewhere))}',
+                            'Start `mlflow server` and set MLFLOW_TRACKING_URI to it')
+
+# %% ../../nbs/experiments/04_cluster.ipynb #8ee5b283
 @contextmanager
 def connected(
     scheduler, # address such as tcp://host:8786, a number of local processes, or a `dask.distributed.Client`
@@ -57,14 +69,8 @@ def connected(
         except TimeoutError as e:
             raise SettingsError(f'the scheduler at {scheduler} has no workers',
                                 f'Start some with `dask worker {scheduler} --nthreads 1 --memory-limit 0`') from e
-        workers = client.scheduler_info(n_workers=-1)['workers'].values()
-        if database_file() and (elsewhere := {worker['host'] for worker in workers} - _own_addresses()):
-            raise SettingsError(f'runs are kept in {database_file()}, which is for one machine, but there are workers on '
-                                f'{", ".join(sorted(elsewhere))}', 'Start `mlflow server` and set MLFLOW_TRACKING_URI to it')
+        _check_workers(client)
         yield client
-
-def _own_addresses():
-    return {address.address for each in psutil.net_if_addrs().values() for address in each}
 
 # %% ../../nbs/experiments/04_cluster.ipynb #7c54a27e
 class Target(NamedTuple):
@@ -88,7 +94,8 @@ def _targets(archives):
 # %% ../../nbs/experiments/04_cluster.ipynb #fb5e1098
 def decode_samples(
     client, # dask.distributed.Client
-    dataset, modalities, size, cache, progress:bool=True, limit:float=store.LIMIT # as for `samples.store.decode_samples`
+    # as for `samples.store.decode_samples`
+    dataset, modalities, size, cache, progress:bool=True, limit:float=store.LIMIT
 )->tuple[list, pd.DataFrame]: # one `Samples` for each modality; report
     "`samples.store.decode_samples` with the decoding done by workers."
     from dask.distributed import as_completed
@@ -133,6 +140,7 @@ def _known(before, row, key, parent):
     _close_lost(runs[own])
     return runs[runs.run_id.isin(before.run_id) | own]
 
+# %% ../../nbs/experiments/04_cluster.ipynb #72486dc2
 def _predictions(run_id):
     measured = open_store().get_run(run_id).data.metrics
     return load_predictions(run_id, {name: measured[name] for name in (*COSTS, 'epochs') if name in measured})
@@ -142,7 +150,8 @@ def _measure(measure_row, row, job, key, needs, uri, deterministic):
     from dask.utils import SerializableLock
     os.environ['MLFLOW_TRACKING_URI'] = uri
     os.environ.setdefault('MPLBACKEND', 'Agg')
-    with SerializableLock('a row of har_nb'), repeatable(deterministic): # chance belongs to the process: one row at a time
+    # chance belongs to the process: one row at a time
+    with SerializableLock('a row of har_nb'), repeatable(deterministic):
         try:
             known = _known(measure_row.keywords['known'], row, key, measure_row.keywords['parent'])
             done = {name: run_id for name,(run_id, _) in needs.items() if run_id}
@@ -150,6 +159,7 @@ def _measure(measure_row, row, job, key, needs, uri, deterministic):
             return measure_row(row=row, job=job, key=key, known=known)[1], None
         except Exception as e: return None, f'{type(e).__name__}: {e}'
 
+# %% ../../nbs/experiments/04_cluster.ipynb #4d85fc6b
 def on_workers(
     client, # dask.distributed.Client
     plan:list, # of (where it stands, row, job, key)
@@ -163,7 +173,8 @@ def on_workers(
         needs = {name: futures[id(job.done), name] for name in row.needs}
         name = f'{measure_row.keywords["parent"]}-{row.name}-{key}' # called from two places, it is still one task
         bare, alike = replace(job, done={}, members={}), torch.are_deterministic_algorithms_enabled()
-        future = client.submit(_measure, measure_row, row, bare, key, needs, tracking_uri(), alike, key=name, pure=False)
+        future = client.submit(_measure, measure_row, row, bare, key, needs, tracking_uri(), alike, key=name,
+                               pure=False)
         futures[id(job.done), row.name] = future
         where_of[future.key] = where
     failures = {}

@@ -36,30 +36,53 @@ class Recorded:
     about:dict # origin.json: root, content, pairs, asked and more
     dataset:ActionDataset # with the run's own split
     environment:dict # environment.json
-    def __repr__(self): return f'Recorded({self.tags["table"]}, {self.tags["row"]}, seed {self.tags["seed"]}: {len(self.dataset)} clips of {self.dataset.name}, {self.dataset.protocol} {self.dataset.split_name})'
+    def __repr__(self):
+        return (f'Recorded({self.tags["table"]}, {self.tags["row"]}, seed {self.tags["seed"]}: {len(self.dataset)} clips '
+                f'of {self.dataset.name}, {self.dataset.protocol} {self.dataset.split_name})')
 
+# %% ../../nbs/experiments/03_rerun.ipynb #8b304e68
 def _text(run_id, name):
     with TemporaryDirectory() as folder: return Path(open_store().download_artifacts(run_id, name, folder)).read_text()
 
+def _row_run(run_id):
+    "The finished run of a row. Raises `RerunError`."
+    from mlflow.exceptions import MlflowException
+    try: run = open_store().get_run(run_id)
+    except MlflowException as e:
+        raise RerunError(f'there is no run {run_id!r} in {tracking_uri().rpartition("@")[2]}. The page of har ui '
+                         'shows the runs and their ids') from e
+    tags, what = run.data.tags, f'run {run_id} ({run.info.run_name})'
+    if tags.get('kind') in ('table', 'repeats'):
+        raise RerunError(f'{what} is not that of a row. Choose one below it on the page of har ui')
+    if 'key' not in tags:
+        raise RerunError(f'{what} is not of a table: it was logged by hand, and only a table knows how its rows are '
+                         'made')
+    if run.info.status != 'FINISHED':
+        raise RerunError(f'{what} is {run.info.status}, and there is nothing to compare a repeat with. Finish it '
+                         f'first: har run {tags["table"]}')
+    return run
+
+# %% ../../nbs/experiments/03_rerun.ipynb #15e284b3
 def recorded(
     run_id:str, # of a row
     root=None # folder of the videos, where they are not any more where they were
 )->Recorded:
     "What MLflow holds of a run. Raises `RerunError`."
-    from mlflow.exceptions import MlflowException
-    client = open_store()
-    try: run = client.get_run(run_id)
-    except MlflowException as e: raise RerunError(f'there is no run {run_id!r} in {tracking_uri().rpartition("@")[2]}. The page of har ui shows the runs and their ids') from e
+    run = _row_run(run_id)
     tags, what = run.data.tags, f'run {run_id} ({run.info.run_name})'
-    if tags.get('kind') in ('table', 'repeats'): raise RerunError(f'{what} is not that of a row. Choose one below it on the page of har ui')
-    if 'key' not in tags: raise RerunError(f'{what} is not of a table: it was logged by hand, and only a table knows how its rows are made')
-    if run.info.status != 'FINISHED': raise RerunError(f'{what} is {run.info.status}, and there is nothing to compare a repeat with. Finish it first: har run {tags["table"]}')
     if 'reused_from' in tags: return recorded(tags['reused_from'], root)
-    if not {'origin.json', 'split.parquet', 'environment.json'} <= {file.path for file in client.list_artifacts(run_id)}: raise RerunError(f'{what} keeps no list of its clips: it was logged by an earlier version of the library. Train it again: har run {tags["table"]} --again')
+    kept = {file.path for file in open_store().list_artifacts(run_id)}
+    if not {'origin.json', 'split.parquet', 'environment.json'} <= kept:
+        raise RerunError(f'{what} keeps no list of its clips: it was logged by an earlier version of the library. '
+                         f'Train it again: har run {tags["table"]} --again')
     about = json.loads(_text(run_id, 'origin.json'))
-    dataset = ActionDataset(Path(root or about['root']), about['classes'], load_table('split.parquet', run_id), about['name'], about['protocol'], about['split_name'], about['source'])
-    if dataset.digest != tags['data_digest']: raise RerunError(f'{what}: split.parquet is not the list of clips that the run was made with. Its artifacts were changed')
-    return Recorded(run_id, tags, run.data.params, run.data.metrics, about, dataset, json.loads(_text(run_id, 'environment.json')))
+    dataset = ActionDataset(Path(root or about['root']), about['classes'], load_table('split.parquet', run_id),
+                            about['name'], about['protocol'], about['split_name'], about['source'])
+    if dataset.digest != tags['data_digest']:
+        raise RerunError(f'{what}: split.parquet is not the list of clips that the run was made with. Its artifacts '
+                         'were changed')
+    return Recorded(run_id, tags, run.data.params, run.data.metrics, about, dataset,
+                    json.loads(_text(run_id, 'environment.json')))
 
 # %% ../../nbs/experiments/03_rerun.ipynb #c1ac8781
 def settings_again(
@@ -68,13 +91,20 @@ def settings_again(
 )->tuple: # settings that all rows share, the row
     "How the run was made. Raises `RerunError` where the table is another one by now."
     named, preset = {row.name: row for row in table.rows}, said.tags.get('preset', '')
-    if said.tags['table'] != table.name: raise RerunError(f'run {said.run_id} is a row of {said.tags["table"]}, not of {table.name}')
-    if said.tags['row'] not in named: raise RerunError(f'{table.name} has no row {said.tags["row"]!r} any more; it has: {"; ".join(named)}. The run was made by version {said.tags["git_sha"]} of the code')
-    if preset and preset not in table.presets: raise RerunError(f'{table.name} has no preset {preset!r} any more. The run was made by version {said.tags["git_sha"]} of the code')
+    if said.tags['table'] != table.name:
+        raise RerunError(f'run {said.run_id} is a row of {said.tags["table"]}, not of {table.name}')
+    if said.tags['row'] not in named:
+        raise RerunError(f'{table.name} has no row {said.tags["row"]!r} any more; it has: {"; ".join(named)}. The run '
+                         f'was made by version {said.tags["git_sha"]} of the code')
+    if preset and preset not in table.presets:
+        raise RerunError(f'{table.name} has no preset {preset!r} any more. The run was made by version '
+                         f'{said.tags["git_sha"]} of the code')
     row, shared = named[said.tags['row']], table.settings | table.presets.get(preset, {}) | said.about['asked']
     now = flatten(shared | row.settings)
-    if other := [f'{name} ({said.params.get(name, "not there")}, now {now.get(name, "not there")})' for name in sorted(now.keys() | said.params.keys()) if now.get(name) != said.params.get(name)]:
-        raise RerunError(f'{table.name}, {row.name}: settings differ from those of the run: {"; ".join(other)}. The run was made by version {said.tags["git_sha"]} of the code')
+    if other := [f'{name} ({said.params.get(name, "not there")}, now {now.get(name, "not there")})'
+                 for name in sorted(now.keys() | said.params.keys()) if now.get(name) != said.params.get(name)]:
+        raise RerunError(f'{table.name}, {row.name}: settings differ from those of the run: {"; ".join(other)}. The '
+                         f'run was made by version {said.tags["git_sha"]} of the code')
     return shared, row
 
 # %% ../../nbs/experiments/03_rerun.ipynb #c286addd
@@ -84,24 +114,37 @@ def environments(
     first:Recorded, second:Recorded
 )->pd.DataFrame: # what, original, repeat: only what differs
     "What two runs were made on and with."
-    def all_of(one): return flatten({k: v for k, v in one.environment.items() if k != 'uncommitted'}) | {name: one.tags.get(name, '') for name in ('git_sha', 'host', 'deterministic', 'data_digest')} | dict(videos=str(one.about['content']), root=one.about['root'])
+    def all_of(one):
+        known = flatten({k: v for k, v in one.environment.items() if k != 'uncommitted'})
+        tags = {name: one.tags.get(name, '') for name in ('git_sha', 'host', 'deterministic', 'data_digest')}
+        return known | tags | dict(videos=str(one.about['content']), root=one.about['root'])
     old, new = all_of(first), all_of(second)
-    return pd.DataFrame([(name, old.get(name, ''), new.get(name, '')) for name in sorted(old.keys() | new.keys()) if old.get(name, '') != new.get(name, '')], columns=['what', 'original', 'repeat'])
+    return pd.DataFrame([(name, old.get(name, ''), new.get(name, '')) for name in sorted(old.keys() | new.keys())
+                         if old.get(name, '') != new.get(name, '')], columns=['what', 'original', 'repeat'])
 
+# %% ../../nbs/experiments/03_rerun.ipynb #265623f6
 def side_by_side(
     first:Recorded, second:Recorded # the original, and its repeat
-)->pd.DataFrame: # metric, original, repeat, difference; attrs: same, probabilities (largest difference), videos (told otherwise), environment
+    # attrs: same, probabilities (largest difference), videos (told otherwise), environment
+)->pd.DataFrame: # metric, original, repeat, difference
     "Two runs of one row, metric by metric."
-    names = sorted(first.metrics.keys() | second.metrics.keys(), key=lambda name: (any(part in name for part in TIMES), not name.startswith('test_'), name))
-    table = pd.DataFrame([(name, first.metrics.get(name, np.nan), second.metrics.get(name, np.nan)) for name in names], columns=['metric', 'original', 'repeat'])
+    names = sorted(first.metrics.keys() | second.metrics.keys(),
+                   key=lambda name: (any(part in name for part in TIMES), not name.startswith('test_'), name))
+    table = pd.DataFrame([(name, first.metrics.get(name, np.nan), second.metrics.get(name, np.nan)) for name in names],
+                         columns=['metric', 'original', 'repeat'])
     table['difference'] = table.repeat - table.original
     counts = ~table.metric.map(lambda name: any(part in name for part in TIMES))
     samples = [load_table('samples.parquet', one.run_id) for one in (first, second)]
     videos = [load_table('predictions.parquet', one.run_id) for one in (first, second)]
     alike = samples[0].shape == samples[1].shape and samples[0]['clip'].equals(samples[1]['clip'])
-    apart = float(np.abs(table_probabilities(samples[0]) - table_probabilities(samples[1])).max()) if alike else float('nan')
-    same = alike and apart == 0 and bool((table.original.eq(table.repeat) | table.original.isna() & table.repeat.isna())[counts].all())
-    table.attrs.update(same=same, probabilities=apart, videos=int((videos[0].predicted != videos[1].predicted).sum()) if alike else len(videos[0]), environment=environments(first, second).to_dict('records'), original=first.run_id, repeat=second.run_id)
+    apart, told = float('nan'), len(videos[0])
+    if alike:
+        apart = float(np.abs(table_probabilities(samples[0]) - table_probabilities(samples[1])).max())
+        told = int((videos[0].predicted != videos[1].predicted).sum())
+    equal = table.original.eq(table.repeat) | table.original.isna() & table.repeat.isna()
+    table.attrs.update(same=alike and apart == 0 and bool(equal[counts].all()), probabilities=apart, videos=told,
+                       environment=environments(first, second).to_dict('records'),
+                       original=first.run_id, repeat=second.run_id)
     return table
 
 # %% ../../nbs/experiments/03_rerun.ipynb #39ff5912
@@ -110,18 +153,50 @@ def verdict(
 )->str:
     "What came of a repeat, for people."
     about = result.attrs
-    if about['same']: first = 'The same: every metric but times, and every probability of every sample, to the last digit.'
-    else: first = f'Not the same: probabilities differ by up to {about["probabilities"]:.2g}, and {about["videos"]} videos are told otherwise.'
+    if about['same']:
+        first = 'The same: every metric but times, and every probability of every sample, to the last digit.'
+    else:
+        first = (f'Not the same: probabilities differ by up to {about["probabilities"]:.2g}, '
+                 f'and {about["videos"]} videos are told otherwise.')
     if not about['environment']: return f'{first}\nCode, versions, machine and videos are the same, too.'
     return f'{first}\nWhat else is not as it was:\n' + pd.DataFrame(about['environment']).to_string(index=False)
 
 # %% ../../nbs/experiments/03_rerun.ipynb #3d85639c
 def _same_videos(said, samples, report):
     unread = [f'{file.path}: {file.problem}' for file in report[report.severity == 'error'].itertuples()]
-    where = f'{said.dataset.root}: these are not the videos of the run' + (f' ({len(unread)} cannot be read, for example {unread[0]})' if unread else '')
-    if said.about['content'] and samples and samples[0].content != said.about['content']: raise RerunError(f'{where}. Bring them back, or say where they are: har rerun {said.run_id} --data FOLDER')
+    where = f'{said.dataset.root}: these are not the videos of the run'
+    if unread: where += f' ({len(unread)} cannot be read, for example {unread[0]})'
+    if said.about['content'] and samples and samples[0].content != said.about['content']:
+        raise RerunError(f'{where}. Bring them back, or say where they are: har rerun {said.run_id} --data FOLDER')
     return where
 
+# %% ../../nbs/experiments/03_rerun.ipynb #4ad9b103
+def _planned_again(said, chosen, shared, samples, cache): # of (row, job, key); `samples` by the row's name
+    done, keys, members = {}, {}, {}
+    jobs = {one.name: Job(said.dataset, int(said.tags['seed']), samples.get(one.name), done, cache=cache,
+                          members=members) for one in chosen}
+    for one in chosen:
+        keys[one.name] = row_key(one, shared | one.settings, jobs[one.name], [keys[name] for name in one.needs])
+    return [(one, jobs[one.name], keys[one.name]) for one in chosen]
+
+def _train_again(said, table, shared, plan): # what came out, as `side_by_side` gives it
+    about = {name: said.tags[name] for name in ('paper', 'table', 'dataset', 'protocol') if name in said.tags}
+    name, pairs = said.tags['row'], [tuple(pair) for pair in said.about['pairs']]
+    with tracked_run(f'repeat of {name}, seed {said.tags["seed"]}', table.name,
+                     about | dict(kind='repeats', repeats=said.run_id)) as parent:
+        for one, job, key in plan:
+            tags = dict(kind='repeat') | (dict(repeats=said.run_id) if one.name == name else {})
+            job.done[one.name], job.members[one.name] = run_row(
+                table, one, job, shared, parent=parent, key=key, known=known_runs().iloc[:0],
+                preset=said.tags.get('preset', ''), pairs=pairs, tags=tags)
+        result = side_by_side(said, recorded(job.members[name]))
+        log_table(result, 'repeat.csv')
+        log_table(pd.DataFrame(result.attrs['environment'], columns=['what', 'original', 'repeat']),
+                  'environment.csv')
+        open_store().set_tag(parent, 'same', result.attrs['same'])
+    return result
+
+# %% ../../nbs/experiments/03_rerun.ipynb #083a62f1
 def rerun(
     said:Recorded, # from `recorded`
     table, # the `Table` it was a row of
@@ -130,23 +205,18 @@ def rerun(
 )->pd.DataFrame: # as `side_by_side` gives it, also logged as repeat.csv
     "Train a row again and compare it with the run. Raises `RerunError`; nothing is trained then."
     (shared, row), root = settings_again(said, table), said.dataset.root
-    if not root.is_dir(): raise RerunError(f'{root}: the videos of the run are not there. Bring them back, or say where they are: har rerun {said.run_id} --data FOLDER')
+    if not root.is_dir():
+        raise RerunError(f'{root}: the videos of the run are not there. Bring them back, or say where they are: har '
+                         f'rerun {said.run_id} --data FOLDER')
     chosen = choose(table, [row.name])
     sees = {one.name: one.sees(shared | one.settings) for one in chosen if one.modality}
     modalities = list(dict.fromkeys(sees.values()))
     samples, report = decode_samples(said.dataset, modalities, shared['size'], cache, progress=progress)
-    where, decoded, done, keys, members = _same_videos(said, samples, report), dict(zip(modalities, samples, strict=True)), {}, {}, {}
+    where, decoded = _same_videos(said, samples, report), dict(zip(modalities, samples, strict=True))
     with repeatable('deterministic' in said.tags):
-        jobs = {one.name: Job(said.dataset, int(said.tags['seed']), decoded.get(sees.get(one.name)), done, cache=Path(cache), members=members) for one in chosen}
-        for one in chosen: keys[one.name] = row_key(one, shared | one.settings, jobs[one.name], [keys[name] for name in one.needs])
-        if keys[row.name] != said.tags['key']: raise RerunError(f'{where}; or the file of weights, a row it needs, or what names the row in the code is another one by now. The run was made by version {said.tags["git_sha"]} of the code')
-        about = {name: said.tags[name] for name in ('paper', 'table', 'dataset', 'protocol') if name in said.tags}
-        with tracked_run(f'repeat of {row.name}, seed {said.tags["seed"]}', table.name, about | dict(kind='repeats', repeats=said.run_id)) as parent:
-            for one in chosen:
-                tags = dict(kind='repeat') | (dict(repeats=said.run_id) if one is row else {})
-                done[one.name], members[one.name] = run_row(table, one, jobs[one.name], shared, parent, keys[one.name], known_runs().iloc[:0], said.tags.get('preset', ''), [tuple(pair) for pair in said.about['pairs']], tags)
-            result = side_by_side(said, recorded(members[row.name]))
-            log_table(result, 'repeat.csv')
-            log_table(pd.DataFrame(result.attrs['environment'], columns=['what', 'original', 'repeat']), 'environment.csv')
-            open_store().set_tag(parent, 'same', result.attrs['same'])
-    return result
+        seen = {name: decoded[modality] for name, modality in sees.items()}
+        plan = _planned_again(said, chosen, shared, samples=seen, cache=Path(cache))
+        if {one.name: key for one, _, key in plan}[row.name] != said.tags['key']:
+            raise RerunError(f'{where}; or the file of weights, a row it needs, or what names the row in the code is '
+                             f'another one by now. The run was made by version {said.tags["git_sha"]} of the code')
+        return _train_again(said, table, shared, plan)

@@ -23,7 +23,8 @@ import torch
 
 from ..core import HarError, name_of
 from ..data.video import progress_bar
-from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_printed, log_results, measure, to_markdown
+from .results import (COSTS, Predictions, compare, load_predictions, log_pictures, log_printed,
+                                        log_results, measure, to_markdown)
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
 from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
@@ -46,7 +47,8 @@ class Row:
     modality:Callable|None = None # settings -> what it sees of a clip, as a `MotionEmbedding`; None: only other rows
     printed:float|None = None # accuracy in percent as printed, None where the paper has no such row
     needs:tuple = () # names of the rows whose predictions it uses
-    def sees(self, settings:dict): return shown(self.modality(settings), settings) # what it sees of a clip, at its ticks and in its shape
+    def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
+        return shown(self.modality(settings), settings)
 
 # %% ../../nbs/experiments/01_tables.ipynb #d8be6a2c
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ def takes(
         found += [f.name for f in fields(parameter.default)] if holds else [parameter.name]
     return found
 
+# %% ../../nbs/experiments/01_tables.ipynb #a396cef8
 def call_row(
     work:Callable, # of a row
     job, # a `Job`
     settings:dict # all that are known; of these it gets what it takes, or all, where it says `**settings`
 ): # `Predictions`
     "Call a row's function with the settings it takes."
-    given, settings = {}, {name: value for name, value in settings.items() if name not in SHOWN} # those are in the samples
+    given, settings = {}, {name: value for name, value in settings.items() if name not in SHOWN} # SHOWN is in the samples
     for parameter in _parameters(work):
         default, name = parameter.default, parameter.name
         if isinstance(default, Settings):
@@ -282,6 +285,7 @@ def _tags_of(table, row, job, key, preset):
                        preset=preset, decided_by='us' if table.decided else 'paper', data_digest=dataset.digest,
                        leaky=dataset.leaky, leaked=dataset.leaked, kind='row', key=key)
 
+# %% ../../nbs/experiments/01_tables.ipynb #ff42d151
 def _finished(runs):
     "The newest finished one of some runs with one key: its line, its predictions, the run that trained it."
     finished = runs[runs.status == 'FINISHED']
@@ -404,6 +408,7 @@ def planned(
             plan.append((f'{row.name}, {part.protocol} {part.split_name}, seed {seed}', row, job, key))
     return plan
 
+# %% ../../nbs/experiments/01_tables.ipynb #49d3f2c2
 def _table_key(table, shared, folds, parts, content):
     settings = contents(shared | dict(weights=shared.get('weights')))
     depends = [table.name, settings, folds, [part.digest for part in parts], content]

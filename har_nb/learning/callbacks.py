@@ -47,7 +47,7 @@ class VideoAccuracy(Metric):
     "Accuracy of the mean probability per clip over a validation pass: a fastai metric named `acc_video`."
     name = 'acc_video'
     def __init__(self,
-        clip=None # N int: clip of each validation sample, in the loader's order; default the `clip` of the loader's data set
+        clip=None # N int: clip of each validation sample, in the loader's order; default the loader's `clip`
     ): self.fixed_clip = clip
     def reset(self): self.probabilities, self.labels, self.clip = [], [], self.fixed_clip
     def accumulate(self, learn):
@@ -60,7 +60,8 @@ class VideoAccuracy(Metric):
         if not self.probabilities: return None
         probabilities, labels = np.concatenate(self.probabilities), np.concatenate(self.labels)
         clip = np.asarray(self.clip)
-        if len(labels) != len(clip): raise ValueError(f'{len(labels)} samples were seen, but the clips of {len(clip)} are known')
+        if len(labels) != len(clip):
+            raise ValueError(f'{len(labels)} samples were seen, but the clips of {len(clip)} are known')
         _, first, clip = np.unique(clip, return_index=True, return_inverse=True)
         if (labels != labels[first][clip]).any():
             raise ValueError('samples of one clip have different labels: does the validation loader shuffle?')
@@ -69,7 +70,9 @@ class VideoAccuracy(Metric):
 # %% ../../nbs/learning/05_callbacks.ipynb #8c7d270d
 class EpochCallback(Callback):
     "Base of callbacks that act on trained epochs: `trained_epoch` gets losses and metrics by name."
-    def before_fit(self): self.run, self.trained = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds'), False
+    def before_fit(self):
+        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.trained = False
     def before_epoch(self): self.trained = False
     def after_train(self): self.trained = True
     def after_epoch(self):
@@ -82,12 +85,13 @@ class EpochCallback(Callback):
 
 # %% ../../nbs/learning/05_callbacks.ipynb #f02f4685
 class EpochLog(EpochCallback):
-    "Base of callbacks that log numbers of epochs: what the store does not take is kept, also by `Checkpoint`, until it answers."
+    "Log numbers of epochs: what the store does not take is kept, also by `Checkpoint`, until it answers."
     keeps,watched = ('unsent',),'train_loss' # the metric that tells which epochs a run has
     def before_fit(self):
         super().before_fit()
         self.unsent = {}
-    def open_log(self): self.logged = max((m.step for m in open_store().get_metric_history(current_run(), self.watched)), default=-1)
+    def open_log(self):
+        self.logged = max((m.step for m in open_store().get_metric_history(current_run(), self.watched)), default=-1)
     def note(self,
         metrics:dict, # of an epoch
         step:int # its number; those that a resumed run has already are left out
@@ -95,18 +99,22 @@ class EpochLog(EpochCallback):
         "Log now, or later."
         if step > self.logged: self.unsent[step] = metrics, time.time()
         try: self.send(wait=False)
-        except StoreAway as e: warnings.warn(f'{e.what}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
+        except StoreAway as e:
+            warnings.warn(f'{e.what}; the numbers of {len(self.unsent)} epochs wait for it', stacklevel=2)
     def send(self, wait:bool=True)->None:
         "Log what waits. Raises `StoreAway`."
         with store_answers(wait):
             for step in sorted(self.unsent):
                 metrics, at = self.unsent[step]
-                if step > self.logged: log_metrics(metrics, step, at=at) # sent twice, for an answer got lost, it counts once: its time is the same
+                # sent twice, for an answer got lost, it counts once: its time is the same
+                if step > self.logged: log_metrics(metrics, step, at=at)
                 self.logged = max(step, self.logged)
                 del self.unsent[step]
 
+# %% ../../nbs/learning/05_callbacks.ipynb #0998c914
 class TrackingCallback(EpochLog):
-    "Log losses, metrics and the learning rate of every epoch to the open run; at the end, if asked, what `save` makes of the learner. Raises `StoreAway`."
+    """Log losses, metrics and the learning rate of every epoch to the open run.
+    At the end, if asked, log what `save` makes of the learner. Raises `StoreAway`."""
     order,keeps = 62,('next_step', *EpochLog.keeps)
     def __init__(self,
         save:Callable|None=None, # (learn, folder) -> file to log, for example `export_learner` or `save_weights`
@@ -118,11 +126,13 @@ class TrackingCallback(EpochLog):
     def before_train(self): self.began = time.perf_counter()
     def trained_epoch(self, measured):
         self.next_step += 1
-        self.note(measured | dict(lr=self.recorder.lrs[-1], seconds_per_epoch=time.perf_counter() - self.began), self.next_step - 1)
+        self.note(measured | dict(lr=self.recorder.lrs[-1], seconds_per_epoch=time.perf_counter() - self.began),
+                  self.next_step - 1)
     def after_fit(self):
         self.send()
         if not (self.save and self.next_step): return
-        with store_answers(), tempfile.TemporaryDirectory() as folder: open_store().log_artifact(current_run(), self.save(self.learn, Path(folder)))
+        with store_answers(), tempfile.TemporaryDirectory() as folder:
+            open_store().log_artifact(current_run(), self.save(self.learn, Path(folder)))
 
 # %% ../../nbs/learning/05_callbacks.ipynb #36d7d186
 def save_weights(
@@ -148,7 +158,7 @@ def export_learner(
 
 # %% ../../nbs/learning/05_callbacks.ipynb #263fc62c
 class StopAbove(EpochCallback):
-    "End the fit after the first epoch whose `monitor` is above `value` (MEI paper, section 4.5); `stopped` tells whether that happened."
+    "End the fit after the first epoch whose `monitor` is above `value` (MEI paper, section 4.5); `stopped` says so."
     order = 63
     def __init__(self,
         value:float=0.9, # strictly above
@@ -157,14 +167,15 @@ class StopAbove(EpochCallback):
     def before_fit(self):
         super().before_fit()
         self.stopped = False
-        if self.monitor not in self.recorder.metric_names: raise ValueError(f'{self.monitor} is not among the metrics {list(self.recorder.metric_names[1:-1])}')
+        if self.monitor not in self.recorder.metric_names:
+            raise ValueError(f'{self.monitor} is not among the metrics {list(self.recorder.metric_names[1:-1])}')
     def trained_epoch(self, measured):
         self.stopped = measured[self.monitor] is not None and measured[self.monitor] > self.value
         if self.stopped: raise CancelFitException
 
 # %% ../../nbs/learning/05_callbacks.ipynb #4632591e
 class KeepBest(EpochCallback):
-    "At the end of a fit, put back the weights of the epoch with the best `monitor`; losses and errors are best when small."
+    "After a fit, put back the weights of the epoch with the best `monitor`; losses and errors are best when small."
     order,keeps = 61,('best', 'best_epoch', 'best_state')
     def __init__(self,
         monitor:str='valid_loss' # a loss or the name of a metric
@@ -185,7 +196,8 @@ def random_states(
     loader # training loader
 )->dict:
     "The state of every source of chance that a fit draws from."
-    states = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), loader=getattr(loader, 'rng', random).getstate())
+    states = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                  loader=getattr(loader, 'rng', random).getstate())
     return states | (dict(cuda=torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else {})
 
 def set_random_states(
@@ -199,14 +211,15 @@ def set_random_states(
 
 # %% ../../nbs/learning/05_callbacks.ipynb #9ae2bed6
 class Checkpoint(EpochCallback):
-    "After every epoch, save what the next one depends on; a new learner with the same file continues there. `fit` uses it."
+    "After every epoch, save what the next one needs; a new learner with the same file continues there. `fit` uses it."
     order = 64
     def __init__(self,
         file # where; its folder is made
     ):
         self.file = Path(file)
         self.saved = self.read() if self.file.exists() else {}
-        self.phase, self.rate, self.past = 0, self.saved.get('rate'), [] # of the fit: its part, its learning rate, what its recorder had
+        # of the fit: its part, its learning rate, what its recorder had
+        self.phase, self.rate, self.past = 0, self.saved.get('rate'), []
     def read(self)->dict:
         "The saved state; a damaged one is named in a warning and counts as none."
         if not os.access(self.file, os.R_OK): raise StoreError(self.file, 'cannot be read', 'Check who may read it')
@@ -221,28 +234,41 @@ class Checkpoint(EpochCallback):
     def before_fit(self):
         super().before_fit()
         if not self.run or self.saved.get('phase') != self.phase: return
-        try: self.model.load_state_dict(self.saved['model']); self.opt.load_state_dict(to_device(self.saved['optimizer'], self.dls.device))
+        try:
+            self.model.load_state_dict(self.saved['model'])
+            self.opt.load_state_dict(to_device(self.saved['optimizer'], self.dls.device))
         except (RuntimeError, AssertionError, LookupError, ValueError) as e:
-            raise StoreError(self.file, f'holds the state of another net or optimiser ({str(e).strip().splitlines()[-1].strip() if str(e) else type(e).__name__})', 'Name another file for this fit, or delete it') from e
+            raise StoreError(self.file,
+                             'holds the state of another net or optimiser '
+                             f'({str(e).strip().splitlines()[-1].strip() if str(e) else type(e).__name__})',
+                             'Name another file for this fit, or delete it') from e
         set_random_states(self.saved['random'], self.dls.train)
-        vars(self.recorder.smooth_loss).update(self.saved.get('smooth_loss', {})) # train_loss is a mean that goes on from epoch to epoch
+        # train_loss is a mean that goes on from epoch to epoch
+        vars(self.recorder.smooth_loss).update(self.saved.get('smooth_loss', {}))
         for cb in self.learn.cbs: vars(cb).update(self.saved['callbacks'].get(type(cb).__name__, {}))
         self.past, self.saved = self.saved.get('values', []), {}
     def after_epoch(self):
         if not self.trained and self.epoch < len(self.past): self.recorder.values[-1] = self.past[self.epoch]
         super().after_epoch()
     def trained_epoch(self, measured):
-        callbacks = {type(cb).__name__: {name: vars(cb)[name] for name in cb.keeps} for cb in self.learn.cbs if hasattr(cb, 'keeps')}
-        state = dict(phase=self.phase, epoch=self.epoch + 1, rate=self.rate, model=self.model.state_dict(), optimizer=self.opt.state_dict(),
-                     random=random_states(self.dls.train), callbacks=callbacks, smooth_loss=dict(vars(self.recorder.smooth_loss)), values=list(self.recorder.values))
+        callbacks = {type(cb).__name__: {name: vars(cb)[name] for name in cb.keeps}
+                     for cb in self.learn.cbs if hasattr(cb, 'keeps')}
+        state = dict(phase=self.phase, epoch=self.epoch + 1, rate=self.rate, model=self.model.state_dict(),
+                     optimizer=self.opt.state_dict(),
+                     random=random_states(self.dls.train), callbacks=callbacks,
+                     smooth_loss=dict(vars(self.recorder.smooth_loss)), values=list(self.recorder.values))
         try: self.write(state)
-        except OSError as e: raise StoreError(self.file, f'the state of the fit cannot be written ({e.strerror or e})', 'Make room, or name a file that you may write; called again, the fit goes on from the last whole state') from e
+        except OSError as e:
+            raise StoreError(self.file, f'the state of the fit cannot be written ({e.strerror or e})',
+                             'Make room, or name a file that you may write; called again, the fit goes on from the '
+                             'last whole state') from e
     def write(self, state:dict)->None:
         "Write the file whole, or not at all; of several processes, the first one does it. Raises `OSError`."
         if helper(): return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         for left in self.file.parent.glob(f'{self.file.name}.*.part'): # by processes that were killed
-            if (pid := left.suffixes[-2][1:]).isdigit() and not psutil.pid_exists(int(pid)): left.unlink(missing_ok=True)
+            if (pid := left.suffixes[-2][1:]).isdigit() and not psutil.pid_exists(int(pid)):
+                left.unlink(missing_ok=True)
         aside = self.file.with_name(f'{self.file.name}.{os.getpid()}.part')
         try:
             with aside.open('wb') as file: torch.save(state, file)
@@ -260,7 +286,8 @@ class LossError(HarError):
     "The loss of a training batch is not a number; says in which epoch and batch, and at which learning rate."
     def __init__(self, loss, epoch, batch, lr):
         super().__init__(f'the loss is {loss} in epoch {epoch}, batch {batch}, at learning rate {lr:.2g}',
-                         'Use a lower learning rate; in the very first batch, look for NaN in the images or the weights')
+                         'Use a lower learning rate; '
+                          'in the very first batch, look for NaN in the images or the weights')
         self.args = loss, epoch, batch, lr
         self.loss, self.epoch, self.batch, self.lr = self.args
 

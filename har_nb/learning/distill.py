@@ -33,9 +33,12 @@ def freeze(
     "In evaluation mode, and without gradients."
     return model.eval().requires_grad_(False)
 
+# %% ../../nbs/learning/12_distill.ipynb #cdead8eb
 class Distill(EpochLog):
-    "While the learner's model trains on labels, let it also imitate a teacher. `history` has the parts of the loss for each epoch. Raises `ValueError` for levels that are not there."
-    order, keeps, watched = 11, ('history', *EpochLog.keeps), 'loss_labels' # behind mixed precision, before the loss is looked at
+    """While the learner's model trains on labels, let it also imitate a teacher.
+    `history` has the parts of the loss for each epoch. Raises `ValueError` for levels that are not there."""
+    # behind mixed precision, before the loss is looked at
+    order, keeps, watched = 11, ('history', *EpochLog.keeps), 'loss_labels'
     def __init__(self,
         teacher:nn.Module, # trained; is frozen and put into evaluation mode
         asked:Callable, # such as `models.dual_action.DualAction()`: (student's features, teacher's) -> {part: scalar}
@@ -66,16 +69,19 @@ class Distill(EpochLog):
     def after_loss(self):
         if not self.training: return
         own, project = self.student_taps.features(), getattr(self.learn.model, 'project', None)
-        parts = self.asked(project(own) if project else own, dict(zip(self.levels, self.teacher_taps.features().values(), strict=True)))
+        parts = self.asked(project(own) if project else own,
+                           dict(zip(self.levels, self.teacher_taps.features().values(), strict=True)))
         n = len(self.xb[0])
-        for name, value in dict(labels=self.learn.loss_grad, **parts).items(): self.sums[name] = self.sums.get(name, 0) + n*value.detach().as_subclass(torch.Tensor)
+        for name, value in dict(labels=self.learn.loss_grad, **parts).items():
+            self.sums[name] = self.sums.get(name, 0) + n*value.detach().as_subclass(torch.Tensor)
         self.seen += n
         self.learn.loss_grad = self.learn.loss_grad + self.alpha*sum(parts.values())
         self.learn.loss = self.learn.loss_grad.clone()
     def after_epoch(self): # long before the recorder knows the losses
         if not (self.counts and self.trained): return
         self.history.append({name: value.item()/self.seen for name, value in self.sums.items()})
-        if self.log: self.note({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
+        if self.log:
+            self.note({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
     def after_fit(self):
         self.student_taps.close(); self.teacher_taps.close()
         self.send()

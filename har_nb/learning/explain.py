@@ -148,6 +148,7 @@ def last_spatial_layer(
             if max(output.shape[-2:]) > 1: found.append((name, module))
             elif not isinstance(module, nn.Sequential): lost.append(f'{name}.')
         return hook
+    # hooks, not `Taps`: the order of the pass counts, and most outputs are not kept
     watch = [module.register_forward_hook(look(name)) for name,module in model.named_modules() if name]
     try:
         with torch.no_grad(): model(inputs[:1])

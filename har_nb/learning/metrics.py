@@ -36,9 +36,11 @@ def predicted_classes(
     probabilities = np.asarray(probabilities)
     missing = np.flatnonzero(np.isnan(probabilities).any(1))
     if len(missing):
-        raise ValueError(f'no probabilities for {len(missing)} of {len(probabilities)} rows, the first is row {missing[0]}')
+        raise ValueError(f'no probabilities for {len(missing)} of {len(probabilities)} rows, the first is row '
+                         f'{missing[0]}')
     return probabilities.argmax(1)
 
+# %% ../../nbs/learning/00_metrics.ipynb #66f3ca54
 def accuracy(
     probabilities:np.ndarray, # N C
     labels:np.ndarray # N int
@@ -109,7 +111,8 @@ def plot_per_class(
     import seaborn as sns
     from matplotlib import pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, min(1 + .25*len(table), 20)), dpi=80, layout='constrained')[1]
-    sns.barplot(table.sort_values('accuracy', ascending=False), x='accuracy', y='class', color=sns.color_palette()[0], ax=ax)
+    sns.barplot(table.sort_values('accuracy', ascending=False), x='accuracy', y='class', color=sns.color_palette()[0],
+                ax=ax)
     ax.axvline(table.accuracy.mean(), color='grey', linestyle=':')
     ax.set(xlim=(0, 1), ylabel='')
     return ax
@@ -134,8 +137,10 @@ def predictions_table(
 )->pd.DataFrame: # V rows: path (start, stop), label, group, split, predicted, p_<class>...
     "Predictions for videos, with everything needed to measure them again."
     classes = np.asarray(classes, dtype=object)
-    table = clips[[name for name in ('path', 'start', 'stop', 'label', 'group', 'split') if name in clips]].reset_index(drop=True)
-    columns = {f'p_{name}': column for name,column in zip(classes, np.asarray(probabilities, np.float64).T, strict=True)}
+    table = clips[[name for name in ('path', 'start', 'stop', 'label', 'group', 'split')
+                   if name in clips]].reset_index(drop=True)
+    columns = {f'p_{name}': column for name,column in zip(classes, np.asarray(probabilities, np.float64).T,
+                                                          strict=True)}
     return table.assign(predicted=classes[predicted_classes(probabilities)], **columns)
 
 def table_classes(table:pd.DataFrame)->list:
@@ -194,7 +199,7 @@ def paired_difference(
     draws:int=10000, # random choices of signs
     seed:int=0
 )->tuple[float, float, float, float]: # difference of accuracies first - second, its 95% interval, p
-    "Paired difference of two accuracies: bootstrap interval over groups, two-sided sign-flip permutation test over groups."
+    "Paired difference of two accuracies, over groups: bootstrap interval, two-sided sign-flip permutation test."
     difference = np.asarray(first, float) - np.asarray(second, float)
     names, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     of_group = np.bincount(group, difference)

@@ -60,7 +60,8 @@ def code_version()->str:
 @lru_cache
 def code_digest()->str: # 64 hex digits
     "What the modules of the package hold: equal for equal code, committed or not."
-    texts = [(str(file.relative_to(PACKAGE)), file.read_text(encoding='utf-8')) for file in sorted(PACKAGE.rglob('*.py'))]
+    texts = [(str(file.relative_to(PACKAGE)), file.read_text(encoding='utf-8'))
+             for file in sorted(PACKAGE.rglob('*.py'))]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 @lru_cache

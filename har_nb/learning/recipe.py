@@ -113,7 +113,8 @@ def describe(
     value # an instance of a frozen dataclass, for example `MotionEmbedding(10, 5)`
 )->Make:
     "How to make such a value again."
-    def neutral(f): return f.kw_only and getattr(value, f.name) == f.default # what came later is said where it is not neutral
+    def neutral(f): # what came later is said where it is not neutral
+        return f.kw_only and getattr(value, f.name) == f.default
     inner = {f.name: getattr(value, f.name) for f in fields(value) if not neutral(f)}
     arguments = {k: describe(v) if is_dataclass(v) else v for k,v in inner.items()}
     return Make(f'{type(value).__module__}:{type(value).__qualname__}', arguments)

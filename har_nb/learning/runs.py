@@ -108,7 +108,7 @@ def log_table(
 def load_table(
     name:str, # of the artifact
     run_id:str|None=None, # default the open run
-    artifact_uri:str|None=None # of the run, where `runs_table` told it: a file of this machine is then read where it lies
+    artifact_uri:str|None=None # of the run, as `runs_table` says: a file of this machine is read where it lies
 )->pd.DataFrame:
     "Read a table that was logged."
     read = {'.parquet': pd.read_parquet, '.csv': pd.read_csv}[Path(name).suffix]
@@ -149,7 +149,8 @@ def _reopen(client, run_id, tags):
     run = client.get_run(run_id)
     before = run.data.tags
     if run.info.status == 'RUNNING' and process_lives(before):
-        raise RunIsOpen(f'run {run_id} is open in process {before["pid"]} and cannot be resumed', 'Wait for it, or end it')
+        raise RunIsOpen(f'run {run_id} is open in process {before["pid"]} and cannot be resumed',
+                        'Wait for it, or end it')
     client.update_run(run_id, status='RUNNING')
     for name,value in tags.items(): client.set_tag(run_id, name, value)
     if 'error' in before: client.delete_tag(run_id, 'error')
@@ -241,7 +242,8 @@ ABOUT = ['run_id', 'name', 'status', 'start_time', 'end_time', 'artifact_uri', '
 
 def _as_row(run):
     info = run.info
-    about = [info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.artifact_uri, info.experiment_id]
+    about = [info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.artifact_uri,
+             info.experiment_id]
     row = dict(zip(ABOUT, about, strict=True))
     for kind in ('params', 'metrics', 'tags'):
         row |= {f'{kind}.{name}': value for name,value in getattr(run.data, kind).items()}
@@ -270,7 +272,8 @@ def ui_command(
 )->tuple[list[str], dict[str, str]]: # arguments and environment for subprocess
     "The command that serves MLflow's page on 127.0.0.1. Raises `HarError` where a server serves it already."
     uri = tracking_uri()
-    if uri.startswith(('http:', 'https:')): raise HarError('runs are kept by a server, which has a page', f'Open {page_address()}')
+    if uri.startswith(('http:', 'https:')):
+        raise HarError('runs are kept by a server, which has a page', f'Open {page_address()}')
     open_store()
     root = ['--default-artifact-root', artifact_root()] if artifact_root() else []
     hosts, pages = f'127.0.0.1:{port},localhost:{port}', f'http://127.0.0.1:{port},http://localhost:{port}'

@@ -53,7 +53,8 @@ class StoreAway(HarError, ConnectionError):
     def __init__(self,
         what:str # with the address
     ):
-        mend = 'Start it, or check MLFLOW_TRACKING_URI' if what.startswith('http') else 'End what holds it, or make room'
+        mend = 'End what holds it, or make room'
+        if what.startswith('http'): mend = 'Start it, or check MLFLOW_TRACKING_URI'
         super().__init__(what, f'{mend}; called again, unfinished runs go on where they stopped')
         self.args = what,
 
@@ -84,6 +85,7 @@ def _environment(
             if value is None: del os.environ[name]
             else: os.environ[name] = value
 
+# %% ../../nbs/learning/03_tracking.ipynb #34f01679
 @contextmanager
 def store_answers(
     wait:bool=True # False: one question, and no waiting for a server

@@ -65,7 +65,7 @@ def attention_maps(
             shape = args[0].shape[2:]
             found[name] = layer.weights(args[0]).unflatten(2, shape).unflatten(1, shape)
         return hook
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(): # hooks, not `Taps`: what enters a layer says where it looks
         if isinstance(layer, SelfAttention): watch.append(layer.register_forward_hook(look(name)))
     try: model(*inputs)
     finally:

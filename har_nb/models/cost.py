@@ -61,7 +61,9 @@ def stage_shapes(
     first = batch[0] if isinstance(batch, tuple) else batch
     rows, watch = [dict(stage='input', output=tuple(first.shape), parameters=0)], []
     for name, stage in model.named_children():
-        row = lambda module, _, output, name=name: rows.append(dict(stage=name, output=tuple(output.shape), parameters=count_parameters(module)))
+        # a hook of its own, not `Taps`: a child that is called twice has a row for each call
+        row = lambda module, _, output, name=name: rows.append(dict(stage=name, output=tuple(output.shape),
+                                                                    parameters=count_parameters(module)))
         watch.append(stage.register_forward_hook(row))
     was_training = model.training
     with torch.no_grad(): _forward(model.eval(), batch)

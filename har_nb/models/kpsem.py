@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core import Taps
 from .backbones import head_name
 
 # %% ../../nbs/models/08_kpsem.ipynb #640d7a3d
@@ -230,11 +231,9 @@ class WithKPSEM(nn.Module):
     def forward(self,
         clips:torch.Tensor, # B 3 T H W
     )->torch.Tensor: # B n_classes logits
-        seen = []
-        watch = self.net.get_submodule(self.stage).register_forward_hook(lambda module, inputs, output: seen.append(output))
-        try: spatial = self.net(clips)
-        finally: watch.remove()
-        return self.head(torch.cat([spatial, self.kpsem(seen[0]).to(spatial.dtype)], 1))
+        with Taps(self.net, [self.stage]) as taps:
+            spatial, seen = self.net(clips), taps.features()[self.stage]
+        return self.head(torch.cat([spatial, self.kpsem(seen).to(spatial.dtype)], 1))
 
 def with_kpsem(
     net:nn.Module, # any 3D classifier; changed in place
@@ -244,9 +243,15 @@ def with_kpsem(
     **settings, # of `KPSEM` and `AReSE`: regions, sets, embedding, adaptive, sharpness ...
 )->WithKPSEM: # with MFNet and 'conv4': MF-KPSEM
     "Put a KPSEM behind a stage. Raises `ValueError` where there is no such stage, or where fewer than two frames leave it."
-    probe, shapes = deepcopy(net).to('meta').eval(), []
-    try: probe.get_submodule(stage).register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
-    except AttributeError as error: raise ValueError(f'no stage {stage!r} in {type(net).__name__}; it has {", ".join(name for name, _ in net.named_children())}') from error
-    with torch.no_grad(): probe(torch.zeros(1, 3, *size, device='meta'))
-    if not shapes or len(shapes[0]) != 5 or shapes[0][2] < 2: raise ValueError(f'{stage} gives {shapes[0] if shapes else "nothing"} for clips of {size}: shifts need B C T H W with two frames or more. Take an earlier stage or longer clips')
-    return WithKPSEM(net, stage, KPSEM(shapes[0][1], shapes[0][2] - 1, **settings), n_classes)
+    probe = deepcopy(net).to('meta').eval()
+    try: taps = Taps(probe, [stage])
+    except ValueError as error:
+        there = ', '.join(name for name, _ in net.named_children())
+        raise ValueError(f'no stage {stage!r} in {type(net).__name__}; it has {there}') from error
+    with taps, torch.no_grad():
+        probe(torch.zeros(1, 3, *size, device='meta'))
+        shape = tuple(taps.features()[stage].shape)
+    if len(shape) != 5 or shape[2] < 2:
+        raise ValueError(f'{stage} gives {shape} for clips of {size}: shifts need B C T H W with two frames or more. '
+                         'Take an earlier stage or longer clips')
+    return WithKPSEM(net, stage, KPSEM(shape[1], shape[2] - 1, **settings), n_classes)

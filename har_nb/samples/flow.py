@@ -20,10 +20,11 @@ from .loaders import RandomColour, TensorClip, TensorImage
 from .modalities import Modality, arrange, height_width, resize
 
 # %% ../../nbs/samples/05_flow.ipynb #98c1a417
-FLOW_MEAN, FLOW_STD = (.5, .5), (.05, .05) # for codes as 0..1: no motion is 0, a tenth of the bound (2 of 20 pixels a frame) is 1
+# for codes as 0..1: no motion is 0, a tenth of the bound (2 of 20 pixels a frame) is 1
+FLOW_MEAN, FLOW_STD = (.5, .5), (.05, .05)
 
 class TensorFlow(TensorImage):
-    "Codes of flow B 2 H W, or of one, 2 H W, which is shown in colours; the full colour is at least a tenth of the bound."
+    "Codes of flow B 2 H W, or of one, 2 H W, shown in colours; the full colour is at least a tenth of the bound."
     def mirrored(self): return mirror_flow(self, 1, None if self.dtype == torch.uint8 else 1)
     def show(self, ctx=None, **kwargs):
         flow = decode_flow(self.as_subclass(torch.Tensor).float()*(1 if self.dtype == torch.uint8 else 255), 1)
@@ -44,7 +45,8 @@ def encodes(self, x:TensorFlow|TensorFlowClip): return x
 _ALONE = threading.Lock() # workers' threads would get in each other's way
 
 class _Moment:
-    "A frame and the next one (None: there is none at all), grey and small as soon as it is wanted, and the code of its flow as soon as it is known."
+    """A frame and the next one (None: there is none at all), grey and small as soon as it is wanted,
+    and the code of its flow as soon as it is known."""
     def __init__(self, before, after, size): self.frames, self.size, self.code = (before, after), size, None
     def __call__(self):
         if self.frames:
@@ -65,15 +67,18 @@ def _moments(frames, size):
 # %% ../../nbs/samples/05_flow.ipynb #444f427b
 @dataclass(frozen=True)
 class Flow(Modality):
-    "Flow from each frame that a sampler picks to the next one, as bytes: images of two channels (x, y) where it takes one at a time, clips otherwise."
+    """Flow from each frame that a sampler picks to the next one, as bytes:
+    images of two channels (x, y) where it takes one at a time, clips otherwise."""
     sampler:object # one of `har_nb.samples.samplers`, or another frozen value like them
-    method:Callable=field(default=TVL1()) # from B H W, B H W to B 2 H W pixels; its repr is part of the key in the store
+    # from B H W, B H W to B 2 H W pixels; its repr is part of the key in the store
+    method:Callable=field(default=TVL1())
     bound:float=BOUND # pixels a frame, of the stored picture: longer components are cut
     together:int=field(default=32, repr=False, compare=False) # pairs computed at a time
     device:object=field(default=None, repr=False, compare=False) # default: a GPU where there is one
     channels = 2
     kinds = TensorFlow, TensorFlowClip # of a batch of images and of clips
-    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width 2 or T height width 2 uint8, or None
+    # of height width 2 or T height width 2 uint8, or None
+    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator:
         complete, pairs = [], 0
         for sample in arrange(self.sampler, _moments(frames, height_width(size)), n_frames):
             if sample is None: yield None; continue
@@ -91,7 +96,8 @@ class Flow(Modality):
         for sample in samples: yield np.stack([moment.code for moment in sample]).reshape(self.shape(size))
     def _compute(self, moments):
         device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        before, after = (torch.from_numpy(np.stack([moment.grey[place] for moment in moments])).to(device) for place in (0, 1))
+        before, after = (torch.from_numpy(np.stack([moment.grey[place] for moment in moments])).to(device)
+                         for place in (0, 1))
         with _ALONE: flow = self.method(before, after)
         codes = encode_flow(flow, self.bound).permute(0, 2, 3, 1).cpu().numpy()
         for moment, code in zip(moments, codes, strict=True): moment.code, moment.grey = code, None
@@ -104,4 +110,5 @@ def flow_method(
     module, _, method = name.partition(':')
     try: return getattr(import_module(module), method)()
     except (ImportError, AttributeError, ValueError) as e:
-        raise ValueError(f'flow={name!r} is no method of optical flow ({e}); for example har_nb.motion.flow:TVL1') from e
+        raise ValueError(f'flow={name!r} is no method of optical flow ({e}); '
+                         'for example har_nb.motion.flow:TVL1') from e

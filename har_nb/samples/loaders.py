@@ -48,14 +48,18 @@ def as_batch(
 
 # %% ../../nbs/samples/04_loaders.ipynb #7a045f85
 def unit(x): return x.float().div_(255) if x.dtype == torch.uint8 else x
-def merged(x): return x.as_subclass(torch.Tensor).flatten(1, -3) # B C T H W -> B CT H W: what happens to one frame happens to all
+
+# B C T H W -> B CT H W: what happens to one frame happens to all
+def merged(x): return x.as_subclass(torch.Tensor).flatten(1, -3)
 
 def _scaled(x, size):
     small = functional.interpolate(merged(x), (size, size), mode='bilinear', antialias=True)
     return small.unflatten(1, x.shape[1:-2]).as_subclass(type(x))
 
+# %% ../../nbs/samples/04_loaders.ipynb #e34de377
 class View(DisplayedTransform):
-    "What a network sees: the middle `crop` pixels, scaled to `size`, as floats, normalised. Raises `ValueError` for a crop larger than the samples."
+    """What a network sees: the middle `crop` pixels, scaled to `size`, as floats, normalised.
+    Raises `ValueError` for a crop larger than the samples."""
     order = 99
     def __init__(self,
         mean=IMAGENET_MEAN, std=IMAGENET_STD, # what the network expects, for values in 0..1
@@ -68,7 +72,8 @@ class View(DisplayedTransform):
     def encodes(self, x:TensorImageBase):
         if self.crop:
             height,width = x.shape[-2:]
-            if self.crop > min(height, width): raise ValueError(f'a crop of {self.crop} pixels does not fit into {height} x {width}')
+            if self.crop > min(height, width):
+                raise ValueError(f'a crop of {self.crop} pixels does not fit into {height} x {width}')
             top,left = (height - self.crop)//2, (width - self.crop)//2
             x = x[..., top:top + self.crop, left:left + self.crop]
         x = unit(x)
@@ -80,15 +85,17 @@ class View(DisplayedTransform):
 class BatchTransform(RandTransform):
     "A random transform of training batches; `draw` gives numbers in 0..1 for each sample."
     split_idx,generator = 0,None
-    def draw(self, x, n=1): return torch.rand(len(x), n, generator=self.generator).to(x.device, non_blocking=True).unbind(1)
+    def draw(self, x, n=1):
+        return torch.rand(len(x), n, generator=self.generator).to(x.device, non_blocking=True).unbind(1)
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != 'generator'}
 
 def _each(x, values): return values.view(-1, *[1]*(x.ndim - 1))
 
 def mirrored(x): return x.mirrored() if hasattr(x, 'mirrored') else x.flip(-1)
 
+# %% ../../nbs/samples/04_loaders.ipynb #10e10de6
 class RandomFlip(BatchTransform):
-    "Mirror each sample of a training batch left to right with probability `p`; a type of samples may say how, by a method `mirrored`."
+    "Mirror each sample of a training batch left to right with probability `p`; a type may say how, by `mirrored`."
     order = 5
     def __init__(self, p=0.5): super().__init__(p=1.); self.p_image = p
     def encodes(self, x:TensorImageBase): return torch.where(_each(x, self.draw(x)[0] < self.p_image), mirrored(x), x)
@@ -107,6 +114,7 @@ class RandomCrop(BatchTransform):
             whole = whole.gather(axis, taken.view(shape).expand(sizes))
         return whole.unflatten(1, x.shape[1:-2]).as_subclass(type(x))
 
+# %% ../../nbs/samples/04_loaders.ipynb #8a4bb761
 class RandomZoom(BatchTransform):
     "A window of a random share of each side, anywhere in each sample, scaled back to the size of the sample."
     order = 10
@@ -122,13 +130,16 @@ class RandomZoom(BatchTransform):
         zoomed = functional.grid_sample(whole, grid, padding_mode='border', align_corners=False)
         return zoomed.unflatten(1, x.shape[1:-2]).as_subclass(type(x))
 
+# %% ../../nbs/samples/04_loaders.ipynb #0fa58ca8
 class RandomColour(BatchTransform):
-    "Brightness, contrast and saturation of each sample times 1 - strength to 1 + strength; the same for all frames of a clip."
+    "Brightness, contrast, saturation of each sample times 1 - strength to 1 + strength; one for all frames of a clip."
     order = 20
-    def __init__(self, brightness=.2, contrast=.2, saturation=.2): super().__init__(p=1.); self.strength = brightness,contrast,saturation
+    def __init__(self, brightness=.2, contrast=.2, saturation=.2):
+        super().__init__(p=1.); self.strength = brightness,contrast,saturation
     def encodes(self, x:TensorImageBase):
         x = unit(x)
-        factors = [_each(x, 1 + strength*(2*number - 1)) for strength,number in zip(self.strength, self.draw(x, 3), strict=True)]
+        factors = [_each(x, 1 + strength*(2*number - 1))
+                   for strength,number in zip(self.strength, self.draw(x, 3), strict=True)]
         x = x*factors[0]
         middle = x.flatten(1).mean(1)
         x = _each(x, middle) + (x - _each(x, middle))*factors[1]
@@ -143,11 +154,13 @@ class SampleSet:
         dataset, # the `ActionDataset` they were decoded from
         clips:np.ndarray, # rows of dataset.clips to draw from
         split_idx:int=1, # 0 for training (random transforms act), 1 otherwise
-        choice=None # which of a clip's stored samples, and in what clips: any of `har_nb.samples.samplers`; default: each by itself
+        choice=None # which of a clip's stored samples, and in what clips, as a sampler; default: each by itself
     ):
         self.samples,self.split_idx,self.classes,self.choice = samples,split_idx,dataset.classes,choice
         rows = samples.of(clips)
-        if not len(rows): raise ValueError(f'no sample of {samples.modality} in the {len(clips)} clips asked for: is this split empty?')
+        if not len(rows):
+            raise ValueError(f'no sample of {samples.modality} in the {len(clips)} clips asked for: is this split '
+                             'empty?')
         numbers, first = np.unique(samples.clip[rows], return_index=True) # in order, as the samples are
         self.of_clip = dict(zip(numbers, np.split(rows, first[1:]), strict=True)) if choice else {}
         self._labels = dataset.labels
@@ -169,7 +182,8 @@ class SampleSet:
         rows = self.rows[items]
         samples = self.samples.read(rows.ravel())
         if rows.ndim > 1 and rows.shape[1] > 1: samples = samples.reshape(*rows.shape, *samples.shape[1:])
-        return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), TensorCategory(torch.from_numpy(self.labels[items]))
+        labels = TensorCategory(torch.from_numpy(self.labels[items]))
+        return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), labels
     def new_empty(self): # what an exported learner keeps
         empty = copy.copy(self)
         empty.samples, empty.of_clip = None, {}
@@ -222,7 +236,8 @@ class SampleLoader(TfmdDL):
         batches = (items[first:first + self.bs] for first in range(0, len(items), self.bs))
         for number,batch in enumerate(self._gathered(batches)):
             generator.manual_seed((self.epoch_seed + number) % 2**63)
-            yield self.after_batch(to_device(batch, self.device, non_blocking=True) if self.device is not None else batch)
+            yield self.after_batch(to_device(batch, self.device, non_blocking=True) if self.device is not None
+                                   else batch)
         self.after_iter()
     def create_batch(self, items): return self.dataset.batch(np.asarray(items))
     def retain(self, batch, items): return batch
@@ -247,12 +262,14 @@ def sample_loader(
     train = split == 'train'
     rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
     chance = [*([RandomFlip()] if flip else []), *([RandomCrop(crop)] if crop else []), *augment] if train else []
-    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, choice), seed=seed, bs=batch_size, shuffle=train, drop_last=False,
+    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, choice), seed=seed, bs=batch_size,
+                        shuffle=train, drop_last=False,
                         num_workers=num_workers, after_batch=[*chance, View(mean, std, crop, size)], device=device)
 
 # %% ../../nbs/samples/04_loaders.ipynb #8b39e874
-def make_loaders(samples, dataset, batch_size:int=64, device=None, choice=None, valid_choice=None, **kwargs)->DataLoaders:
-    "Training and validation loaders of one modality; further arguments as for `sample_loader`. Validation may have a choice of its own."
+def make_loaders(samples, dataset, batch_size:int=64, device=None, choice=None, valid_choice=None,
+                 **kwargs)->DataLoaders:
+    "Loaders to train and validate on one modality, arguments as for `sample_loader`; `valid_choice` is validation's own."
     device = device or default_device()
     choices = dict(train=choice, valid=valid_choice or choice)
     common = dict(batch_size=batch_size, device=device) | kwargs
@@ -273,8 +290,10 @@ def show_batch(x:TensorClip, y, samples, ctxs=None, max_n=6, nrows=None, ncols=N
     return ctxs
 
 @dispatch
-def show_results(x:TensorImageBase, y:TensorCategory, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_results(x:TensorImageBase, y:TensorCategory, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None,
+                 figsize=None, **kwargs):
     "Images, or strips of frames; above them the true class and the predicted one, in green or red."
     ctxs = show_batch(x, y, samples, ctxs=ctxs, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, **kwargs)
-    for (_, true), (said, *_), ctx in zip(samples, outs, ctxs, strict=False): ctx.set_title(f'{true} → {said}', color='green' if true == said else 'red', fontsize=9)
+    for (_, true), (said, *_), ctx in zip(samples, outs, ctxs, strict=False):
+        ctx.set_title(f'{true} → {said}', color='green' if true == said else 'red', fontsize=9)
     return ctxs

@@ -41,13 +41,15 @@ class Pair(Modality):
     def kinds(self): return (TensorFlowPair if isinstance(self.second, Flow) else TensorPair,)*2 # types of its batches
     @property
     def channels(self): return self.first.channels + self.second.channels
-    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width channels uint8, or None
+    # of T height width channels uint8, or None
+    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator:
         waiting = deque(), deque()
         takers = [partial(half.stream, size=size, n_frames=n_frames) for half in (self.first, self.second)]
         for half, sample in side_by_side(frames, takers):
             waiting[half].append(sample)
             yield np.concatenate([queue.popleft() for queue in waiting], -1) if all(waiting) else None
-        if any(waiting): raise ValueError(f'{self.first} and {self.second} take different numbers of samples from a clip')
+        if any(waiting):
+            raise ValueError(f'{self.first} and {self.second} take different numbers of samples from a clip')
 
 # %% ../../nbs/samples/06_pairs.ipynb #57634d75
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ def at_epoch(
 ): # the same kind of value
     "The value as it is in an epoch: every sampler in it that shifts has moved on."
     if hasattr(value, 'at'): return value.at(epoch)
-    return replace(value, **{f.name: at_epoch(getattr(value, f.name), epoch) for f in fields(value) if is_dataclass(getattr(value, f.name))})
+    return replace(value, **{f.name: at_epoch(getattr(value, f.name), epoch)
+                             for f in fields(value) if is_dataclass(getattr(value, f.name))})
 
+# %% ../../nbs/samples/06_pairs.ipynb #4c08da82
 @dataclass(frozen=True)
 class Shifts:
     "The moments of all shifts of a sequence, one sample for each: what `Shifted` takes."
@@ -88,6 +92,7 @@ class Shifts:
     @property
     def span(self)->int: return max(self.sequence.at(shift*self.sequence.every).span for shift in range(self.shifts))
 
+# %% ../../nbs/samples/06_pairs.ipynb #8da1b649
 @dataclass(frozen=True)
 class Shifted(Modality):
     "A modality of `ShiftingFrames`, as one sample for each of its shifts, in their order."
@@ -102,11 +107,13 @@ class Shifted(Modality):
     def as_shown(self, fps=None, aspect='squash'):
         return replace(self, fps=fps, aspect=aspect, modality=self.modality.as_shown(fps, aspect))
     @property
-    def each(self)->list: return [at_epoch(self.modality, shift*self.modality.sampler.every) for shift in range(self.shifts)]
+    def each(self)->list:
+        return [at_epoch(self.modality, shift*self.modality.sampler.every) for shift in range(self.shifts)]
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of T height width C uint8
         samples = dict(side_by_side(frames, [partial(each.stream, size=size, n_frames=n_frames) for each in self.each]))
         yield from (samples[shift] for shift in sorted(samples))
 
+# %% ../../nbs/samples/06_pairs.ipynb #a75313d6
 @dataclass(frozen=True)
 class DueShift:
     "The choice of the loader that trains: of the stored shifts of a clip, the one that is due in an epoch."
@@ -123,7 +130,8 @@ class TensorPair(TensorClip):
     second = TensorClip # type of the second half
     def mirrored(self):
         x = self.as_subclass(torch.Tensor)
-        return torch.cat([x[:, :3].flip(-1), mirrored(self.second(x[:, 3:])).as_subclass(torch.Tensor)], 1).as_subclass(type(self))
+        second = mirrored(self.second(x[:, 3:])).as_subclass(torch.Tensor)
+        return torch.cat([x[:, :3].flip(-1), second], 1).as_subclass(type(self))
     def picture(self, codes): return codes # 3 H W, 0..1
     def show(self, ctx=None, frames=6, **kwargs):
         clip = unit(self.as_subclass(torch.Tensor))
@@ -139,4 +147,5 @@ class TensorFlowPair(TensorPair):
         flow = decode_flow(255*codes, 1)
         return torch.from_numpy(wheel_picture(flow, max(.1, flow.norm(dim=0).max().item()))).permute(2, 0, 1)/255
 
-PAIR_MEAN, PAIR_STD = (.5, .5, .5, .5, .5), (.25, .25, .25, .05, .05) # what the loaders subtract and divide by, for values in 0..1
+# what the loaders subtract and divide by, for values in 0..1
+PAIR_MEAN, PAIR_STD = (.5, .5, .5, .5, .5), (.25, .25, .25, .05, .05)

@@ -33,7 +33,8 @@ class EveryKth:
     k:int=10 # frames from one to the next
     length = 1 # frames of a sample
     counted = False # the number of frames need not be known to begin
-    def __call__(self, n_frames:int, rng=None)->np.ndarray: # M 1 int; with a random generator the first frame is one of the first k
+    # M 1 int; with a random generator the first frame is one of the first k
+    def __call__(self, n_frames:int, rng=None)->np.ndarray:
         _check(n_frames, k=self.k)
         return np.arange(rng.integers(min(self.k, n_frames)) if rng else 0, n_frames, self.k)[:, None]
     @property
@@ -42,7 +43,7 @@ class EveryKth:
 # %% ../../nbs/samples/00_samplers.ipynb #3c83fade
 @dataclass(frozen=True)
 class Batches:
-    "Batches of `n` consecutive frames every `interval` frames, where `motion_embed` makes its images (MEI paper, section 4.4)."
+    "Batches of `n` frames in a row every `interval` frames, where `motion_embed` makes its images (MEI, section 4.4)."
     n:int=10 # frames of a batch
     interval:int=5 # frames from the start of one to the start of the next
     counted = False
@@ -57,7 +58,8 @@ class Batches:
 # %% ../../nbs/samples/00_samplers.ipynb #d0434c08
 @dataclass(frozen=True)
 class OneClip:
-    "One clip of `length` frames, `step` apart: anywhere with a random generator, in the middle without (Dual-action Stream: 16 or 64 frames)."
+    """One clip of `length` frames, `step` apart: anywhere with a random generator, in the middle without
+    (Dual-action Stream: 16 or 64 frames)."""
     length:int=16 # frames of a sample
     step:int=1 # frames from one to the next
     counted = True # where the middle is, only the end tells
@@ -69,6 +71,7 @@ class OneClip:
     @property
     def span(self)->int: return (self.length - 1)*self.step + 1
 
+# %% ../../nbs/samples/00_samplers.ipynb #148bb942
 @dataclass(frozen=True)
 class AllClips:
     "All clips of `length` frames in a row that fit side by side (the test of MARS and the Dual-action Stream)."
@@ -84,7 +87,7 @@ class AllClips:
 # %% ../../nbs/samples/00_samplers.ipynb #c7ee1dee
 @dataclass(frozen=True)
 class Segments:
-    "One frame of each of `length` equal segments: its middle, or any of it with a random generator (TransNet: 12 frames)."
+    "A frame of each of `length` equal segments: its middle, or any with a random generator (TransNet: 12 frames)."
     length:int=12 # frames of a sample
     counted = True
     def __call__(self, n_frames:int, rng=None)->np.ndarray: # 1 length int
@@ -110,7 +113,8 @@ class ShiftingFrames:
     def at(self, epoch:int): return replace(self, epoch=epoch)
     @property
     def start(self)->int: return (self.first + self.shift*(self.epoch//self.every)) % self.interval
-    def __call__(self, n_frames:int, rng=None)->np.ndarray: # 1 length int; with a random generator the phase is drawn instead of following the epoch
+    # 1 length int; with a random generator the phase is drawn instead of following the epoch
+    def __call__(self, n_frames:int, rng=None)->np.ndarray:
         _check(n_frames, length=self.length, interval=self.interval, every=self.every)
         start = min(int(rng.integers(self.interval)) if rng else self.start, n_frames - 1)
         return looped(np.arange(start, n_frames, self.interval)[:self.length], self.length)[None]
@@ -133,13 +137,15 @@ class SpreadClips:
     @property
     def span(self)->int: return (self.length - 1)*self.step + 1
 
+# %% ../../nbs/samples/00_samplers.ipynb #00b99a09
 def three_crops(
     height:int, width:int, # of the picture, in pixels
     side:int|None=None, # of the square in pixels; default: the shorter side
 )->np.ndarray: # 3 of (top, left, side): at the start, in the middle and at the end of the longer side
-    "Three square windows along the longer side, in the middle of the shorter one. Raises `ValueError` for a side that does not fit."
+    "Three square windows along the longer side, midway on the shorter. Raises `ValueError` for a side that does not fit."
     side = min(height, width) if side is None else side
-    if not 1 <= side <= min(height, width): raise ValueError(f'a square of {side} pixels does not fit into {height} x {width}')
+    if not 1 <= side <= min(height, width):
+        raise ValueError(f'a square of {side} pixels does not fit into {height} x {width}')
     along = np.array([0, (max(height, width) - side)//2, max(height, width) - side])
     across = np.full(3, (min(height, width) - side)//2)
     top, left = (across, along) if width >= height else (along, across)
@@ -153,7 +159,8 @@ def ticks(
     fps:float, # ticks a second
 )->np.ndarray: # M int: the frame that is shown at each tick, from the first frame's time to the end of the last
     "Frames of a clip at a steady rate. Raises `ValueError` for no frames and for a rate that is none."
-    if not len(times) or not 0 < fps < np.inf: raise ValueError(f'{len(times)} frames cannot be shown at {fps} a second')
+    if not len(times) or not 0 < fps < np.inf:
+        raise ValueError(f'{len(times)} frames cannot be shown at {fps} a second')
     times = np.maximum.accumulate(np.asarray(times, float)) - times[0]
     lasts = np.median(np.diff(times)) if len(times) > 1 else 0 # the last frame, as long as the others
     n_ticks = max(1, int(np.ceil((times[-1] + lasts - ROUNDED)*fps)))

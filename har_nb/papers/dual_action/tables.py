@@ -82,6 +82,7 @@ def student(
     other = dict(teacher=teacher) if teacher != 'Flow stream' else {}
     return Row(name, stream, dict(mimic=mimic) | other | settings, modality, printed, needs=(teacher,))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #2667a2f5
 FLOW = Row('Flow stream', stream, dict(motion=True), frames_and_flow)
 RGB = Row('RGB stream', stream, {}, frames_and_flow)
 ATTENTION = dict(members=('Dual-action Stream', 'Flow stream'))
@@ -156,6 +157,7 @@ def needs_flow(
     "Whether flow has to be computed for a row's predictions."
     return bool(row.settings.get('motion')) or FLOW.name in row.settings.get('members', ())
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #9c0229f6
 def plot_cost(
     table=table1, # whose newest run is drawn
     parent=None, # id of one run of the table; default its newest

@@ -91,6 +91,7 @@ class Sees(nn.Module):
         frames, motion = halves(x)
         return self.net(motion if self.motion else frames)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #41f5624e
 @dataclass(frozen=True)
 class StreamNet(Settings):
     "The net of one stream."
@@ -113,6 +114,7 @@ class StreamNet(Settings):
         if self.thinner > 1: net = net.but(width=net.arguments.get('width', 64)//self.thinner)
         return with_shifts(net, self.stage, (n, side, side)) if self.stage else net
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #f23f3e8c
 @dataclass(frozen=True)
 class Clips(Settings):
     "Which clips are seen, and how those of a video are averaged."
@@ -157,6 +159,7 @@ class Imitation(Settings):
         if self.mimic == 'mars': return MARS(tuple(self.levels[-1:]))
         return DualAction(tuple(self.levels), self.mae, self.gram, self.squared, self.reduction, self.scale)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #eb5f9d62
 def flow_milliseconds(
     modality:Pair, # frames and flow
     size:tuple, # height, width in pixels
@@ -187,6 +190,7 @@ def student_of(
     return student, Distill(teacher.model, asked, Taps, asked.levels, alpha=imitation.alpha, split=halved, log=True,
                             teacher_levels=theirs)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #88302417
 def inputs_of(
     moving:int # channels of the second half of a pair: 2 of flow, 3 of pictures
 )->dict: # mean and std of all channels
@@ -247,6 +251,7 @@ def scores(
                           device=next(predictor.model.parameters()).device)
     return predict_probabilities(Sees(predictor.model, isinstance(predictor.modality, Flow)), loader)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #02c03d44
 @stable_id('har_nb.papers.distillation:weighed')
 def weighed(
     job:Job, # split, seed, stored pairs, and the streams done before

@@ -180,6 +180,7 @@ def plot_curves(
     ax.set(xlabel='epoch', ylim=(0, 103))
     ax.xaxis.get_major_locator().set_params(integer=True)
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #66e4e964
 def plot_accuracy(
     table=table1, # whose newest run is drawn
     rows=None, # names of rows, default all that were run
@@ -208,6 +209,7 @@ def as_the_net_sees(
     like = lambda values: torch.tensor(values).view(1, -1, 1, 1, 1)
     return (torch.from_numpy(samples).movedim(-1, 1).float()/255 - like(mean))/like(std)
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #11b7e8f6
 def plot_attention(
     model, # a `TwoStacks` net
     samples:np.ndarray, # B T H W 3+m uint8, as stored

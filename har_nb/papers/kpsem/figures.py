@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...core import IMAGENET_MEAN, IMAGENET_STD
+from ...core import IMAGENET_MEAN, IMAGENET_STD, Taps
 from ...data.synthetic import render_clip
 from ...experiments.results import NotRun, children
 from ...experiments.tables import Table
@@ -38,7 +38,8 @@ def known_clip(
     picked = sampler(len(clip.frames))[0]
     pictures = clip.frames[picked]
     seen = torch.from_numpy(resize(pictures, side)).permute(3, 0, 1, 2)/255
-    return pictures, (seen - torch.tensor(mean).view(3, 1, 1, 1))/torch.tensor(std).view(3, 1, 1, 1), clip.joints[picked]
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (mean, std))
+    return pictures, (seen - mean)/std, clip.joints[picked]
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #98971d47
 def strips(
@@ -50,14 +51,19 @@ def strips(
     frames:int=4, # shown
 )->plt.Figure:
     "Grad-CAM of several nets over the same frames, a row each (figure 9)."
-    shown, inner = np.linspace(0, len(pictures) - 1, frames).round().astype(int), {name: net.net if isinstance(net, WithKPSEM) else net for name, net in nets.items()}
-    layers = {name: net.get_submodule(stage) if stage else last_spatial_layer(net, clip[None]) for name, net in inner.items()}
-    figure, axes = plt.subplots(len(nets), frames, figsize=(1.5*frames, 1.25*len(nets)), dpi=80, layout='constrained', squeeze=False)
+    shown = np.linspace(0, len(pictures) - 1, frames).round().astype(int)
+    inner = {name: net.net if isinstance(net, WithKPSEM) else net for name, net in nets.items()}
+    layers = {name: net.get_submodule(stage) if stage else last_spatial_layer(net, clip[None])
+              for name, net in inner.items()}
+    figure, axes = plt.subplots(len(nets), frames, figsize=(1.5*frames, 1.25*len(nets)), dpi=80, layout='constrained',
+                                squeeze=False)
     for line, (name, net) in zip(axes, nets.items(), strict=True):
         heat = grad_cam(net, clip[None], target, layers[name])[0]
         for ax, t in zip(line, shown, strict=True):
-            over = nn.functional.interpolate(torch.from_numpy(heat[t])[None, None], pictures.shape[1:3], mode='bilinear')[0, 0].clamp(0, 1).numpy()
-            ax.imshow(pictures[t]); ax.imshow(over, cmap='inferno', alpha=.1 + .55*over, vmin=0, vmax=1); ax.set(xticks=[], yticks=[])
+            over = nn.functional.interpolate(torch.from_numpy(heat[t])[None, None], pictures.shape[1:3],
+                                             mode='bilinear')[0, 0].clamp(0, 1).numpy()
+            ax.imshow(pictures[t]); ax.imshow(over, cmap='inferno', alpha=.1 + .55*over, vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize='small')
     return figure
 
@@ -66,14 +72,17 @@ def strips(
 def look(
     net:WithKPSEM,
     clip:torch.Tensor, # 3 T H W
-)->tuple: # `Look` for the one clip; size of a cell in units of the clip's height and width; frames of the clip from one frame of the map to the next
+)->tuple: # `Look`; height and width of a cell, as shares of the clip's; frames of the clip for one of the map
     "What the module of a net sees in one clip."
-    seen, training = [], net.training
-    watch = net.net.get_submodule(net.stage).register_forward_hook(lambda module, inputs, output: seen.append(output))
-    try: net.eval()(clip[None].to(next(net.parameters()).device))
-    finally: watch.remove(); net.train(training)
-    return Look(*[part.cpu() for part in net.kpsem.extract.look(seen[0])]), (1/seen[0].shape[-2], 1/seen[0].shape[-1]), clip.shape[1]//seen[0].shape[2]
+    training = net.training
+    with Taps(net.net, [net.stage]) as taps:
+        try: net.eval()(clip[None].to(next(net.parameters()).device))
+        finally: net.train(training)
+        seen = taps.features()[net.stage]
+    cell, step = (1/seen.shape[-2], 1/seen.shape[-1]), clip.shape[1]//seen.shape[2]
+    return Look(*[part.cpu() for part in net.kpsem.extract.look(seen)]), cell, step
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #e3dd11fa
 def in_pixels(
     places:torch.Tensor, # ... 2 (x, y), cells of a feature map
     cell:tuple, # height and width of a cell, as shares of the picture
@@ -91,6 +100,7 @@ def strongest(
     best = length.flatten().topk(min(k, length.numel())).indices
     return best//length.shape[1], best % length.shape[1]
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #4389b89f
 def key_points(
     net:WithKPSEM,
     clip:torch.Tensor, # 3 T H W, as the net sees it
@@ -98,20 +108,23 @@ def key_points(
     k:int=2, # channels and sets drawn, a row each
     frames:int=5, # shown
 )->plt.Figure:
-    "Key points, a colour for each region, and where they go, over frames (figure 10); dotted lines part the regions of K = 4."
+    "Key points, a colour for each region, and where they go, over frames (figure 10); dotted lines part four regions."
     (seen, cell, step), size = look(net, clip), pictures.shape[1:3]
     pixels = lambda places: in_pixels(places, cell, size)
     shown = np.linspace(0, seen.rkps.shape[2] - 1, frames).round().astype(int)
     figure, axes = plt.subplots(k, frames, figsize=(1.5*frames, 1.2*k), dpi=80, layout='constrained', squeeze=False)
     for line, channel, group in zip(axes, *strongest(seen, k), strict=True):
         for ax, t in zip(line, shown, strict=True):
-            ax.imshow(pictures[t*step]); ax.set(xticks=[], yticks=[], xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5))
+            ax.imshow(pictures[t*step])
+            ax.set(xticks=[], yticks=[], xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5))
             if seen.points.shape[4] == 4:
                 x, y = pixels(seen.centres[0, t, group])
                 ax.axvline(x, color='w', lw=.7, ls=':'); ax.axhline(y, color='w', lw=.7, ls=':')
-            at, to = pixels(seen.points[0, channel, t, group]), pixels(seen.points[0, channel, t, group] + seen.shifts[0, channel, t, group])
+            points, shifts = seen.points[0, channel, t, group], seen.shifts[0, channel, t, group]
+            at, to = pixels(points), pixels(points + shifts)
             for region in torch.nonzero(seen.exists[0, 0, t, group])[:, 0].tolist():
-                ax.plot(*at[region], 'x', color=f'C{region}', ms=5); ax.annotate('', to[region], at[region], arrowprops=dict(arrowstyle='->', color=f'C{region}', lw=1.3))
+                ax.plot(*at[region], 'x', color=f'C{region}', ms=5)
+                ax.annotate('', to[region], at[region], arrowprops=dict(arrowstyle='->', color=f'C{region}', lw=1.3))
         line[0].set_ylabel(f'channel {channel},\nset {group}', fontsize='x-small')
     return figure
 
@@ -133,22 +146,26 @@ def to_moving_joints(
         nearest, shift = movement[t][those][apart.argmin(1)], shifts[t][there]
         length = np.linalg.norm(shift, axis=-1)
         cosines.append(((shift*nearest).sum(-1)/np.maximum(length*np.linalg.norm(nearest, axis=-1), 1e-9))[length > 0])
-    return tuple(float(np.concatenate(values).mean()) if sum(map(len, values)) else float('nan') for values in (distances, cosines))
+    return tuple(float(np.concatenate(values).mean()) if sum(map(len, values)) else float('nan')
+                 for values in (distances, cosines))
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #0b86466c
 def drawn_points(
     net:WithKPSEM,
     clip:torch.Tensor, # 3 T H W
     size:tuple, # height and width of the video, pixels
     k:int|None=8, # the channels and sets with the longest shifts, as figure 10 draws them; None: all
-)->tuple: # places and shifts, T'-1 P 2 each, pixels, NaN for regions without a cell; the frames of the clip they belong to, T'
+)->tuple: # places and shifts, T'-1 P 2 each, pixels, NaN for regions without a cell; their frames of the clip, T'
     "Key points of a net in a clip, and their shifts."
     seen, cell, step = look(net, clip)
     channels, groups = strongest(seen, k or seen.points[0, :, 0, :, 0, 0].numel())
     there = seen.exists[0, 0, :-1, groups].unsqueeze(-1).flatten(1, 2)
-    parts = [(part.transpose(0, 1).flatten(1, 2)) for part in (seen.points[0, channels, :-1, groups], seen.shifts[0, channels, :, groups])]
-    places, shifts = in_pixels(parts[0], cell, size), parts[1].numpy()*[cell[1]*size[1], cell[0]*size[0]]
+    places = seen.points[0, channels, :-1, groups].transpose(0, 1).flatten(1, 2)
+    shifts = seen.shifts[0, channels, :, groups].transpose(0, 1).flatten(1, 2)
+    places, shifts = in_pixels(places, cell, size), shifts.numpy()*[cell[1]*size[1], cell[0]*size[0]]
     return np.where(there, places, np.nan), np.where(there, shifts, np.nan), np.arange(seen.points.shape[2])*step
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #c42b9502
 def everywhere(
     cells:tuple, # height and width of a feature map, cells
     size:tuple, # of the video, pixels
@@ -156,33 +173,40 @@ def everywhere(
 )->np.ndarray: # frames P 2
     "The middle of every cell, in every frame: what a random position is on average."
     y, x = torch.meshgrid(*map(torch.arange, cells), indexing='ij')
-    return np.broadcast_to(in_pixels(torch.stack([x, y], -1).flatten(0, 1).float(), (1/cells[0], 1/cells[1]), size), (frames, cells[0]*cells[1], 2))
+    middles = in_pixels(torch.stack([x, y], -1).flatten(0, 1).float(), (1/cells[0], 1/cells[1]), size)
+    return np.broadcast_to(middles, (frames, *middles.shape))
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #34aecdc7
 def distances(
     nets:dict, # name -> net with key points, or several of them (seeds), whose mean is taken
-    clips, # (group, pictures T H W 3, clip 3 T side side, joints T J 2) each, as from `known_clip`; neighbours should differ in person and action
+    clips, # of (group, pictures, clip, joints), as from `known_clip`; neighbours differ in person and action
     k:int|None=8, # channels and sets for each net; None: all
     moving:float=1., # pixels from a frame of the map to the next
 )->pd.DataFrame: # clip, group, positions, distance (pixels), direction (cosine)
-    "How far key points lie from joints that move: for each clip and net, beside random positions and the net's own points of another clip."
+    """How far key points lie from joints that move, for each clip and net:
+    beside random positions and the net's own points of another clip."""
     nets, lines = {name: net if isinstance(net, (list, tuple)) else [net] for name, net in nets.items()}, []
-    found = {name: [[drawn_points(net, clip, pictures.shape[1:3], k) for net in members] for _, pictures, clip, _ in clips] for name, members in nets.items()}
+    found = {name: [[drawn_points(net, clip, pictures.shape[1:3], k) for net in members]
+                    for _, pictures, clip, _ in clips] for name, members in nets.items()}
+    first = next(iter(nets))
     for number, (group, pictures, clip, joints) in enumerate(clips):
-        add = lambda name, values, number=number, group=group: lines.append(dict(clip=number, group=group, positions=name, **pd.DataFrame(values, columns=['distance', 'direction']).mean()))
         for name, of_clip in found.items():
-            for label, taken in ((name, of_clip[number]), (f'{name}, another clip', of_clip[(number + 1) % len(clips)])):
-                add(label, [to_moving_joints(places, shifts, joints[frames], moving) for places, shifts, frames in taken])
-        first = next(iter(nets.values()))[0]
-        _, cell, _ = look(first, clip)
-        frames = found[next(iter(nets))][number][0][2]
-        lines.append(dict(clip=number, group=group, positions='random', distance=to_moving_joints(everywhere((round(1/cell[0]), round(1/cell[1])), pictures.shape[1:3], len(frames) - 1), None, joints[frames], moving)[0], direction=np.nan))
+            for label, taken in ((name, of_clip[number]),
+                                 (f'{name}, another clip', of_clip[(number + 1) % len(clips)])):
+                far = [to_moving_joints(places, shifts, joints[frames], moving) for places, shifts, frames in taken]
+                means = pd.DataFrame(far, columns=['distance', 'direction']).mean()
+                lines.append(dict(clip=number, group=group, positions=label, **means))
+        (_, cell, _), frames = look(nets[first][0], clip), found[first][number][0][2]
+        anywhere = everywhere((round(1/cell[0]), round(1/cell[1])), pictures.shape[1:3], len(frames) - 1)
+        distance, _ = to_moving_joints(anywhere, None, joints[frames], moving)
+        lines.append(dict(clip=number, group=group, positions='random', distance=distance, direction=np.nan))
     return pd.DataFrame(lines)
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #9bbf285c
 def summary(
     table:pd.DataFrame, # from `distances`
     against:str='random', # positions that all others are compared with
-)->pd.DataFrame: # a line for each kind of positions: mean distance with interval, difference with interval and p, mean direction with interval
+)->pd.DataFrame: # a line for each kind of positions: distance, difference with p, direction; each with its interval
     "Mean distances in pixels, and how much nearer than others they are."
     by = {name: part.set_index('clip') for name, part in table.groupby('positions', sort=False)}
     lines, base = [], by[against]
@@ -190,10 +214,15 @@ def summary(
         keep = part.distance.notna() & base.distance.notna()
         part, other = part[keep], base[keep]
         low, high = bootstrap_interval(part.distance, part.group)
-        difference = dict(zip(('difference', 'from', 'to', 'p'), paired_difference(part.distance, other.distance, part.group), strict=True)) if name != against else {}
+        difference = {}
+        if name != against:
+            apart = paired_difference(part.distance, other.distance, part.group)
+            difference = dict(zip(('difference', 'from', 'to', 'p'), apart, strict=True))
         told = part[part.direction.notna()]
         ends = bootstrap_interval(told.direction, told.group) if len(told) else (np.nan, np.nan)
-        lines.append(dict(positions=name, distance=part.distance.mean(), low=low, high=high) | difference | dict(direction=told.direction.mean(), direction_low=ends[0], direction_high=ends[1], clips=len(part)))
+        lines.append(dict(positions=name, distance=part.distance.mean(), low=low, high=high) | difference |
+                     dict(direction=told.direction.mean(), direction_low=ends[0], direction_high=ends[1],
+                          clips=len(part)))
     return pd.DataFrame(lines).set_index('positions')
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #869654b7
@@ -204,8 +233,10 @@ def both(
 )->list: # pairs of prediction tables, a row for each video; one pair for each split and seed
     "What two rows of a table predicted for the same videos. Raises `NotRun`."
     runs, _ = children(table, parent)
-    ids = [runs[runs['tags.row'] == name].set_index(['tags.split', 'tags.seed']).run_id.to_dict() for name in (first, second)]
-    if not (shared := sorted(ids[0].keys() & ids[1].keys())): raise NotRun(f'{first} and {second} have no finished run of the same split and seed in {table.name}')
+    ids = [runs[runs['tags.row'] == name].set_index(['tags.split', 'tags.seed']).run_id.to_dict()
+           for name in (first, second)]
+    if not (shared := sorted(ids[0].keys() & ids[1].keys())):
+        raise NotRun(f'{first} and {second} have no finished run of the same split and seed in {table.name}')
     return [tuple(load_table('predictions.parquet', each[key]) for each in ids) for key in shared]
 
 def gains(
@@ -213,27 +244,36 @@ def gains(
 )->pd.DataFrame: # as from `class_differences`, averaged; without p
     "Accuracy per class of the first beside the second, averaged over runs (figure 7)."
     each = pd.concat([class_differences(*pair) for pair in pairs])
-    averaged = each.groupby('class')[['count', 'accuracy', 'baseline', 'difference', 'only_this', 'only_baseline']].mean().reset_index()
+    columns = ['count', 'accuracy', 'baseline', 'difference', 'only_this', 'only_baseline']
+    averaged = each.groupby('class')[columns].mean().reset_index()
     return averaged.sort_values(['difference', 'accuracy'], ascending=False, ignore_index=True)
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #5c2e1c97
+def _top_three(classes, probabilities): # C
+    best = np.argsort(-probabilities, kind='stable')[:3]
+    return ', '.join(f'{classes[c]} {100*probabilities[c]:.0f}' for c in best)
+
 def examples(
     pair:tuple, # prediction tables of two rows, from `both`
     k:int=4, # videos
     turned:bool=False, # those that only the second gets right
-)->pd.DataFrame: # path, label, margin (how much more probable the true class is), first, second (text of the top three each)
+)->pd.DataFrame: # path, label, margin (by how much the true class is more probable), first, second (top three each)
     "Videos that only one of two rows gets right, most decided first; top three classes of both (figure 8)."
     tables = [table.sort_values('path', ignore_index=True) for table in pair]
-    if not tables[0][['path', 'label']].equals(tables[1][['path', 'label']]): raise ValueError('the tables hold different videos: take runs of the same split')
+    if not tables[0][['path', 'label']].equals(tables[1][['path', 'label']]):
+        raise ValueError('the tables hold different videos: take runs of the same split')
     classes, said = table_classes(tables[0]), [table_probabilities(table) for table in tables]
     right = [(table.predicted == table.label).to_numpy() for table in tables]
-    wanted = np.flatnonzero(right[turned] & ~right[not turned])
+    one, other = (1, 0) if turned else (0, 1)
+    wanted = np.flatnonzero(right[one] & ~right[other])
     true = np.array([classes.index(label) for label in tables[0].label])
-    margin = (said[turned] - said[not turned])[np.arange(len(true)), true]
-    top = lambda row: [', '.join(f'{classes[c]} {100*p[c]:.0f}' for c in np.argsort(-p, kind='stable')[:3]) for p in said[row][wanted]]
-    found = tables[0].iloc[wanted][[c for c in ('path', 'start', 'stop', 'label') if c in tables[0]]].assign(margin=margin[wanted], first=top(0), second=top(1))
+    margin = (said[one] - said[other])[np.arange(len(true)), true]
+    first, second = ([_top_three(classes, p) for p in probabilities[wanted]] for probabilities in said)
+    columns = [name for name in ('path', 'start', 'stop', 'label') if name in tables[0]]
+    found = tables[0].iloc[wanted][columns].assign(margin=margin[wanted], first=first, second=second)
     return found.sort_values('margin', ascending=False, kind='stable', ignore_index=True).head(k)
 
+# %% ../../../nbs/papers/kpsem/01_figures.ipynb #09aacf6d
 def plot_examples(
     found:pd.DataFrame, # from `examples`
     root, # folder of the videos
@@ -246,7 +286,8 @@ def plot_examples(
     for ax, line in zip(axes[:, 0], found.to_dict('records'), strict=True):
         span = [int(line[c]) if pd.notna(line.get(c)) else default for c, default in (('start', 0), ('stop', None))]
         ax.imshow(video_strip(f"{root}/{line['path']}", frames, *span)); ax.set(xticks=[], yticks=[])
-        ax.set_title(f"{line['label']}\n{names[0]}: {line['first']}\n{names[1]}: {line['second']}", fontsize='x-small', loc='left', pad=2)
+        ax.set_title(f"{line['label']}\n{names[0]}: {line['first']}\n{names[1]}: {line['second']}", fontsize='x-small',
+                     loc='left', pad=2)
     return figure
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #ae4cdee7
@@ -258,8 +299,12 @@ def panel(
     if ax is None: ax = plt.subplots(figsize=(3, 2.2), dpi=80, layout='constrained')[1]
     base, rows = result.iloc[0], result.iloc[1:]
     accuracy = f"test_acc_{result.attrs['unit']}"
-    ax.errorbar(range(len(rows)), rows[accuracy], [(rows[accuracy] - rows.low).clip(lower=0), (rows.high - rows[accuracy]).clip(lower=0)], fmt='o-', capsize=3, label='measured')
+    below, above = (rows[accuracy] - rows.low).clip(lower=0), (rows.high - rows[accuracy]).clip(lower=0)
+    ax.errorbar(range(len(rows)), rows[accuracy], [below, above], fmt='o-', capsize=3, label='measured')
     ax.axhline(base[accuracy], color='C0', ls=':', label=base.row)
-    if rows.printed.notna().any(): ax.plot(range(len(rows)), rows.printed.astype(float), 'x', color='grey', label=f"printed ({result.attrs['printed_on']})")
-    ax.set(xticks=range(len(rows)), xticklabels=rows.row, ylabel='accuracy, %', title=result.attrs['title']); ax.title.set_size('small'); ax.tick_params(axis='x', labelrotation=20); ax.legend(fontsize='x-small')
+    if rows.printed.notna().any():
+        ax.plot(range(len(rows)), rows.printed.astype(float), 'x', color='grey',
+                label=f"printed ({result.attrs['printed_on']})")
+    ax.set(xticks=range(len(rows)), xticklabels=rows.row, ylabel='accuracy, %', title=result.attrs['title'])
+    ax.title.set_size('small'); ax.tick_params(axis='x', labelrotation=20); ax.legend(fontsize='x-small')
     return ax

@@ -21,7 +21,8 @@ def diagram(
     "Boxes and arrows."
     ax = plt.subplots(figsize=size, dpi=80, layout='constrained')[1]
     for x, y, text, colour in boxes:
-        ax.add_patch(FancyBboxPatch((x - .42, y - .3), .84, .6, boxstyle='round,pad=.02', facecolor=colour, edgecolor='.4'))
+        ax.add_patch(FancyBboxPatch((x - .42, y - .3), .84, .6, boxstyle='round,pad=.02', facecolor=colour,
+                                    edgecolor='.4'))
         ax.text(x, y, text, ha='center', va='center', fontsize=8)
     for start, end in arrows:
         (x0, y0), (x1, y1) = boxes[start][:2], boxes[end][:2]
@@ -30,10 +31,12 @@ def diagram(
     ax.set(xlim=(min(xs) - .6, max(xs) + .6), ylim=(min(ys) - .5, max(ys) + .5)); ax.axis('off')
     return ax
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #157fbad7
 def figure1():
     "The two-stream network (figure 1)."
     blue, orange, grey = '#d8e6f5', '#fbe3cf', '#eeeeee'
-    boxes = [(0, .5, 'N frames', grey), (1, 1, 'last frame', blue), (1, 0, 'motion\nembedding', orange), (2, 1, 'ConvNet', blue), (2, 0, 'ConvNet', orange),
+    boxes = [(0, .5, 'N frames', grey), (1, 1, 'last frame', blue), (1, 0, 'motion\nembedding', orange),
+             (2, 1, 'ConvNet', blue), (2, 0, 'ConvNet', orange),
              (3, 1, 'softmax', blue), (3, 0, 'softmax', orange), (4, .5, 'mean\n(eq. 2)', grey), (5, .5, 'class', grey)]
     return diagram(boxes, [(0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7), (6, 7), (7, 8)])
 
@@ -47,7 +50,8 @@ def workflow(
 ): # figure
     "Frames with their shares, and the image they become (figures 2 and 3)."
     weights = mei_weights(len(frames), division)
-    fig, axes = plt.subplots(1, len(frames) + 1, figsize=(10, 1.3), dpi=80, layout='constrained', width_ratios=[1]*len(frames) + [1.6])
+    fig, axes = plt.subplots(1, len(frames) + 1, figsize=(10, 1.3), dpi=80, layout='constrained',
+                             width_ratios=[1]*len(frames) + [1.6])
     for ax, frame, weight in zip(axes, frames, weights, strict=False): _show(ax, frame, f'{weight}/{weights.sum()}')
     _show(axes[-1], motion_embed(frames, len(frames), len(frames), division)[0], f'{division} division')
     return fig
@@ -58,9 +62,11 @@ def divisions(
     names=('last frame', 'Gradient Division', 'Equal Division'), # of the columns
 ): # figure
     "The last frame of each batch beside its embeddings by Gradient and by Equal Division (figure 7)."
-    fig, axes = plt.subplots(len(batches), 3, figsize=(6, 1.6*len(batches)), dpi=80, layout='constrained', squeeze=False)
+    fig, axes = plt.subplots(len(batches), 3, figsize=(6, 1.6*len(batches)), dpi=80, layout='constrained',
+                             squeeze=False)
     for number, (row, batch) in enumerate(zip(axes, batches, strict=True)):
-        pictures = (batch[-1], *(motion_embed(batch, len(batch), len(batch), division)[0] for division in ('gradient', 'equal')))
+        pictures = (batch[-1], *(motion_embed(batch, len(batch), len(batch), division)[0]
+                                 for division in ('gradient', 'equal')))
         for ax, picture, name in zip(row, pictures, names, strict=True): _show(ax, picture, name if number == 0 else '')
     return fig
 
@@ -70,7 +76,8 @@ def changed(
     threshold:int=10, # grey levels
 )->float: # share of the pixels, 0..1
     "How much of the last frame its embedding has changed."
-    return float((np.abs(motion_embed(batch, len(batch), len(batch))[0].astype(int) - batch[-1]).max(-1) > threshold).mean())
+    image = motion_embed(batch, len(batch), len(batch))[0].astype(int)
+    return float((np.abs(image - batch[-1]).max(-1) > threshold).mean())
 
 def examples(
     batches:dict, # name -> frames T H W 3 uint8

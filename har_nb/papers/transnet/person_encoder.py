@@ -47,6 +47,7 @@ class MaskSet(SampleSet):
         seen = self.view.encodes(as_batch(pictures)).as_subclass(torch.Tensor)
         return seen, torch.from_numpy(masks.astype(np.float32))
 
+# %% ../../../nbs/papers/transnet/00_person_encoder.ipynb #f973df0f
 def mask_loaders(
     people:People,
     weights, # of the net: mean and std of its inputs

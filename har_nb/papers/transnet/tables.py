@@ -65,6 +65,7 @@ class PersonEncoder(Settings):
     hss_pictures:int|None = 5711
     hss_lr:float = 2e-3
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #6dcea581
 def starting_weights(
     job:Job,
     net:FrameNet, encoder:PersonEncoder
