@@ -186,12 +186,15 @@ def test_notebooks_are_small_run_and_clean(root):
 
 WAITS = re.compile(r'sleep\(|uniform\(|perf_counter|monotonic|timeout=|wait_for_timeout')
 MEASURED = 'measured to be shown; nothing is decided by it'
-ANYWHERE = [(r'timeout=(\d{2,}|None|timeout|wait|longest)\b', 'a limit against hanging for ever'), (r'(rng|generator|chance|random|default_rng\(0\))\.uniform\(', 'draws numbers, of a seed'), (r'is_monotonic', 'the order of values')]
+ANYWHERE = [(r'timeout=(\d{2,}|None|timeout|wait|longest|LIMIT)\b', 'a limit against hanging for ever'), (r'(rng|generator|chance|random|default_rng\(0\))\.uniform\(', 'draws numbers, of a seed'), (r'is_monotonic', 'the order of values')]
 ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time nor decides by one)
     'tests/children.py': [('', 'the one place where tests wait: until something is so, with a limit against hanging')],
     'tests/test_house.py': [('', 'this list')],
     'tests/faults/servers.py': [('timeout=5', 'a question that is asked again')],
     'tests/test_cost.py': [('models.cost.perf_counter', 'a clock that the test winds itself')],
+    'tests/test_download.py': [('timeout=5)', 'a limit against hanging for ever'), ('timeout=.02', 'of a server that never answers')],
+    'tests/test_distributed.py': [('time.sleep(.1)', 'being rebuilt')],
+    'nbs/00_core.ipynb': [('perf_counter', MEASURED)],
     'nbs/data/05_download.ipynb': [('time.sleep(min(60, pause', 'between attempts to download; tests set the pause')],
     'nbs/data/10_cutting.ipynb': [('acquire(timeout=0)', 'does not wait')],
     'nbs/samples/02_archive.ipynb': [('self.committed', 'an index is written every COMMIT_EVERY seconds')],
