@@ -1,15 +1,12 @@
 "Kept features under fire: killed, damaged, written by several at once, in a folder that cannot be written to; and the two phases that start from them."
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
-import time
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import LIMIT, die, in_child
 from torch import nn
 
 from har_nb.data.synthetic import build
@@ -67,49 +64,46 @@ def test_mirrored_features_are_those_of_mirrored_frames(net, clips, tmp_path):
     np.testing.assert_allclose(take(net, clips, tmp_path, mirrored=True).values, take(Mirrored(net), clips, tmp_path).values, atol=1e-5)
 
 
-class Slow(nn.Module):
-    def __init__(self, seconds): super().__init__(); self.factor, self.seconds = nn.Parameter(torch.ones(())), seconds
+class Watched(nn.Module):
+    "Says, before each forward pass, the how many-th it is."
+    def __init__(self, at): super().__init__(); self.factor, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
     def forward(self, x):
-        time.sleep(self.seconds)
+        self.at(self.calls)
+        self.calls += 1
         return x.mean((2, 3))*self.factor
 
 
-BUILD = '''
-import sys
-sys.path.insert(0, {tests!r})
-from test_features import Slow, Frames, Segments, decode_samples, take
-from har_nb.data.lists import from_lists
-from har_nb.data.synthetic import person_of
-(clips,), _ = decode_samples(from_lists({root!r}, group=person_of), [Frames(Segments(6))], 32, {cache!r}, progress=False)
-print('started', flush=True)
-found = take(Slow({seconds}), clips, {cache!r}, batch_size=6)
-print('computed' if found.computed else 'found', flush=True)
-'''
+def nothing_happens(call): pass
 
 
-def builder(sports, cache, seconds):
-    "A process that computes slow features, from when it has begun."
-    code = BUILD.format(tests=str(Path(__file__).parent), root=str(sports.root), cache=str(cache), seconds=seconds)
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
-    assert process.stdout.readline() == 'started\n'
-    for _ in range(300):
-        time.sleep(.05)
-        if list((cache/'features').glob('.*.npy.*')): return process
-    raise AssertionError('it does not begin')
+def dies(call): # the first pass asks for the shape, the second is a batch
+    if call == 2: die()
 
 
-def test_killed_half_way_nothing_is_believed_and_nothing_stays(sports, clips, tmp_path):
-    process = builder(sports, tmp_path, .5)
-    process.send_signal(signal.SIGKILL); process.wait()
+def test_killed_half_way_nothing_is_believed_and_nothing_stays(clips, tmp_path):
+    assert in_child(lambda: take(Watched(dies), clips, tmp_path, batch_size=6)) == -signal.SIGKILL
     assert list((tmp_path/'features').glob('.*.npy.*')) and not list((tmp_path/'features').glob('*.npy'))
-    assert take(Slow(0), clips, tmp_path).computed and not list((tmp_path/'features').glob('.*.npy.*'))
-    assert not take(Slow(0), clips, tmp_path).computed
+    assert take(Watched(nothing_happens), clips, tmp_path).computed and not list((tmp_path/'features').glob('.*.npy.*'))
+    assert not take(Watched(nothing_happens), clips, tmp_path).computed
 
 
-def test_two_processes_want_the_same_and_one_computes(sports, clips, tmp_path):
-    process = builder(sports, tmp_path, .1)
-    assert not take(Slow(0), clips, tmp_path).computed
-    assert process.communicate(timeout=60)[0] == 'computed\n'
+def test_two_processes_want_the_same_and_one_computes(clips, tmp_path, monkeypatch):
+    "The first stands in its second batch when the second comes to the lock, and goes on when that has seen that there is nothing yet."
+    fork = multiprocessing.get_context('fork')
+    begun, go_on, told = fork.Event(), fork.Event(), fork.Queue()
+    def stands(call):
+        if call == 2: begun.set(), go_on.wait(LIMIT)
+    child = fork.Process(target=lambda: told.put(take(Watched(stands), clips, tmp_path, batch_size=6).computed))
+    child.start()
+    assert begun.wait(LIMIT)
+    real = features.alone
+    def comes(file):
+        go_on.set()
+        return real(file)
+    monkeypatch.setattr(features, 'alone', comes)
+    assert not take(Watched(nothing_happens), clips, tmp_path).computed
+    assert told.get(timeout=LIMIT)
+    child.join()
 
 
 @pytest.mark.parametrize('damage', ['cut', 'bits', 'header', 'no json', 'nonsense json', 'empty'])

@@ -23,7 +23,7 @@ import torch
 
 from ..core import HarError, name_of
 from ..data.video import progress_bar
-from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_results, measure, to_markdown
+from .results import COSTS, Predictions, compare, load_predictions, log_pictures, log_printed, log_results, measure, to_markdown
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
 from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
@@ -445,6 +445,7 @@ def run(
     with (repeatable(options.deterministic),
           tracked_run(f'{table.name} on {dataset.name}', table.name, tags, params, run_id=resumed) as parent):
         log_table(report, 'report_of_files.csv')
+        log_printed(table)
         plan = planned(chosen, parts, seeds, shared, dict(zip(modalities, samples, strict=True)), cache)
         failures = measure_all(plan, partial(run_row, table, settings=shared, parent=parent, known=known, preset=preset,
                                              pairs=options.pairs), progress)

@@ -15,15 +15,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from ..core import printable
 from ..data.lists import walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
-from .explain import explained, plot_grad_cam
 from .metrics import table_classes, table_probabilities
 from .predictor import Predictor, load_predictor
 from .recipe import PredictError
@@ -144,6 +141,8 @@ def plot_timeline(
     fps:float|None=None # of the segments' frames, default the video's
 ): # figure
     "Probabilities over time, and below them the most probable class as a coloured band, paler where the model is less sure; the truth beside it."
+    import seaborn as sns
+    from matplotlib import pyplot
     classes, probabilities = table_classes(timeline), table_probabilities(timeline)
     fps, predicted = fps or timeline.attrs.get('fps'), probabilities.argmax(1)
     if segments is not None and not fps: raise PredictError('segments are in frames, and the rate of the video is not known', 'Say it: plot_timeline(..., fps=25)')
@@ -155,7 +154,7 @@ def plot_timeline(
     told = sorted({*predicted, *(classes.index(a) for a in (segments.action if segments is not None else ()))}, key=lambda c: -probabilities[:, c].max())[:12]
     colours = dict(zip(told, sns.color_palette('husl' if len(told) > 8 else 'Set2', len(told)), strict=True))
     rows = 2 if segments is None else 3
-    figure, axes = plt.subplots(rows, 1, figsize=(7, 1.9 + .33*(rows - 1)), dpi=80, layout='constrained', sharex=True, height_ratios=[4, *[.8]*(rows - 1)])
+    figure, axes = pyplot.subplots(rows, 1, figsize=(7, 1.9 + .33*(rows - 1)), dpi=80, layout='constrained', sharex=True, height_ratios=[4, *[.8]*(rows - 1)])
     for c in range(len(classes)): axes[0].plot(centre, probabilities[:, c], color=colours.get(c, 'lightgrey'), linewidth=2 if c in colours else .8, zorder=2 if c in colours else 1, label=classes[c] if c in colours else None)
     axes[0].set(ylim=(0, 1.03), ylabel='probability')
     axes[0].legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1, .5), frameon=False)
@@ -179,6 +178,7 @@ def plot_explained(
     target:str|None=None # class to explain, default what each stream says of the sample
 ): # figure
     "Where the net, or each of those that are fused, looked in a video. Raises `VideoError`."
+    from har_nb.learning.explain import explained, plot_grad_cam  # imports captum, which predicting needs not
     def leaves(p): return [p] if p.model else [leaf for member in p.members for leaf in leaves(member)]
     taken, looked = predictor.take(path), []
     for one in leaves(predictor):

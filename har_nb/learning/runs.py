@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'current_run', 'when_finished', 'log_params', 'log_metrics', 'log_text', 'log_figure', 'log_table',
-           'load_table', 'Terminated', 'RunIsOpen', 'tracked_run', 'close_dead_runs', 'runs_table', 'page_address',
-           'ui_command']
+           'load_table', 'load_text', 'Terminated', 'RunIsOpen', 'tracked_run', 'close_dead_runs', 'runs_table',
+           'page_address', 'ui_command']
 
 # %% ../../nbs/learning/04_runs.ipynb #5be35d05
 import json
@@ -116,6 +116,15 @@ def load_table(
     if here and here.is_file(): return read(here)
     with tempfile.TemporaryDirectory() as folder:
         return read(open_store().download_artifacts(run_id or current_run(), name, folder))
+
+# %% ../../nbs/learning/04_runs.ipynb #2c94f4b2
+def load_text(
+    name:str, # of the artifact
+    run_id:str|None=None # default the open run
+)->str:
+    "Read a text that was logged."
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(open_store().download_artifacts(run_id or current_run(), name, folder)).read_text(encoding='utf-8')
 
 # %% ../../nbs/learning/04_runs.ipynb #2c94f4b1
 class Terminated(SystemExit):

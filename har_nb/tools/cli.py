@@ -119,9 +119,9 @@ def show(result)->None:
 
 def compare(args)->None:
     "har compare TABLE"
-    from har_nb.experiments.results import compare, paired, to_markdown
+    from har_nb.experiments.results import compare, paired, printed_table, to_markdown
     from har_nb.learning.runs import page_address
-    table = find_table(args.table)
+    table = printed_table(args.table, args.run) or find_table(args.table) # importing a table imports torch
     result = compare(table, args.run)
     show(result)
     for file, text in ((args.csv, result.assign(run_ids=result.run_ids.str.join(' ')).to_csv(index=False)), (args.markdown, to_markdown(result, page_address()))):
