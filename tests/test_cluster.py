@@ -4,14 +4,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from children import until
+from later import collecting
 
 from har_nb.data.synthetic import build
 from har_nb.learning.runs import runs_table
 from har_nb.learning.tracking import open_store
-from har_nb.papers.mei.tables import table2
+
+if not collecting:
+    from har_nb.papers.mei.tables import table2
 
 
 @pytest.mark.slow
@@ -26,14 +29,11 @@ def test_a_worker_killed_in_the_middle_of_a_row_loses_none_and_writes_none_twice
         work.start()
         def rows(): return runs[runs['tags.kind'] == 'row'] if len(runs := runs_table('mei.table2')) else runs
         def steps(run_id): return [m.step for m in open_store().get_metric_history(run_id, 'valid_loss')]
-        victim = None
-        for _ in range(1200):
-            time.sleep(.1)
-            running = rows()
-            if len(running) and (middle := [run for run in running[running.status == 'RUNNING'].run_id if 1 <= len(steps(run)) < 5]):
-                victim = open_store().get_run(middle[0])
-                break
+        def middle():
             assert work.is_alive(), 'it ended by itself'
+            running = rows()
+            return [run for run in running[running.status == 'RUNNING'].run_id if 1 <= len(steps(run)) < 5] if len(running) else []
+        victim = open_store().get_run(until(middle)[0])
         assert int(victim.data.tags['pid']) in client.run(os.getpid).values()
         os.kill(int(victim.data.tags['pid']), signal.SIGKILL)
         work.join(300)
