@@ -8,6 +8,7 @@ __all__ = ['Fitting', 'Augmentation', 'Seen', 'Accumulate', 'ChannelsLast3d', 'a
 
 # %% ../../nbs/experiments/02_training.ipynb #167fa57d
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from .tables import Job, Row, Settings, SettingsError
 from ..learning.callbacks import Checkpoint, TrackingCallback, VideoAccuracy
 from ..learning.explain import log_grad_cam
 from ..learning.features import both, feature_loader, frame_features, two_phases
-from ..learning.learner import fit, make_learner, predict_probabilities, set_seed
+from ..learning.learner import fit, make_learner, one_thread, predict_probabilities, set_seed
 from ..learning.recipe import Make, Recipe, log_recipe, recipe_of, save_for_prediction
 from ..models.backbones import Weights, WeightsError, head_name
 from ..models.cost import cost
@@ -160,8 +161,9 @@ class Training:
                              [self.tracking(), *pieces, *layout, *callbacks], weight_decay=how.weight_decay,
                              mixed_precision=how.mixed_precision, **options)
         if how.momentum is not None: learn.moms = (how.momentum,)*3
-        if not how.one_cycle: at_constant_rate(learn, how.epochs, how.lr, job.checkpoint)
-        else: fit(learn, how.epochs, how.lr, how.freeze_epochs, progress=False, checkpoint=job.checkpoint)
+        with one_thread() if learns else nullcontext(): # a part of the net sees features, which are tiny
+            if not how.one_cycle: at_constant_rate(learn, how.epochs, how.lr, job.checkpoint)
+            else: fit(learn, how.epochs, how.lr, how.freeze_epochs, progress=False, checkpoint=job.checkpoint)
         return learn
 
     def fit_in_two_phases(self,

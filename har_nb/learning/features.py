@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai
+from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai, keep_memory
 from ..data.video import progress_bar
 from .callbacks import Checkpoint, VideoAccuracy
-from .learner import fit, interactive, make_learner, memory_told
+from .learner import fit, for_images, interactive, make_learner, memory_told, one_thread
 from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import SampleLoader, SampleSet, View, as_batch
 
@@ -47,7 +47,7 @@ def net_digest(
     return digest.hexdigest()
 
 # %% ../../nbs/learning/11_features.ipynb #b884c2f8
-VERSION = 1 # of the code that makes features: raise it when the same settings give other numbers
+VERSION = 2 # of the code that makes features: raise it when the same settings give other numbers
 
 @dataclass
 class Features:
@@ -147,7 +147,9 @@ def frame_features(
     file, was_training = Path(cache)/'features'/f'{key}.npy', net.training
     found = _open(file, (len(samples),))
     if found is not None: return Features(found, samples, key, False)
+    keep_memory()
     net.to(device).eval()
+    if for_images(net): net.to(memory_format=torch.channels_last)
     try:
         with torch.inference_mode(): one = tuple(net(torch.zeros(1, 3, *samples.size, device=device)).shape[1:])
         shape = (len(samples), *samples.shape[:-3], *one)
@@ -247,7 +249,7 @@ def two_phases(
         return make_learner(loaders, net, metrics=[VideoAccuracy()], callbacks=callbacks, weight_decay=weight_decay, **options)
     if freeze_epochs:
         learn = learner(on_features, after, 0)
-        fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)
+        with one_thread(): fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)
     if epochs:
         learn = learner(on_samples, model, freeze_epochs, splitter=split)
         if freeze_epochs: _fit_all(learn, epochs, lr, progress, checkpoint)

@@ -16,17 +16,15 @@ from functools import partial
 import pandas as pd
 import torch
 
-from ...core import importing_fastai, stable_id
+from ...core import stable_id
 from ...experiments.results import Predictions
 from ...experiments.tables import Job, Row, Settings, SettingsError, Table, run
 from ...experiments.training import Augmentation, Fitting, Seen, Training, with_shifts
+from ...learning.learner import fused_sgd
 from ...learning.recipe import Make
 from ...models.backbones import WeightsError
 from ...samples.modalities import Frames
 from ...samples.samplers import EveryKth, OneClip, SpreadClips
-
-with importing_fastai():
-    from fastai.optimizer import SGD
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #6e8bcce8
 MFNET, R3D = Make('har_nb.models.mfnet:mfnet'), Make('har_nb.models.r3d:r3d')
@@ -93,7 +91,7 @@ def train_clips(
     "Train MFNet or R3D, with or without key point shifts, and predict the test clips (section 4.1)."
     described = clip_net(net, len(job.dataset.classes), (clips.n, *job.samples.size), module)
     training = Training(job, described, fitting, augmentation, clips.seen(job.samples.size), net.start)
-    training.fit(optimizer=partial(SGD, mom=fitting.momentum))
+    training.fit(optimizer=partial(fused_sgd, mom=fitting.momentum))
     return training.predictions()
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #528371c3
