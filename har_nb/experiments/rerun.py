@@ -37,8 +37,8 @@ class Recorded:
     dataset:ActionDataset # with the run's own split
     environment:dict # environment.json
     def __repr__(self):
-        return (f'Recorded({self.tags["table"]}, {self.tags["row"]}, seed {self.tags["seed"]}: {len(self.dataset)} clips '
-                f'of {self.dataset.name}, {self.dataset.protocol} {self.dataset.split_name})')
+        return (f'Recorded({self.tags["table"]}, {self.tags["row"]}, seed {self.tags["seed"]}: '
+                f'{len(self.dataset)} clips of {self.dataset.name}, {self.dataset.protocol} {self.dataset.split_name})')
 
 # %% ../../nbs/experiments/03_rerun.ipynb #8b304e68
 def _text(run_id, name):

@@ -23,8 +23,17 @@ import torch
 
 from ..core import HarError, name_of
 from ..data.video import progress_bar
-from .results import (COSTS, Predictions, compare, load_predictions, log_pictures, log_printed,
-                                        log_results, measure, to_markdown)
+from har_nb.experiments.results import (
+    COSTS,
+    Predictions,
+    compare,
+    load_predictions,
+    log_pictures,
+    log_printed,
+    log_results,
+    measure,
+    to_markdown,
+)
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
 from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
@@ -75,7 +84,8 @@ def call_row(
     settings:dict # all that are known; of these it gets what it takes, or all, where it says `**settings`
 ): # `Predictions`
     "Call a row's function with the settings it takes."
-    given, settings = {}, {name: value for name, value in settings.items() if name not in SHOWN} # SHOWN is in the samples
+    # what is SHOWN is in the samples
+    given, settings = {}, {name: value for name, value in settings.items() if name not in SHOWN}
     for parameter in _parameters(work):
         default, name = parameter.default, parameter.name
         if isinstance(default, Settings):

@@ -269,7 +269,7 @@ def sample_loader(
 # %% ../../nbs/samples/04_loaders.ipynb #8b39e874
 def make_loaders(samples, dataset, batch_size:int=64, device=None, choice=None, valid_choice=None,
                  **kwargs)->DataLoaders:
-    "Loaders to train and validate on one modality, arguments as for `sample_loader`; `valid_choice` is validation's own."
+    "Loaders to train and validate on one modality, arguments as for `sample_loader`; validation has its own choice."
     device = device or default_device()
     choices = dict(train=choice, valid=valid_choice or choice)
     common = dict(batch_size=batch_size, device=device) | kwargs

@@ -142,7 +142,7 @@ def three_crops(
     height:int, width:int, # of the picture, in pixels
     side:int|None=None, # of the square in pixels; default: the shorter side
 )->np.ndarray: # 3 of (top, left, side): at the start, in the middle and at the end of the longer side
-    "Three square windows along the longer side, midway on the shorter. Raises `ValueError` for a side that does not fit."
+    "Three square windows along the longer side, midway on the shorter. Raises `ValueError` for a side too long."
     side = min(height, width) if side is None else side
     if not 1 <= side <= min(height, width):
         raise ValueError(f'a square of {side} pixels does not fit into {height} x {width}')

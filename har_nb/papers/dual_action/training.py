@@ -24,7 +24,7 @@ from ...experiments.tables import Job, Settings, SettingsError
 from ...experiments.training import Augmentation, Fitting, Seen, Training, costs_of, with_shifts
 from ...learning.callbacks import EpochCallback, KeepBest
 from ...learning.distill import Distill, halves
-from ...learning.learner import predict_probabilities
+from ...learning.learner import fused_sgd, predict_probabilities
 from ...learning.metrics import accuracy
 from ...learning.predictor import load_predictor
 from ...learning.recipe import Make, Recipe, log_recipe
@@ -38,7 +38,6 @@ from ...samples.pairs import Embeddings, Pair
 from ...samples.samplers import AllClips, EveryKth, OneClip
 
 with importing_fastai():
-    from fastai.optimizer import SGD
     from fastai.torch_core import TensorImageBase
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #84f66c39
@@ -233,7 +232,7 @@ def stream(
         callbacks.append(distill)
     if not fitting.one_cycle: callbacks.append(Plateau(patience))
     training.fit(learns=learns, callbacks=callbacks, splitter=learning,
-                 optimizer=partial(SGD, mom=fitting.momentum, decouple_wd=False))
+                 optimizer=partial(fused_sgd, mom=fitting.momentum, decouple_wd=False))
     timed = {}
     if isinstance(half, Flow): timed = dict(flow_ms=flow_milliseconds(job.samples.modality, job.samples.size, n))
     return over_videos(training.predictions(sees, **timed), job.dataset.labels, clips.average)

@@ -22,7 +22,7 @@ from ...experiments.tables import Job, Row, SettingsError, Table
 from ...experiments.training import Augmentation, Fitting, Seen, Training
 from ...learning.callbacks import EpochCallback
 from ...learning.explain import metric_history
-from ...learning.learner import predict_probabilities
+from ...learning.learner import fused_adam, predict_probabilities
 from ...learning.metrics import accuracy, video_probabilities
 from ...learning.recipe import Make
 from ...learning.runs import log_metrics
@@ -34,7 +34,6 @@ from ...samples.store import Frames
 
 with importing_fastai():
     from fastai.callback.core import Callback
-    from fastai.optimizer import Adam
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #d08d914a
 def sequence(s): return ShiftingFrames(s['n'], s['interval'], s['first'], s['shift'], s['every'])
@@ -111,7 +110,7 @@ def train_streams(
     seen = Seen(**inputs_of(job.samples.shape[-1] - 3), choice=DueShift(every), valid_choice=EveryKth(1))
     training = Training(job, described, replace(fitting, weight_decay=0.), augmentation, seen)
     curves = MoreCurves(training.test() if job.dataset.protocol == 'paper' else None)
-    training.fit(callbacks=[curves, ShiftFrames()], optimizer=partial(Adam, sqr_mom=.999, eps=1e-8))
+    training.fit(callbacks=[curves, ShiftFrames()], optimizer=partial(fused_adam, sqr_mom=.999, eps=1e-8))
     return training.predictions()
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #64dad403
