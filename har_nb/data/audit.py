@@ -42,7 +42,8 @@ def survey(
     for relative, path, span in zip(dataset.clips.path, dataset.paths, dataset.spans, strict=True):
         about, prints = seen[path]
         rows.append(dict(path=relative) | about | _of_clip(about, spans[path].index(span), span, min_frames) | (dict(fingerprints=prints[spans[path].index(span)] if prints else fingerprints([])) if moments else {}))
-    columns = ['path', 'problem', 'detail', 'severity', 'n_frames', 'duration', 'fps', 'varies', 'height', 'width', 'codec', 'audio', 'bytes', 'bytes_per_second', *['fingerprints']*bool(moments)]
+    columns = ['path', 'problem', 'detail', 'severity', 'n_frames', 'duration', 'fps', 'varies', 'height', 'width', 'codec', 'audio', 'bytes', 'bytes_per_second']
+    if moments: columns.append('fingerprints')
     table = pd.DataFrame(rows, columns=columns)
     return table.astype({name: float for name in ('n_frames', 'duration', 'fps', 'height', 'width', 'bytes', 'bytes_per_second')} | {name: object for name in ('problem', 'detail', 'severity', 'codec', 'audio', 'varies')})
 
@@ -91,14 +92,18 @@ def _copy_findings(dataset, same):
         names = list(dict.fromkeys(clips.path))
         spans = [column for column in ('start', 'stop') if column in clips]
         labels = clips.groupby(spans).label.nunique().max() if spans else clips.label.nunique()
-        told = f'same content as {", ".join(names[1:4])}' + f' and {len(names) - 4} more'*(len(names) > 4)
+        told = f'same content as {_some(names[1:])}'
         if labels > 1: found.append(('two labels', 'error', names[0], f'{told}, which says {" and ".join(dict.fromkeys(clips.label))}'))
         if clips.split.nunique() > 1: found.append(('copy across splits', 'error', names[0], f'{told}: in {" and ".join(s for s in SPLITS if (clips.split == s).any())}'))
         elif labels < 2: found.append(('copy', 'warning', names[0], told))
     return found
 
 # %% ../../nbs/data/08_audit.ipynb #5be8c402
-def _some(names, n=3): return ', '.join(names[:n]) + f' and {len(names) - n} more'*(len(names) > n)
+def _some(names, n=3, what='more'):
+    shown = ', '.join(names[:n])
+    return f'{shown} and {len(names) - n} {what}' if len(names) > n else shown
+
+def _first(names, n=3): return ', '.join(names[:n]) + (' ...' if len(names) > n else '')
 
 def disk_findings(
     dataset:ActionDataset,
@@ -137,7 +142,7 @@ def _class_findings(dataset):
         for name, n in counts[split].items():
             if not n: found.append(('class missing', 'warning' if split == 'valid' else 'error', f'{name}, {split}', f'no clip of this class in {split}'))
         few = counts[split][counts[split].between(1, FEW - 1)]
-        if len(few): found.append(('few clips', 'note', split, f'{len(few)} of {len(counts)} classes have fewer than {FEW} clips: {", ".join(f"{name} {n}" for name, n in few.nsmallest(3).items())}{" ..."*(len(few) > 3)}'))
+        if len(few): found.append(('few clips', 'note', split, f'{len(few)} of {len(counts)} classes have fewer than {FEW} clips: {_first([f"{name} {n}" for name, n in few.nsmallest(4).items()])}'))
     total = counts.sum(axis=1)
     if total.min() and total.max() > UNEVEN*total.min():
         found.append(('uneven classes', 'note', dataset.name, f'{total.max()} clips of {total.idxmax()}, {total.min()} of {total.idxmin()}: report balanced accuracy, too'))
@@ -149,7 +154,7 @@ def _group_findings(dataset):
         first, second = pair.split('-')
         if not row.clips_touched: continue
         shared = sorted(set(dataset.clips.group[dataset.clips.split == first]) & set(dataset.clips.group[dataset.clips.split == second]))
-        found.append(('leak', 'error' if pair == 'train-test' else 'warning', pair, f'{row.share:.1%} of the {row.clips:.0f} {second} clips share a group with {first} ({len(shared)} groups: {", ".join(shared[:3])}{" ..."*(len(shared) > 3)})'))
+        found.append(('leak', 'error' if pair == 'train-test' else 'warning', pair, f'{row.share:.1%} of the {row.clips:.0f} {second} clips share a group with {first} ({len(shared)} groups: {_first(shared)})'))
     sides = dataset.clips.groupby('path').split.agg(set) if dataset.clips.path.duplicated().any() else {}
     found += [('file across splits', 'error', path, f'clips of this file are in {" and ".join(s for s in SPLITS if s in splits)}') for path, splits in sides.items() if len(splits) > 1]
     if len(dataset) > 1 and dataset.clips.group.is_unique: found.append(('no groups', 'note', dataset.name, 'every clip is a group of its own: siblings on both sides of a split cannot be seen. Say which clips belong together'))
@@ -193,8 +198,13 @@ def confounds(
     return pd.DataFrame(rows, columns=['quantity', 'label', 'auc', 'chance_below', 'found']).astype(dict(found=bool))
 
 def _confound_findings(table):
-    return [('confound', 'note' if name == 'bytes per second' else 'warning', name, 'alone tells ' + ', '.join(f'{r.label} (AUC {r.auc:.2f})' for r in some.nlargest(3, 'auc').itertuples())
-             + f' and {len(some) - 3} more classes'*(len(some) > 3) + ' from the rest: a net may learn it instead of the action') for name, some in table[table.found].groupby('quantity', sort=False)]
+    found = []
+    for name, some in table[table.found].groupby('quantity', sort=False):
+        classes = [f'{r.label} (AUC {r.auc:.2f})' for r in some.nlargest(len(some), 'auc').itertuples()]
+        found.append(('confound', 'note' if name == 'bytes per second' else 'warning', name,
+                      f'alone tells {_some(classes, what="more classes")} from the rest: '
+                      'a net may learn it instead of the action'))
+    return found
 
 # %% ../../nbs/data/08_audit.ipynb #5be8c404
 APART = 1.05 # times as long, from which a difference of rates is worth a word
@@ -265,6 +275,8 @@ def near_duplicates(
     return _alike(files, paths, np.arange(len(paths)) if groups is None else np.asarray(groups, str), alike)
 
 # %% ../../nbs/data/08_audit.ipynb #6b2f5dd3
+def _count(n, noun): return f'{n} {noun}' if n == 1 else f'{n} {noun}s'
+
 def _near_findings(dataset, pairs):
     "One finding for each pair of splits, and one for pairs on the same side."
     found, split = [], dataset.clips.split.to_numpy()
@@ -273,9 +285,14 @@ def _near_findings(dataset, pairs):
         some = pairs[[s == side for s in sides]]
         nearest, apart = some.iloc[0], side[0] != side[1]
         touched = len({a if split[a] == side[1] else b for a, b in zip(some.first_clip, some.second_clip, strict=True)})
-        told = f'{len(some)} pair{"s"*(len(some) > 1)} of clips from different groups look alike' + f', {touched} of {(split == side[1]).sum()} {side[1]} clips ({touched/(split == side[1]).sum():.1%})'*apart
-        found.append(('near duplicates', 'warning' if apart else 'note', '-'.join(side) if apart else side[0], f'{told}; nearest: {nearest["first"]} and {nearest.second} ({nearest.distance:g} bits{", mirrored"*bool(nearest.mirrored)})'))
-    if pairs.attrs['left_out']: found.append(('not compared', 'note', dataset.name, f'{len(pairs.attrs["left_out"])} clips have no picture to compare: {", ".join(pairs.attrs["left_out"][:3])}{" ..."*(len(pairs.attrs["left_out"]) > 3)}'))
+        told = f'{_count(len(some), "pair")} of clips from different groups look alike'
+        if apart: told += f', {touched} of {(split == side[1]).sum()} {side[1]} clips ({touched/(split == side[1]).sum():.1%})'
+        distance = f'{nearest.distance:g} bits, mirrored' if nearest.mirrored else f'{nearest.distance:g} bits'
+        found.append(('near duplicates', 'warning' if apart else 'note', '-'.join(side) if apart else side[0],
+                      f'{told}; nearest: {nearest["first"]} and {nearest.second} ({distance})'))
+    if left_out := pairs.attrs['left_out']:
+        found.append(('not compared', 'note', dataset.name,
+                      f'{len(left_out)} clips have no picture to compare: {_first(left_out)}'))
     return found
 
 # %% ../../nbs/data/08_audit.ipynb #034d484a
@@ -293,7 +310,7 @@ class Audit:
     @property
     def verdict(self)->str:
         counts = self.findings.severity.value_counts().to_dict()
-        return ', '.join(f'{counts[s]} {s}{"s"*(counts[s] > 1)}' for s in _ORDER if s in counts) or 'nothing found'
+        return ', '.join(_count(counts[s], s) for s in _ORDER if s in counts) or 'nothing found'
     def __repr__(self): return f'Audit({self.name}, {self.split}: {self.verdict})'
     def to_dict(self)->dict: # of strings, numbers, booleans, None
         tables = {name: json.loads(table.drop(columns='fingerprints', errors='ignore').reset_index(names='name').to_json(orient='records')) for name, table in self.tables.items()}

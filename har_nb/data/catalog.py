@@ -50,7 +50,8 @@ def tree(
     for path in layout.splitlines():
         parts = path.split('/')
         shared = next((i for i, (one, other) in enumerate(zip(parts, above, strict=False)) if one != other), 0)
-        lines += ['  '*depth + part + '/'*(depth < len(parts) - 1) for depth, part in enumerate(parts) if depth >= shared]
+        named = [f'{part}/' for part in parts[:-1]] + parts[-1:]
+        lines += ['  '*depth + part for depth, part in enumerate(named) if depth >= shared]
         above = parts
     return '\n'.join(lines)
 

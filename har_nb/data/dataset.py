@@ -199,7 +199,9 @@ def holdout(self:ActionDataset,
     "Train and test, dealt by group with the classes balanced. By clip: the MEI paper (70/30 of each class), TransNet (80/20 of all, not balanced)."
     if not 0 < test < 1: raise ValueError(f'test is a share between 0 and 1, not {test}')
     part = _dealt(self, (1 - test, test), seed, by) if balanced else _drawn(_units(self, by), test, seed)
-    return _named(self, part, ('train', 'test'), protocol='holdout' if by == 'group' else 'holdout by clip', split_name=f'seed {seed}' + ', drawn'*(not balanced))
+    protocol = 'holdout' if by == 'group' else 'holdout by clip'
+    split_name = f'seed {seed}' if balanced else f'seed {seed}, drawn'
+    return _named(self, part, ('train', 'test'), protocol=protocol, split_name=split_name)
 
 @patch
 def folds(self:ActionDataset,

@@ -296,7 +296,9 @@ def _into(archive, folder, nested):
         members = list(opened.members())
         if bad := refused(members):
             name, reason = next(iter(bad.items()))
-            raise ArchiveError(archive, f'{name!r} {reason}' + f', and {len(bad) - 1} more'*(len(bad) > 1), 'Nothing was unpacked. Fetch it from the official address')
+            others = f', and {len(bad) - 1} more' if len(bad) > 1 else ''
+            raise ArchiveError(archive, f'{name!r} {reason}{others}',
+                               'Nothing was unpacked. Fetch it from the official address')
         _room(folder, sum(member.size for member in members))
         opened.write(folder, members)
     for name, size, kind, _ in members:

@@ -153,7 +153,9 @@ def _read_classes(path, problems):
     if not problems and sorted(names) != list(range(1, len(names) + 1)): problems.append((path, None, f'classes are numbered from 1 without a gap, here are {_shortly(sorted(names))}'))
     return [names[number] for number in sorted(names)]
 
-def _shortly(items, n=8): return ', '.join(map(str, items[:n])) + ' ...'*(len(items) > n)
+def _shortly(items, n=8):
+    shown = ', '.join(map(str, items[:n]))
+    return f'{shown} ...' if len(items) > n else shown
 
 def _without_number(root, text):
     "Path and class number of a line; a folder of pictures may end in a number of its own."

@@ -129,7 +129,7 @@ def plan(
         elif source['end']*fps > n_frames + fps/2 and source['end'] < math.inf: problem, detail = 'ends early', f'the file ends after {n_frames/fps:.2f} s, the table says {source["end"]:g} s'
         elif kept < stop - first: problem, detail = 'long', f'{kept/fps:.1f} of {(stop - first)/fps:.1f} s are kept: the middle {rule.longest:g} s of each of {len(spans)} equal parts'
         for part, (a, b) in enumerate(spans or [(0, 0)], 1):
-            segments.append(here | dict(part=part*bool(spans), parts=len(spans), start=first + a, stop=first + b, start_s=round((first + a)/fps, 4), end_s=round((first + b)/fps, 4), problem=problem, detail=detail))
+            segments.append(here | dict(part=part if spans else 0, parts=len(spans), start=first + a, stop=first + b, start_s=round((first + a)/fps, 4), end_s=round((first + b)/fps, 4), problem=problem, detail=detail))
     return pd.DataFrame(segments, columns=_PLAN)
 
 # %% ../../nbs/data/11_seags.ipynb #c0a72002
@@ -353,7 +353,7 @@ def add_effects(
     if 'start' in dataset.clips: raise ValueError(f'{dataset.name}: its clips are parts of longer files, build them first')
     if os.path.abspath(root) == os.path.abspath(dataset.root): raise ValueError(f'{root} is the set itself: choose another folder')
     (codec, suffix, encoder, note), clips = choose_codec(codec), dataset.clips
-    report = [_row('', 0, 'encoder', note, 'note')]*bool(note)
+    report = [_row('', 0, 'encoder', note, 'note')] if note else []
     with Workshop(root) as shop:
         table = pd.DataFrame({'video': clips.path, 'path': dataset.paths, 'line': range(1, len(clips) + 1), 'class': clips.label, 'source': clips.group, 'split': clips.split})
         facts = _sources(shop, table, report, workers, progress)

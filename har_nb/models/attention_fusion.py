@@ -108,10 +108,15 @@ class EarlyFusion(nn.Module):
         super().__init__()
         if not frames and not motion: raise ValueError('EarlyFusion needs channels in at least one stream')
         channels, linear = _scaled(channels, width), _scaled(linear, width)
-        def stream(n_in): return nn.Sequential(OrderedDict((f'conv{i}', nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True), *[nn.MaxPool2d(2)]*(i <= pools)))
-                                                           for i, (a, b) in enumerate(zip([n_in, *channels], channels, strict=False), 1)))
+        def conv(i, n_in, n_out):
+            layers = [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+            if i <= pools: layers.append(nn.MaxPool2d(2))
+            return nn.Sequential(*layers)
+        def stream(n_in):
+            ends = enumerate(zip([n_in, *channels], channels, strict=False), 1)
+            return nn.Sequential(OrderedDict((f'conv{i}', conv(i, a, b)) for i, (a, b) in ends))
         self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
-        joined = channels[-1]*(bool(frames) + bool(motion))
+        joined = 2*channels[-1] if frames and motion else channels[-1]
         self.attention = SelfAttention(joined, gamma=gamma) if attention else nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(places)
         self.classify = nn.Sequential(nn.Flatten(), *_linear([joined*places**2, *linear], dropout), nn.Linear(linear[-1], n_classes))
@@ -144,7 +149,12 @@ class LateFusion(nn.Module):
         blocks, (linear,) = [_scaled(block, width) for block in blocks], _scaled([linear], width)
         def block(n_in, channels, last=3):
             kernels = [3]*(len(channels) - 1) + [last]
-            return nn.Sequential(*[layer for a, b, k in zip([n_in, *channels], channels, kernels, strict=False) for layer in (nn.Conv2d(a, b, k), *[nn.BatchNorm2d(b)]*norm, nn.ReLU(inplace=True))])
+            layers = []
+            for a, b, k in zip([n_in, *channels], channels, kernels, strict=False):
+                layers.append(nn.Conv2d(a, b, k))
+                if norm: layers.append(nn.BatchNorm2d(b))
+                layers.append(nn.ReLU(inplace=True))
+            return nn.Sequential(*layers)
         def stream(n_in):
             (a, b, d) = blocks
             return nn.Sequential(OrderedDict(A=nn.Sequential(block(n_in, a), nn.MaxPool2d(2)), B=nn.Sequential(block(a[-1], b, 4), nn.MaxPool2d(2)), D=block(b[-1], d),

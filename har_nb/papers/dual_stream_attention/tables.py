@@ -89,7 +89,8 @@ def inputs_of(
     moving:int # channels of the motion stream: 2 of flow, 3 of pictures
 )->dict: # mean and std of all channels
     "What such nets expect: values around zero; no motion is .5, and a twentieth is much."
-    return dict(mean=(.5,)*(3 + moving), std=(.25,)*3 + ((.05,) if moving == 2 else (.25,))*moving)
+    second = (.05, .05) if moving == 2 else (.25,)*moving
+    return dict(mean=(.5,)*(3 + moving), std=(.25,)*3 + second)
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #8caf06fc
 @stable_id('har_nb.papers.dual_stream_attention:train_streams')
