@@ -86,6 +86,10 @@ def copies(
     return table.assign(content=pd.factorize(content)[0])[content.notna()].drop(columns=['bytes', 'place'])
 
 # %% ../../nbs/data/08_audit.ipynb #005790d9
+def _some(names, n=3, what='more'):
+    shown = ', '.join(names[:n])
+    return f'{shown} and {len(names) - n} {what}' if len(names) > n else shown
+
 def _copy_findings(dataset, same):
     found = []
     for _, clips in same.groupby('content'):
@@ -99,10 +103,6 @@ def _copy_findings(dataset, same):
     return found
 
 # %% ../../nbs/data/08_audit.ipynb #5be8c402
-def _some(names, n=3, what='more'):
-    shown = ', '.join(names[:n])
-    return f'{shown} and {len(names) - n} {what}' if len(names) > n else shown
-
 def _first(names, n=3): return ', '.join(names[:n]) + (' ...' if len(names) > n else '')
 
 def disk_findings(
