@@ -260,7 +260,8 @@ def compare(
     if not comparable(table.dataset, about['dataset']): result = result.drop(columns='difference', errors='ignore')
     leaky = bool(len(runs)) and 'tags.leaky' in runs and (runs['tags.leaky'] == 'True').any()
     result.attrs.update(_links(own), table=table.name, title=table.title, parent=own.run_id, printed_on=table.dataset,
-                        unit=table.unit, dataset=', '.join(about['dataset']), protocol=', '.join(protocols), versions=about['git_sha'],
+                        unit=table.unit, dataset=', '.join(about['dataset']), protocol=', '.join(protocols),
+                        versions=about['git_sha'],
                         preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial)
     return result
 
