@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,22 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_runtest_setup(item): later.prepare(item)
 
 
+REAL = 'real clips are not here'
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    "Just before the closing line: what was left out, why, and what was checked in its place."
+    result = yield
+    skipped = terminalreporter.stats.get('skipped', [])
+    reasons = Counter(str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix('Skipped: ') for report in skipped)
+    real = sum(count for reason, count in reasons.items() if REAL in reason)
+    rest = '; '.join(f'{count} because {reason}' for reason, count in reasons.items() if REAL not in reason)
+    if real: terminalreporter.write_line(f'{real} checks were left out that read recordings kept beside the maintainers\' checkout; each doubles one, named in its docstring, that ran here on videos made or brought along.')
+    if rest: terminalreporter.write_line(f'Left out besides: {rest}.')
+    return result
+
+
 @pytest.fixture
 def root():
     "The checkout."
@@ -38,7 +55,7 @@ def root():
 def shared_data():
     "Real clips kept beside the checkout; tests that read them are skipped where they are absent."
     folder = ROOT.parent/'shared'/'data'
-    if not folder.is_dir(): pytest.skip(f'real clips are not here: {folder.relative_to(ROOT.parent)} is absent')
+    if not folder.is_dir(): pytest.skip(f'{REAL}: {folder.relative_to(ROOT.parent)} is absent')
     return folder
 
 
@@ -52,6 +69,8 @@ def shared_data():
 #   small_set          the same people in pictures of 56 x 72
 #   trained_table      `mei.table2` on built_set, run to its end by the command, as a user runs it: store, cache, what was printed; `.copy(folder)` for a test that writes
 #   trained            that copy for this test alone, in MLFLOW_TRACKING_URI
+#   pictures           two frames of each camera clip, B 3 224 224 in -1..1
+#   mobilenet_file     weights of MobileNetV2, and without its head of MobileNetV1 (features_file), as they are published: fp16, batch norm folded, padded like TensorFlow
 #   har                the command in this process, on the store of `tracking`: har('run', 'mei.table2', ...) -> code, out, err
 
 @pytest.fixture(scope='session')
@@ -127,6 +146,25 @@ def built_set(once): return _set(once, 'built')
 
 @pytest.fixture(scope='session')
 def small_set(once): return _set(once, 'small', size=(56, 72))
+
+
+@pytest.fixture(scope='session')
+def pictures(footage):
+    from published import pictures_of
+    return pictures_of(footage)
+
+
+@pytest.fixture(scope='session')
+def mobilenet_file(once, pictures):
+    from published import mobilenet_v2_file
+    return once('mobilenet_v2', lambda folder: mobilenet_v2_file(folder/'mobilenet_v2.pth', pictures))/'mobilenet_v2.pth'
+
+
+@pytest.fixture(scope='session')
+def features_file(once, pictures):
+    pytest.importorskip('timm')
+    from published import mobilenet_v1_file
+    return once('mobilenet_v1', lambda folder: mobilenet_v1_file(folder/'mobilenet_v1.pth', pictures))/'mobilenet_v1.pth'
 
 
 @dataclass

@@ -21,9 +21,12 @@ def load(module):
 
 
 class Value:
-    "One of the values of a parameter, made when its test runs."
-    def __init__(self, make, *place): self.make, self.place = make, place
-    def __call__(self): return functools.reduce(lambda value, index: value[index], self.place, self.make())
+    "A value of a parameter, made when its test runs."
+    def __init__(self, make, count, row, column=None): self.make, self.count, self.row, self.column = make, count, row, column
+    def __call__(self):
+        values = list(self.make())
+        assert len(values) == self.count, f'{len(values)} values have {self.count} ids'
+        return values[self.row] if self.column is None else values[self.row][self.column]
 
 
 def parametrize(
@@ -33,8 +36,8 @@ def parametrize(
 ):
     "pytest.mark.parametrize with values that need torch or fastai."
     names = names.replace(' ', '').split(',')
-    each = [[(place, column) for column in range(len(names))] if len(names) > 1 else [(place,)] for place in range(len(ids))]
-    return pytest.mark.parametrize(names, [pytest.param(*(Value(make, *place) for place in places), id=name) for places, name in zip(each, ids, strict=True)])
+    columns = [None] if len(names) == 1 else range(len(names))
+    return pytest.mark.parametrize(names, [pytest.param(*(Value(make, len(ids), row, column) for column in columns), id=name) for row, name in enumerate(ids)])
 
 
 def prepare(item):

@@ -5,26 +5,31 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
-from torch.nn import functional as F
+from later import collecting, no_grad, parametrize
 
-from har_nb.experiments.tables import Job, SettingsError, call_row, settings_of
 from har_nb.learning.runs import tracked_run
 from har_nb.learning.tracking import open_store
-from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
-from har_nb.models.cost import count_parameters
-from har_nb.motion.flow_pictures import DIS
 from har_nb.motion.mei import motion_embed
-from har_nb.papers.dual_stream_attention.ablations import streams
-from har_nb.papers.dual_stream_attention.tables import ShiftFrames, net_of, table1, train_streams
-from har_nb.samples.flow import Flow
-from har_nb.samples.loaders import RandomFlip, as_batch, mirrored
 from har_nb.samples.modalities import Frames
-from har_nb.samples.pairs import DueShift, Embeddings, Pair, Shifted, Shifts, TensorFlowPair, TensorPair, at_epoch
 from har_nb.samples.samplers import AllClips, EveryKth, OneClip, ShiftingFrames
 
-NARROW = dict(early=(EarlyFusion, dict(width=.1, places=3)), late=(LateFusion, dict(width=.1, places=3, norm=True)))
+if not collecting:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from har_nb.experiments.tables import Job, SettingsError, call_row, settings_of
+    from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
+    from har_nb.models.cost import count_parameters
+    from har_nb.motion.flow_pictures import DIS
+    from har_nb.papers.dual_stream_attention.ablations import streams
+    from har_nb.papers.dual_stream_attention.tables import ShiftFrames, net_of, table1, train_streams
+    from har_nb.samples.flow import Flow
+    from har_nb.samples.loaders import RandomFlip, as_batch, mirrored
+    from har_nb.samples.pairs import DueShift, Embeddings, Pair, Shifted, Shifts, TensorFlowPair, TensorPair, at_epoch
+
+if not collecting:
+    NARROW = dict(early=(EarlyFusion, dict(width=.1, places=3)), late=(LateFusion, dict(width=.1, places=3, norm=True)))
 
 
 def the_sums(layer, y):
@@ -40,7 +45,7 @@ def the_sums(layer, y):
 
 
 @pytest.mark.parametrize('channels,size', [(8, (2, 3)), (16, (4, 1)), (4, (3, 3)), (20, (2, 2)), (1, (1, 5))])
-@torch.no_grad()
+@no_grad
 def test_attention_is_the_papers_sums(channels, size):
     torch.manual_seed(channels)
     layer, y = SelfAttention(channels).double(), torch.randn(2, channels, *size, dtype=torch.float64)
@@ -64,7 +69,7 @@ def test_both_forms_have_the_same_gradients():
     for one, other in zip(*gradients, strict=True): torch.testing.assert_close(one, other)
 
 
-@torch.no_grad()
+@no_grad
 def test_large_scores_stay_finite():
     layer = SelfAttention(16, gamma=1.)
     y = 1e3*torch.randn(1, 16, 6, 6)
@@ -72,7 +77,7 @@ def test_large_scores_stay_finite():
     torch.testing.assert_close(layer(y), layer(y, return_attention=True)[0], rtol=1e-3, atol=1e-1)
 
 
-@torch.no_grad()
+@no_grad
 def test_gamma_zero_is_the_identity_and_only_gamma_learns():
     layer, y = SelfAttention(8, gamma=0), torch.randn(2, 8, 3, 4)
     assert torch.equal(layer(y), y)
@@ -88,7 +93,7 @@ def test_gamma_is_drawn_or_given():
     assert SelfAttention(8, gamma=.3).gamma.item() == pytest.approx(.3)
 
 
-@torch.no_grad()
+@no_grad
 def test_groups_of_l_share_their_weights():
     j, k = torch.randn(2, 2, 4, 9, dtype=torch.float64)
     l = torch.randn(2, 12, 9, dtype=torch.float64)
@@ -105,7 +110,7 @@ def test_printed_parameters():
         assert count_parameters(LateFusion(101, frames=30, motion=2)) - count_parameters(LateFusion(101)) == 2*9*32
 
 
-@pytest.mark.parametrize('name', NARROW)
+@parametrize('name', ['early', 'late'], lambda: NARROW)
 def test_gradients_reach_both_streams(name):
     make, settings = NARROW[name]
     net = make(4, 3, 6, dropout=0 if name == 'early' else (0, 0), **settings)
@@ -115,8 +120,8 @@ def test_gradients_reach_both_streams(name):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
-@pytest.mark.parametrize('name', NARROW)
-@torch.no_grad()
+@parametrize('name', ['early', 'late'], lambda: NARROW)
+@no_grad
 def test_a_stream_that_is_left_out_is_not_looked_at(name):
     make, settings = NARROW[name]
     frames, motion = torch.randn(2, 3, 48, 48), torch.randn(2, 6, 48, 48)
@@ -128,9 +133,9 @@ def test_a_stream_that_is_left_out_is_not_looked_at(name):
     with pytest.raises(ValueError, match='at least one stream'): make(4, 0, 0)
 
 
-@pytest.mark.parametrize('name', NARROW)
+@parametrize('name', ['early', 'late'], lambda: NARROW)
 @pytest.mark.parametrize('size', [(46, 46), (47, 90), (101, 64)])
-@torch.no_grad()
+@no_grad
 def test_any_size(name, size):
     make, settings = NARROW[name]
     assert make(4, 3, 6, **settings).eval()(torch.zeros(1, 3, *size), torch.zeros(1, 6, *size)).shape == (1, 4)
@@ -140,7 +145,7 @@ def test_pictures_too_small_for_the_late_net():
     with pytest.raises(ValueError, match='46 pixels'): LateFusion(4, 3, 6, width=.1, places=3)(torch.zeros(1, 3, 45, 60), torch.zeros(1, 6, 45, 60))
 
 
-@torch.no_grad()
+@no_grad
 def test_stacks():
     clips = torch.arange(2*5*3*2*2.).view(2, 5, 3, 2, 2)
     frames, motion = TwoStacks(nn.Identity(), grey=False).stacks(clips)
@@ -152,7 +157,7 @@ def test_stacks():
     assert TwoStacks(nn.Identity()).stacks(clips[:, :, 0])[1].shape == (2, 2, 2, 2)
 
 
-@torch.no_grad()
+@no_grad
 def test_maps_of_every_layer_are_found():
     late = LateFusion(4, 3, 6, width=.1, places=3).eval()
     frames, motion = torch.randn(2, 3, 50, 60), torch.randn(2, 6, 50, 60)
@@ -181,7 +186,7 @@ def streamed(modality, frames, size, known=True): return [s for s in modality.st
 
 
 @pytest.mark.parametrize('n', [1, 2, 5, 9, 10, 11, 30, 63, 64, 95])
-@pytest.mark.parametrize('modality', [
+@parametrize('modality', ['modality0', 'modality1', 'modality2', 'modality3', 'modality4', 'modality5'], lambda: [
     Embeddings(OneClip(6, 9)), Embeddings(ShiftingFrames(4, 5, 2, 3, 1), n=3, division='equal'),
     Pair(Frames(OneClip(6, 9)), Embeddings(OneClip(6, 9))), Pair(Frames(AllClips(5)), Frames(AllClips(5))),
     Shifted(Pair(Frames(ShiftingFrames(6, 9, 2, 4, 1)), Embeddings(ShiftingFrames(6, 9, 2, 4, 1))), 3),

@@ -5,31 +5,33 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import torch
-from torch import nn
-from torchvision import models
+from later import collecting, no_grad
 
-from har_nb.data.video import iter_frames
-from har_nb.models.backbones import (
-    IMAGENET_MEAN,
-    SameConv2d,
-    Weights,
-    WeightsError,
-    build,
-    feature_maps,
-    freeze_batch_norm,
-    head_name,
-    inception_v3,
-    mobilenet_v1,
-    mobilenet_v2,
-    replace_head,
-    resolve,
-    same_padding,
-    small_resnet,
-    timm_net,
-)
-from har_nb.models.cost import count_operations, count_parameters
-from har_nb.samples.modalities import fitted, resize
+if not collecting:
+    import torch
+    from published import squares
+    from torch import nn
+    from torchvision import models
+
+    from har_nb.models.backbones import (
+        IMAGENET_MEAN,
+        SameConv2d,
+        Weights,
+        WeightsError,
+        build,
+        feature_maps,
+        freeze_batch_norm,
+        head_name,
+        inception_v3,
+        mobilenet_v1,
+        mobilenet_v2,
+        replace_head,
+        resolve,
+        same_padding,
+        small_resnet,
+        timm_net,
+    )
+    from har_nb.models.cost import count_operations, count_parameters
 
 
 def quiet_dropout(model):
@@ -47,66 +49,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# Published weights: fp16, batch norm folded into the convolutions, padded like TensorFlow. A drawn net that saw the pictures stands in for them
-
-def seen_and_folded(net, pictures):
-    "The state of a net in fp16 whose batch norms, after they saw the pictures, have given their work to the convolutions before them."
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            nn.init.uniform_(module.weight, .5, 1.5)
-            nn.init.uniform_(module.bias, -1, 1)
-    with torch.no_grad():
-        net.train()(pictures)
-        conv = None
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                share = module.weight/(module.running_var + module.eps).sqrt()
-                conv.weight *= share[:, None, None, None]
-                module.bias -= module.running_mean*share
-                module.weight.fill_((1 + module.eps)**.5); module.running_mean.zero_(); module.running_var.fill_(1)
-            if isinstance(module, nn.Conv2d): conv = module
-    return {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
-
-
-def write_weights(file, state):
-    torch.save(state, file)
-    file.with_suffix('.json').write_text(json.dumps(dict(mean=[.5]*3, std=[.5]*3, padding='same', batch_norm='folded')))
-    return file
-
-
-@pytest.fixture(scope='module')
-def mobilenet_file(tmp_path_factory, pictures):
-    torch.manual_seed(0)
-    return write_weights(tmp_path_factory.mktemp('v2')/'mobilenet_v2.pth', seen_and_folded(same_padding(models.mobilenet_v2()), pictures))
-
-
-@pytest.fixture(scope='module')
-def features_file(tmp_path_factory, pictures):
-    "As timm has MobileNetV1, without its head."
-    timm = pytest.importorskip('timm')
-    torch.manual_seed(0)
-    state = seen_and_folded(timm.create_model('mobilenetv1_100', pad_type='same'), pictures)
-    return write_weights(tmp_path_factory.mktemp('v1')/'mobilenet_v1.pth', {name: value for name, value in state.items() if not name.startswith('classifier')})
-
-
-def squares(path, *numbers):
-    "Frames of a video, 3 224 224 in -1..1, the middle square."
-    for number, frame in enumerate(iter_frames(path, 0, numbers[-1] + 1)):
-        if number not in numbers: continue
-        yield torch.from_numpy(resize(fitted(frame, 224, 'crop'), 224)).permute(2, 0, 1).float()/127.5 - 1
-
-
-@pytest.fixture(scope='module')
-def pictures(footage):
-    "Two frames of each camera clip, B 3 224 224 in -1..1."
-    return torch.stack([square for path in footage.values() for square in squares(path, 5, 60)])
-
-
 def centred_cosine(a, b): return torch.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
 
 
-@torch.no_grad()
+@no_grad
 def test_published_weights_name_what_is_to_be_seen(one_thread, shared_data):
     "Beside what the drawn weights show: that published ones, read in this way, see basketball, arm wrestling, pool cleaning, make-up, baseball."
     names = ('basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4', 'v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi')
@@ -120,7 +66,7 @@ def test_published_weights_name_what_is_to_be_seen(one_thread, shared_data):
     assert all(named & expected for named, expected in zip(top5, plausible, strict=True)), top5
 
 
-@torch.no_grad()
+@no_grad
 def test_padding_changes_the_answer_and_only_at_even_sizes(one_thread, mobilenet_file, pictures):
     same = build(mobilenet_v2, weights=mobilenet_file).eval()
     plain = build(mobilenet_v2, weights=replace(same.weights, padding='torch')).eval()
@@ -130,7 +76,7 @@ def test_padding_changes_the_answer_and_only_at_even_sizes(one_thread, mobilenet
     assert centred_cosine(same(odd), plain(odd)).min() > .9999
 
 
-@torch.no_grad()
+@no_grad
 def test_folded_weights_survive_training_mode_only_when_frozen(one_thread, mobilenet_file, pictures):
     frozen = build(mobilenet_v2, weights=mobilenet_file).eval()
     expected = frozen(pictures)
@@ -350,7 +296,7 @@ def test_a_replaced_head_keeps_features_and_bias():
 
 # Nets of timm
 
-@torch.no_grad()
+@no_grad
 def test_mobilenet_v1_is_timms_own(one_thread, features_file, pictures):
     timm, file = pytest.importorskip('timm'), features_file
     original = timm.create_model('mobilenetv1_100', pad_type='same').eval()
@@ -386,7 +332,7 @@ def test_timms_weights_say_how_they_are_fed(monkeypatch):
 # Maps
 
 @pytest.mark.parametrize('name', ['resnet18', 'densenet121', 'inception_v3', 'efficientnet_b0', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'vgg11_bn', 'convnext_tiny', 'regnet_y_400mf'])
-@torch.no_grad()
+@no_grad
 def test_maps_do_not_change_with_the_mode_that_traced_them(name):
     "Layers keep their training mode: maps of an evaluated net can train, and the other way round."
     torch.manual_seed(0)

@@ -7,11 +7,14 @@ import threading
 
 import pytest
 from children import until
+from later import collecting
 
 from har_nb.data.synthetic import build
 from har_nb.learning.runs import runs_table
 from har_nb.learning.tracking import open_store
-from har_nb.papers.mei.tables import table2
+
+if not collecting:
+    from har_nb.papers.mei.tables import table2
 
 
 @pytest.mark.slow

@@ -4,46 +4,50 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.learner import Learner
-from fastai.optimizer import SGD
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from later import collecting, parametrize
 
-import har_nb.papers.dual_action.tables as D
-import har_nb.papers.dual_action.training as S
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import readable
-from har_nb.experiments.tables import SettingsError, run, settings_of
-from har_nb.learning.callbacks import EpochCallback
-from har_nb.learning.distill import Distill, freeze, halves
-from har_nb.learning.predictor import load_predictor
-from har_nb.learning.recipe import Make
 from har_nb.learning.runs import load_table, runs_table
 from har_nb.learning.tracking import open_store
-from har_nb.models.backbones import WeightsError
-from har_nb.models.cost import count_parameters
-from har_nb.models.dual_action import (
-    LEVELS,
-    MARS,
-    AttentionFusion,
-    DualAction,
-    Student,
-    Taps,
-    attended,
-    feature_shapes,
-    fit_fusion,
-    gram,
-    gram_loss,
-    level_loss,
-    mimic_loss,
-    weights_by_class,
-)
-from har_nb.models.resnext3d import INPUTS, load_published, resnext3d
-from har_nb.samples.loaders import RandomFlip
-from har_nb.samples.pairs import TensorFlowPair
+
+if not collecting:
+    import torch
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.learner import Learner
+    from fastai.optimizer import SGD
+    from torch import nn
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    import har_nb.papers.dual_action.tables as D
+    import har_nb.papers.dual_action.training as S
+    from har_nb.experiments.tables import SettingsError, run, settings_of
+    from har_nb.learning.callbacks import EpochCallback
+    from har_nb.learning.distill import Distill, freeze, halves
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.learning.recipe import Make
+    from har_nb.models.backbones import WeightsError
+    from har_nb.models.cost import count_parameters
+    from har_nb.models.dual_action import (
+        LEVELS,
+        MARS,
+        AttentionFusion,
+        DualAction,
+        Student,
+        Taps,
+        attended,
+        feature_shapes,
+        fit_fusion,
+        gram,
+        gram_loss,
+        level_loss,
+        mimic_loss,
+        weights_by_class,
+    )
+    from har_nb.models.resnext3d import INPUTS, load_published, resnext3d
+    from har_nb.samples.loaders import RandomFlip
+    from har_nb.samples.pairs import TensorFlowPair
 
 NARROW = dict(width=4, layers=(1, 1, 1, 1), cardinality=2)
 
@@ -104,7 +108,8 @@ def test_any_length_and_size(size):
     assert feature_shapes(net, ['layer4'], torch.randn(1, 3, *size))['layer4'] == (128, half(size[0], 4), half(size[1], 5), half(size[2], 5))
 
 
-def some_levels(seed=0, dtype=torch.float64):
+def some_levels(seed=0, dtype=None):
+    dtype = dtype or torch.float64
     draw = torch.Generator().manual_seed(seed)
     return {name: torch.randn(3, *shape, generator=draw, dtype=torch.float64).to(dtype) for name, shape in dict(a=(5, 2, 3, 4), b=(2, 1, 1, 1), c=(6,)).items()}
 
@@ -126,7 +131,7 @@ def test_losses_are_the_sums_of_the_equations():
     assert all(value == 0 for asked in (DualAction(), DualAction(squared=True, scale='mean', reduction='sum'), MARS(('c',))) for value in asked(x, x).values())
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@parametrize('dtype', ['dtype0', 'dtype1', 'dtype2'], lambda: [torch.float32, torch.float16, torch.bfloat16])
 def test_narrow_numbers_are_widened_before_they_are_summed(dtype):
     x, y = some_levels(1, dtype), some_levels(2, dtype)
     wide = [{name: value.double() for name, value in levels.items()} for levels in (x, y)]
@@ -201,7 +206,7 @@ def pairs(n=6):
     return DataLoaders(*[DataLoader(data, bs=3)]*2, device='cpu')
 
 
-@pytest.mark.parametrize('asked', [MARS(), DualAction(), DualAction(levels=('layer2',), gram=False, squared=True)])
+@parametrize('asked', ['asked0', 'asked1', 'asked2'], lambda: [MARS(), DualAction(), DualAction(levels=('layer2',), gram=False, squared=True)])
 def test_a_teacher_never_changes_and_every_tapped_level_is_reached(asked):
     teacher, student = narrow(channels=2), narrow()
     for module in teacher.modules():
@@ -243,7 +248,8 @@ def test_frames_and_flow_are_cropped_and_mirrored_together():
     assert torch.equal(turned[mirrored, 3], 255 - place[mirrored, 3].flip(-1)) and torch.equal(turned[mirrored, 4], place[mirrored, 4].flip(-1)) and torch.equal(turned[~mirrored], place[~mirrored])
 
 
-TABLES = (*D.TABLES1, D.table2, D.left_open)
+if not collecting:
+    TABLES = (*D.TABLES1, D.table2, D.left_open)
 made = set() # descriptions, over all tables: most of their rows are the same nets
 
 
@@ -258,7 +264,7 @@ def test_printed_numbers():
     assert [table.settings['n'] for table in D.TABLES1] == [16, 64, 16, 64] and all(table.settings['alpha'] == 50 and table.settings['lr'] == .1 for table in TABLES)
 
 
-@pytest.mark.parametrize('table', TABLES, ids=lambda table: table.name)
+@parametrize('table', ['dual_action.table1_ucf101_16f', 'dual_action.table1_ucf101_64f', 'dual_action.table1_hmdb51_16f', 'dual_action.table1_hmdb51_64f', 'dual_action.table2', 'dual_action.left_open'], lambda: TABLES)
 def test_every_row_of_every_preset_can_be_made(table):
     for preset in ('small', 'demo'):
         for row in table.rows:
@@ -275,17 +281,18 @@ def test_every_row_of_every_preset_can_be_made(table):
             assert all(need in [other.name for other in table.rows] for need in row.needs)
 
 
-@pytest.mark.parametrize('preset', D.table1.presets)
+@parametrize('preset', ['paper', 'mars', 'small', 'demo'], lambda: D.table1.presets)
 def test_presets_hold(preset): assert settings_of(D.table1, preset)['alpha'] == 50
 
 
-@pytest.mark.parametrize('asked, message', [(dict(size=40), 'does not fit'), (dict(levels=('layer7',)), 'layer7'), (dict(flow_weights='no.pth'), 'no such file'), (dict(average='votes'), 'neither probabilities nor logits'),
+@parametrize('asked, message', ['asked0-does not fit', 'asked1-layer7', 'asked2-no such file', 'asked3-neither probabilities nor logits', 'asked4-neither', 'asked5-neither', 'asked6-no method', 'asked7-must divide'], lambda: [(dict(size=40), 'does not fit'), (dict(levels=('layer7',)), 'layer7'), (dict(flow_weights='no.pth'), 'no such file'), (dict(average='votes'), 'neither probabilities nor logits'),
                                             (dict(scale='odd'), 'neither'), (dict(reduction='odd'), 'neither'), (dict(flow='nowhere:TVL1'), 'no method'), (dict(net=Make('har_nb.models.resnext3d:resnext3d', dict(width=10))), 'must divide')])
 def test_wrong_settings_are_known_before_anything_is_decoded(asked, message):
     with pytest.raises(SettingsError, match=message): settings_of(D.table2, 'demo', **asked)
 
 
-TINY = dict(preset='demo', size=32, crop=24, n=8, epochs=2, net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), progress=False)
+if not collecting:
+    TINY = dict(preset='demo', size=32, crop=24, n=8, epochs=2, net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), progress=False)
 
 
 @pytest.mark.slow

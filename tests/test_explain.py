@@ -3,15 +3,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
+from later import collecting
 
 from har_nb.data.video import write_video
-from har_nb.learning import explain as E
 from har_nb.learning.metrics import predictions_table
 from har_nb.learning.runs import load_table, log_metrics, log_table, tracked_run
 from har_nb.learning.tracking import open_store
-from har_nb.models import backbones
+
+if not collecting:
+    import torch
+    from torch import nn
+
+    from har_nb.learning import explain as E
+    from har_nb.models import backbones
 
 CLASSES = ['draw', 'jump', 'wave']
 

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from later import collecting, parametrize
 
-from har_nb.learning import export as E
-from har_nb.learning.recipe import Make, Recipe, backbone_model, log_recipe, save_for_prediction
 from har_nb.learning.runs import tracked_run
 from har_nb.learning.tracking import open_store
-from har_nb.models.backbones import small_resnet
-from har_nb.models.zoo import NETS, inputs
 from har_nb.tools.cli import main
+
+if not collecting:
+    import torch
+
+    from har_nb.learning import export as E
+    from har_nb.learning.recipe import Make, Recipe, backbone_model, log_recipe, save_for_prediction
+    from har_nb.models.backbones import small_resnet
+    from har_nb.models.zoo import NETS, inputs
 
 QUICK = ('LateFusion', 'TwoStacks of EarlyFusion') # two inputs and an operator that ONNX lacks; fastai's tensors
 NO_TRACE = ('TransNet', 'KPSEM', 'ResNeXt3D-101, frames') # ask for the number of clips, or compute in Python
@@ -27,15 +31,15 @@ def written(net, file):
     return E.export((net.small or net.make)(), inputs(net.small_shapes or net.shapes), file)
 
 
-@pytest.mark.parametrize('net', [net for net in NETS if net.name in QUICK], ids=lambda net: net.name)
+@parametrize('net', ['LateFusion', 'TwoStacks of EarlyFusion'], lambda: [net for net in NETS if net.name in QUICK])
 def test_nets_that_need_something(net, tmp_path):
     assert written(net, tmp_path/'net.onnx') <= 1e-4
     assert [file.name for file in tmp_path.iterdir()] == ['net.onnx']
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', E.KINDS)
-@pytest.mark.parametrize('net', NETS, ids=lambda net: net.name)
+@parametrize('kind', ['.pt2', '.onnx', '.ts'], lambda: E.KINDS)
+@parametrize('net', ['small_resnet', 'efficientnet_b0', 'densenet201', 'inception_v3', 'resnet50', 'mobilenet_v2', 'mobilenet_v1', 'mobilenet_v1, as in Keras', 'TwoStream', 'EnsembleNet', 'EmbedClips', 'TransNet, MobileNet', 'TransNet, MobileNetV2', 'TransNet, VGG16', 'TransNet, VGG19', 'R3D-18', 'Autoencoder', 'EarlyFusion', 'LateFusion', 'TwoStacks of EarlyFusion', 'MFNet', 'R3D', 'MF-KPSEM', 'R3D-KPSEM', 'ResNeXt3D-101, frames', 'ResNeXt3D-101, flow', 'Student', 'AttentionFusion'], lambda: NETS)
 def test_every_net(net, kind, tmp_path):
     if kind == '.ts' and any(word in net.name for word in NO_TRACE):
         name = type((net.small or net.make)()).__name__

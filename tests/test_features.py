@@ -5,20 +5,24 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-import torch
 from children import LIMIT, die, in_child
-from torch import nn
+from later import collecting
 
 from har_nb.data.synthetic import build
-from har_nb.learning import features
-from har_nb.learning.features import Reordered, feature_loader, frame_features, net_digest, two_phases
-from har_nb.learning.learner import predict_probabilities, set_seed
-from har_nb.models.backbones import feature_maps, small_resnet
-from har_nb.models.transnet import TransNet, scaled_mean
 from har_nb.samples.archive import StoreError
-from har_nb.samples.loaders import sample_loader
 from har_nb.samples.samplers import Segments
 from har_nb.samples.store import Frame, Frames, decode_samples
+
+if not collecting:
+    import torch
+    from torch import nn
+
+    from har_nb.learning import features
+    from har_nb.learning.features import Reordered, feature_loader, frame_features, net_digest, two_phases
+    from har_nb.learning.learner import predict_probabilities, set_seed
+    from har_nb.models.backbones import feature_maps, small_resnet
+    from har_nb.models.transnet import TransNet, scaled_mean
+    from har_nb.samples.loaders import sample_loader
 
 
 @pytest.fixture(scope='module')
@@ -64,13 +68,14 @@ def test_mirrored_features_are_those_of_mirrored_frames(net, clips, tmp_path):
     np.testing.assert_allclose(take(net, clips, tmp_path, mirrored=True).values, take(Mirrored(net), clips, tmp_path).values, atol=1e-5)
 
 
-class Watched(nn.Module):
-    "Says, before each forward pass, the how many-th it is."
-    def __init__(self, at): super().__init__(); self.factor, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
-    def forward(self, x):
-        self.at(self.calls)
-        self.calls += 1
-        return x.mean((2, 3))*self.factor
+if not collecting:
+    class Watched(nn.Module):
+        "Says, before each forward pass, the how many-th it is."
+        def __init__(self, at): super().__init__(); self.factor, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
+        def forward(self, x):
+            self.at(self.calls)
+            self.calls += 1
+            return x.mean((2, 3))*self.factor
 
 
 def nothing_happens(call): pass

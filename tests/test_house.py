@@ -154,6 +154,20 @@ def test_importing_the_package_is_free():
     assert done.returncode == 0, done.stderr
 
 
+def test_collecting_tests_imports_neither_torch_nor_fastai(root):
+    "Files name what they need of them in blocks that run before their first test (tests/later.py)."
+    code = '''
+import sys, pytest
+class Look:
+    def pytest_collection_finish(self, session): print(len(session.items), *sorted({'torch', 'fastai', 'torchvision', 'timm'} & set(sys.modules)))
+status = pytest.main(['--collect-only', '-qq', '-p', 'no:cacheprovider', '-p', 'no:xdist', 'tests'], plugins=[Look()])
+sys.exit(status)'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    found = re.search(r'^(\d+) ?(.*)$', done.stdout, re.MULTILINE)
+    assert int(found[1]) > 1500 and found[2] == ''
+
+
 def test_style(root):
     done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '.'], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -168,6 +182,43 @@ def test_notebooks_are_small_run_and_clean(root):
         assert all(c['execution_count'] is None and not c['metadata'].get('execution') for c in code), f'{path.name} has metadata of a run: nbdev-clean'
         errors = [o for c in code for o in c['outputs'] if o['output_type'] == 'error']
         assert not errors, f'{path.name} shows an error'
+
+
+WAITS = re.compile(r'sleep\(|uniform\(|perf_counter|monotonic|timeout=|wait_for_timeout')
+MEASURED = 'measured to be shown; nothing is decided by it'
+ANYWHERE = [(r'timeout=(\d{2,}|None|timeout|wait|longest|LIMIT)\b', 'a limit against hanging for ever'), (r'(rng|generator|chance|random|default_rng\(0\))\.uniform\(', 'draws numbers, of a seed'), (r'is_monotonic', 'the order of values')]
+ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time nor decides by one)
+    'tests/children.py': [('', 'the one place where tests wait: until something is so, with a limit against hanging')],
+    'tests/test_house.py': [('', 'this list')],
+    'tests/faults/servers.py': [('timeout=5', 'a question that is asked again')],
+    'tests/test_cost.py': [('models.cost.perf_counter', 'a clock that the test winds itself')],
+    'tests/test_download.py': [('timeout=5)', 'a limit against hanging for ever'), ('timeout=.02', 'of a server that never answers')],
+    'tests/test_distributed.py': [('time.sleep(.1)', 'being rebuilt')],
+    'nbs/00_core.ipynb': [('perf_counter', MEASURED)],
+    'nbs/data/05_download.ipynb': [('time.sleep(min(60, pause', 'between attempts to download; tests set the pause')],
+    'nbs/data/10_cutting.ipynb': [('acquire(timeout=0)', 'does not wait')],
+    'nbs/samples/02_archive.ipynb': [('self.committed', 'an index is written every COMMIT_EVERY seconds')],
+    'nbs/samples/03_store.ipynb': [('begun', 'frames a second in the bar')],
+    'nbs/models/02_cost.ipynb': [('perf_counter', MEASURED)], 'nbs/models/03_transnet.ipynb': [('perf_counter', MEASURED)],
+    'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)], 'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
+    'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)], 'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
+    'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)], 'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
+    'nbs/tutorials/reproducing_a_paper.ipynb': [('perf_counter', MEASURED)]}
+
+
+def lines_of(path):
+    "Lines that somebody wrote: of a notebook, those of its cells, without outputs."
+    text = path.read_text()
+    return text.splitlines() if path.suffix == '.py' else [line for cell in json.loads(text)['cells'] for line in ''.join(cell['source']).splitlines()]
+
+
+def test_nothing_waits_a_guessed_time_or_is_decided_by_one(root):
+    found = []
+    for path in tracked(root, 'tests/*.py', 'nbs/*.ipynb'):
+        name = path.relative_to(root).as_posix()
+        allowed = [re.escape(text) for text, _ in ALLOWED.get(name, [])] + [pattern for pattern, _ in ANYWHERE]
+        found += [f'{name}: {line.strip()[:160]}' for line in lines_of(path) if WAITS.search(line) and not any(re.search(pattern, line) for pattern in allowed)]
+    assert not found, 'let a child say where it is, and stop it there (tests/children.py), or give a reason in ALLOWED'
 
 
 def test_nothing_private_is_tracked(root):

@@ -5,16 +5,20 @@ import sys
 
 import numpy as np
 import pytest
-import torch
-from fastai.callback.core import Callback
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.learner import load_learner
-from torch import nn
+from later import collecting
 
-from har_nb.learning import learner as L
-from har_nb.learning.callbacks import FiniteLoss, KeepBest, LossError, StopAbove, TrackingCallback, VideoAccuracy, acc_image, export_learner, save_weights
 from har_nb.learning.runs import tracked_run
 from har_nb.learning.tracking import open_store
+
+if not collecting:
+    import torch
+    from fastai.callback.core import Callback
+    from fastai.data.core import DataLoaders, TfmdDL
+    from fastai.learner import load_learner
+    from torch import nn
+
+    from har_nb.learning import learner as L
+    from har_nb.learning.callbacks import FiniteLoss, KeepBest, LossError, StopAbove, TrackingCallback, VideoAccuracy, acc_image, export_learner, save_weights
 
 
 @pytest.fixture(autouse=True)

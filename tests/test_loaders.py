@@ -5,28 +5,33 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.vision.core import TensorImage
+from later import collecting, parametrize
 
 from har_nb.data.dataset import ActionDataset
-from har_nb.samples.loaders import (
-    RandomColour,
-    RandomCrop,
-    RandomFlip,
-    RandomZoom,
-    SampleSet,
-    TensorClip,
-    View,
-    as_batch,
-    make_loaders,
-    sample_loader,
-)
 from har_nb.samples.samplers import EveryKth, OneClip, Segments, SpreadClips
 
+if not collecting:
+    import torch
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
+    from fastai.vision.core import TensorImage
+
+    from har_nb.samples.loaders import (
+        RandomColour,
+        RandomCrop,
+        RandomFlip,
+        RandomZoom,
+        SampleSet,
+        TensorClip,
+        View,
+        as_batch,
+        make_loaders,
+        sample_loader,
+    )
+
 CLASSES = ['run', 'jump', 'sit']
-CHANCE = [RandomFlip, lambda: RandomCrop(16), lambda: RandomZoom(.5), lambda: RandomColour(.5, .5, .5)]
+if not collecting:
+    CHANCE = [RandomFlip, lambda: RandomCrop(16), lambda: RandomZoom(.5), lambda: RandomColour(.5, .5, .5)]
 
 
 class Held:
@@ -79,7 +84,7 @@ def test_a_loader_goes_on_where_its_random_state_was(samples, dataset):
     assert same(second, epochs(fresh, 1))
 
 
-@pytest.mark.parametrize('chance', CHANCE)
+@parametrize('chance', ['RandomFlip0', '<lambda>1', '<lambda>2', '<lambda>3'], lambda: CHANCE)
 @pytest.mark.parametrize('shape', [(32, 20, 24, 3), (8, 4, 20, 24, 3)])
 def test_no_sample_depends_on_another(chance, shape):
     draw = np.random.default_rng(0)
@@ -96,7 +101,7 @@ def test_no_sample_depends_on_another(chance, shape):
     assert torch.equal(chance()(as_batch(one), split_idx=1), as_batch(one)), 'validation is left alone'
 
 
-@pytest.mark.parametrize('view', [View(), View(crop=16), View(size=32), View(crop=18, size=12)])
+@parametrize('view', ['view0', 'view1', 'view2', 'view3'], lambda: [View(), View(crop=16), View(size=32), View(crop=18, size=12)])
 @pytest.mark.parametrize('shape', [(64, 20, 24, 3), (64, 4, 20, 24, 3)])
 def test_the_view_of_a_sample_is_the_same_alone_and_in_a_batch(view, shape):
     samples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -208,8 +213,9 @@ def test_what_fails_in_a_thread_fails_here(samples, dataset, workers):
     with pytest.raises(OSError, match='has gone'): list(sample_loader(samples, dataset, 'valid', num_workers=workers, device='cpu'))
 
 
-class MeanColour(torch.nn.Linear):
-    def forward(self, x): return super().forward(x.flatten(2).mean(2))
+if not collecting:
+    class MeanColour(torch.nn.Linear):
+        def forward(self, x): return super().forward(x.flatten(2).mean(2))
 
 
 @pytest.mark.parametrize('choice', [None, Segments(4)])

@@ -14,25 +14,30 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
+from later import collecting
 
 from har_nb.data.dataset import ActionDataset
 from har_nb.data.video import VideoError, write_video
-from har_nb.learning import predict as P
-from har_nb.learning import predictor as L
-from har_nb.learning import recipe as R
-from har_nb.learning.learner import predict_probabilities, set_seed
 from har_nb.learning.runs import current_run, log_text, tracked_run
 from har_nb.learning.tracking import open_store
-from har_nb.models import backbones
-from har_nb.samples.loaders import sample_loader
 from har_nb.samples.samplers import Segments
 from har_nb.samples.store import Frame, Frames, MotionEmbedding, decode_samples
 
+if not collecting:
+    import torch
+    from torch import nn
+
+    from har_nb.learning import predict as P
+    from har_nb.learning import predictor as L
+    from har_nb.learning import recipe as R
+    from har_nb.learning.learner import predict_probabilities, set_seed
+    from har_nb.models import backbones
+    from har_nb.samples.loaders import sample_loader
+
 pytestmark = pytest.mark.usefixtures('tracking')
 CLASSES = ('draw', 'jump', 'wave')
-NET = R.backbone_model('small_resnet', 3)
+if not collecting:
+    NET = R.backbone_model('small_resnet', 3)
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +153,8 @@ def test_fusions_of_fusions_decode_a_video_once(dataset, monkeypatch):
     np.testing.assert_allclose(said.samples, wanted, atol=1e-5)
 
 
-SAMPLE = L.sample_video
+if not collecting:
+    SAMPLE = L.sample_video
 
 
 def test_members_of_other_sizes_and_counts(dataset):
@@ -170,11 +176,10 @@ def test_a_fusion_that_cannot_be(tracking):
     with pytest.raises(P.PredictError, match='a member of itself'): P.load_predictor(circle)
 
 
-@pytest.mark.parametrize('backbone, name', [('mobilenet_v2', 'mobilenet_v2_imagenet_fp16.pth')])
-def test_weights_files_that_change_the_net(shared_data, backbone, name):
+def test_weights_files_that_change_the_net(mobilenet_file):
     "Padding and batch norm as the file wants them, read back without the file."
-    net = backbones.build(backbones.resolve(backbone), 3, shared_data/'weights'/name).eval()
-    predictor = P.load_predictor(trained(net, R.Recipe(CLASSES, R.backbone_model(backbone, 3, net.weights), R.describe(Frame()), 33, mean=net.weights.mean, std=net.weights.std)))
+    net = backbones.build(backbones.mobilenet_v2, 3, mobilenet_file).eval()
+    predictor = P.load_predictor(trained(net, R.Recipe(CLASSES, R.backbone_model('mobilenet_v2', 3, net.weights), R.describe(Frame()), 33, mean=net.weights.mean, std=net.weights.std)))
     image = torch.randn(1, 3, 33, 33)
     with torch.inference_mode(): torch.testing.assert_close(predictor.model(image), net(image), atol=1e-5, rtol=1e-4)
 

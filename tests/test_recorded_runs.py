@@ -1,32 +1,27 @@
 "Runs that earlier code trained: keys are the same, nothing is trained again, nets predict, digits come out the same."
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
-from recorded import (
-    ASKED,
-    HERE,
-    SET,
-    TABLES,
-    all_keys,
-    digits,
-    keys_of,
-    machine,
-    predicted,
-    recorded_set,
-    recorded_store,
-)
+from later import collecting, parametrize
 
 from har_nb.data.synthetic import build
-from har_nb.experiments.rerun import TIMES, recorded, rerun
-from har_nb.experiments.tables import run
 from har_nb.learning.metrics import table_probabilities
 from har_nb.learning.runs import load_table, runs_table
 from har_nb.learning.tracking import open_store
 from har_nb.samples.store import decode_samples
 
+if not collecting:
+    from recorded import ASKED, SET, TABLES, all_keys, digits, keys_of, machine, predicted, recorded_set, recorded_store
+
+    from har_nb.experiments.rerun import TIMES, recorded, rerun
+    from har_nb.experiments.tables import run
+
+HERE = Path(__file__).parent/'recorded'
 SAID = json.loads((HERE/'runs.json').read_text())
-LIKE = machine() == SAID['machine'] # digits of training depend on processor and versions; keys do not
+if not collecting:
+    LIKE = machine() == SAID['machine'] # digits of training depend on processor and versions; keys do not
 NO_NET = ('TransNet, test frames backwards', 'logistic, mean and change') # rows that keep none
 
 
@@ -35,7 +30,8 @@ def every(rows):
     return pytest.mark.parametrize('said', rows, ids=names)
 
 
-every_call = pytest.mark.parametrize('number', range(len(ASKED)), ids=[f'{a.table.name}, {a.rows[-1]}' for a in ASKED])
+CALLS = {row['call']: f'{row["table"]}, {row["row"]}' for row in SAID['rows']} # each by its last row
+every_call = parametrize('number', list(CALLS.values()), lambda: range(len(ASKED)))
 
 
 @pytest.fixture(scope='module')

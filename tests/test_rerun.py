@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from later import collecting
 
-from har_nb.experiments.rerun import RerunError, recorded, rerun, side_by_side
 from har_nb.experiments.results import Predictions
-from har_nb.experiments.tables import Row, RowsFailed, Table, run
 from har_nb.learning.runs import load_table, runs_table, tracked_run
 from har_nb.learning.tracking import open_store
 from har_nb.samples.store import Frame
 from har_nb.tools.cli import main
+
+if not collecting:
+    import torch
+
+    from har_nb.experiments.rerun import RerunError, recorded, rerun, side_by_side
+    from har_nb.experiments.tables import Row, RowsFailed, Table, run
 
 
 def noise(job, scale):
@@ -27,7 +31,8 @@ def noise(job, scale):
 def sees(settings): return Frame(settings['n'], 10)
 
 
-toy = Table('toy.table1', 'Noise', 'nobody', rows=(Row('noise', noise, modality=sees),), settings=dict(size=24, n=10, scale=1.))
+if not collecting:
+    toy = Table('toy.table1', 'Noise', 'nobody', rows=(Row('noise', noise, modality=sees),), settings=dict(size=24, n=10, scale=1.))
 
 
 @pytest.fixture(scope='module')

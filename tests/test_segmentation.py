@@ -73,9 +73,8 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
 
 
 @no_grad
-def test_an_encoder_from_folded_weights_keeps_what_it_needs(shared_data, tmp_path):
-    pytest.importorskip('timm')
-    model = Autoencoder(mobilenet_v1, weights=shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth', width=16)
+def test_an_encoder_from_folded_weights_keeps_what_it_needs(features_file, tmp_path):
+    model = Autoencoder(mobilenet_v1, weights=features_file, width=16)
     file = save_encoder(model, tmp_path/'person.pth')
     said = json.loads((tmp_path/'person.json').read_text())
     assert (said['mean'], said['padding'], said['batch_norm']) == ([.5]*3, 'same', 'folded')

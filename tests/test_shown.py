@@ -1,10 +1,14 @@
 "Rate and shape of the picture, from the command line to the recipe: what was trained with them is tested, predicted and trained again with them."
 
+from later import collecting
+
 from har_nb.data.video import frames
-from har_nb.experiments.tables import SHOWN, settings_of
-from har_nb.learning.predictor import load_predictor
 from har_nb.learning.runs import runs_table
-from har_nb.papers.mei.tables import table2
+
+if not collecting:
+    from har_nb.experiments.tables import SHOWN, settings_of
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.papers.mei.tables import table2
 
 
 def test_a_row_at_a_rate_and_in_a_shape(har, small_set):

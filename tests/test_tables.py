@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from children import dying, in_child
+from later import collecting, parametrize
 
 from har_nb.experiments.results import NotRun, Predictions, compare, load_predictions, paired
-from har_nb.experiments.tables import Job, Row, RowsFailed, Settings, SettingsError, Table, call_row, row_key, run, takes
-from har_nb.experiments.training import fused
-from har_nb.learning.callbacks import Checkpoint
-from har_nb.learning.recipe import Make, Recipe, make
 from har_nb.learning.runs import runs_table
 from har_nb.learning.tracking import open_store
-from har_nb.papers.mei.ablations import embedding
-from har_nb.papers.mei.tables import gradient, stream, table2
 from har_nb.samples.store import Frame
 from har_nb.tools.data import open_any
+
+if not collecting:
+    import torch
+
+    from har_nb.experiments.tables import Job, Row, RowsFailed, Settings, SettingsError, Table, call_row, row_key, run, takes
+    from har_nb.experiments.training import fused
+    from har_nb.learning.callbacks import Checkpoint
+    from har_nb.learning.recipe import Make, Recipe, make
+    from har_nb.papers.mei.ablations import embedding
+    from har_nb.papers.mei.tables import gradient, stream, table2
 
 TINY = dict(preset='demo', size=32, epochs=1, progress=False)
 
@@ -101,15 +105,17 @@ def test_killed_twice_and_called_again_it_finishes_without_repeating_anything(sm
     assert whole.test_acc_image[0] == 100*finished.set_index('tags.row')['metrics.test_acc_image']['normal'], 'a fit that was killed ends where an undisturbed one does'
 
 
-@dataclass(frozen=True)
-class Shape(Settings):
-    "Two settings in one value."
-    width: int = 3
-    height: int = 2
+if not collecting:
+    @dataclass(frozen=True)
+    class Shape(Settings):
+        "Two settings in one value."
+        width: int = 3
+        height: int = 2
 
 
-def draw(job, title, shape=Shape(), colour='red'): return f'{title}: {shape.width} x {shape.height}, {colour}' # noqa: B008
-def all_of(job, title, **settings): return settings
+if not collecting:
+    def draw(job, title, shape=Shape(), colour='red'): return f'{title}: {shape.width} x {shape.height}, {colour}' # noqa: B008
+    def all_of(job, title, **settings): return settings
 
 
 def test_a_row_gets_what_its_function_takes():
@@ -119,7 +125,7 @@ def test_a_row_gets_what_its_function_takes():
     with pytest.raises(TypeError, match='title'): call_row(draw, None, dict(height=5))
 
 
-@pytest.mark.parametrize('work', [draw, all_of])
+@parametrize('work', ['draw', 'all_of'], lambda: [draw, all_of])
 @pytest.mark.parametrize('setting', ['heigth', 'shape', 'job'])
 def test_a_setting_that_nobody_knows_is_an_error_when_the_table_is_made(work, setting):
     with pytest.raises(SettingsError, match=f'toy.one, a row: no such setting: {setting}. Known are: size, title'):

@@ -118,15 +118,14 @@ def test_copies_and_files_compute_the_same(tmp_path):
 
 
 @no_grad
-def test_real_weights_see_frames_as_timm_does(shared_data):
-    timm = pytest.importorskip('timm')
-    file = shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth'
+def test_published_weights_see_frames_as_timm_does(features_file, pictures):
+    timm, file = pytest.importorskip('timm'), features_file
     model = TransNet(mobilenet_v1, 4, n=2, vector=mean, weights=file).eval()
     original = timm.create_model('mobilenetv1_100', pad_type='same', num_classes=0).eval()
     original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()}, strict=False)
-    clips = torch.rand(1, 3, 2, 224, 224, generator=torch.Generator().manual_seed(0))*2 - 1
+    clips = pictures[:2].transpose(0, 1)[None]
     expected = original(clips.transpose(1, 2).flatten(0, 1))
-    torch.testing.assert_close(model.frames(clips)[0], expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(model.train().frames(clips)[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.frames(clips)[0], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model.train().frames(clips)[0], expected, atol=1e-3, rtol=1e-3)
     assert (model.weights.mean, model.weights.padding, model.weights.batch_norm) == ((.5,)*3, 'same', 'folded')
     assert pickle.loads(pickle.dumps(model)).eval().frames(clips).allclose(model.frames(clips), atol=1e-4)

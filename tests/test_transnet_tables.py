@@ -5,22 +5,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from children import dying, in_child
+from later import collecting, no_grad, parametrize
 
 from har_nb.data.masks import MaskError, drawn_people, people_from
 from har_nb.data.synthetic import build
 from har_nb.experiments.results import load_predictions
-from har_nb.experiments.tables import RowsFailed, SettingsError, run, settings_of
-from har_nb.learning.callbacks import Checkpoint
-from har_nb.learning.predictor import load_predictor
 from har_nb.learning.runs import runs_table
 from har_nb.learning.tracking import open_store
-from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
-from har_nb.models.transnet import FrameStream, GRUHead, MeanHead, Table1Head, TextHead, TransNet, dense, mean, narrow, r3d_18, scaled_mean, vgg16, vgg19
-from har_nb.papers.transnet.ablations import body, frames, heads, leak
-from har_nb.papers.transnet.person_encoder import person_encoder
-from har_nb.papers.transnet.tables import table2, table3, table4, table5
+
+if not collecting:
+    import torch
+
+    from har_nb.experiments.tables import RowsFailed, SettingsError, run, settings_of
+    from har_nb.learning.callbacks import Checkpoint
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
+    from har_nb.models.transnet import FrameStream, GRUHead, MeanHead, Table1Head, TextHead, TransNet, dense, mean, narrow, r3d_18, scaled_mean, vgg16, vgg19
+    from har_nb.papers.transnet.ablations import body, frames, heads, leak
+    from har_nb.papers.transnet.person_encoder import person_encoder
+    from har_nb.papers.transnet.tables import table2, table3, table4, table5
 
 TINY = dict(preset='demo', size=32, n=6, freeze_epochs=2, epochs=1, hss_epochs=1, hss_pictures=36, progress=False)
 TEXT = '''94.35 0.33 100.00 0.00 100.00 0.00 88.31 0.54 95.86 0.41 96.40 0.34 90.12 0.38 96.25 0.43 98.01 0.48 80.06 0.72 88.26 0.51 94.39 0.26'''
@@ -50,7 +54,7 @@ def test_every_printed_number_of_tables_3_to_5():
         assert table.rows[0].printed == printed and [value for _, value in table.context] == np.array(LITERATURE[number].split(), float).tolist()
 
 
-@pytest.mark.parametrize('table', [table2, table3, table4, table5, heads, frames, body, leak], ids=lambda table: table.name)
+@parametrize('table', ['transnet.table2', 'transnet.table3', 'transnet.table4', 'transnet.table5', 'transnet_ablations.heads', 'transnet_ablations.frames', 'transnet_ablations.body', 'transnet_ablations.leak'], lambda: [table2, table3, table4, table5, heads, frames, body, leak])
 def test_tables_are_whole(table):
     assert table.sample == 'clip' and list(table.protocols) == ['paper', 'official'] and set(table.presets) == {'demo', 'small'}
     assert len({line.name for line in table.rows}) == len(table.rows)
@@ -128,8 +132,8 @@ def test_killed_in_its_second_phase_it_goes_on_and_ends_where_an_undisturbed_one
     np.testing.assert_allclose(load_predictions(rows().run_id.iloc[0]).probabilities, first, atol=1e-5)
 
 
-@pytest.mark.parametrize('head', [TextHead, Table1Head, GRUHead, MeanHead])
-@pytest.mark.parametrize('vector', [mean, scaled_mean, dense])
+@parametrize('head', ['TextHead', 'Table1Head', 'GRUHead', 'MeanHead'], lambda: [TextHead, Table1Head, GRUHead, MeanHead])
+@parametrize('vector', ['mean', 'scaled_mean', 'dense'], lambda: [mean, scaled_mean, dense])
 def test_a_stream_says_what_the_net_says(head, vector):
     torch.manual_seed(0)
     model = TransNet(narrow(mobilenet_v1, .25), 5, n=6, head=head, vector=vector, size=32).eval()
@@ -141,20 +145,20 @@ def test_a_stream_says_what_the_net_says(head, vector):
         torch.testing.assert_close(torch.stack([*answers.values()]), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_stream_of_real_frames_says_what_predict_says(shared_data):
-    model = TransNet(mobilenet_v1, 4, n=12, vector=scaled_mean, size=96, weights=shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth').eval()
+def test_a_stream_of_real_frames_says_what_predict_says(features_file, footage):
+    model = TransNet(mobilenet_v1, 4, n=12, vector=scaled_mean, size=96, weights=features_file).eval()
     from har_nb.data.video import frames as read
     from har_nb.samples.loaders import View, as_batch
     from har_nb.samples.modalities import resize
-    video = resize(read(next((shared_data/'cctv_fight'/'fight').glob('*.mp4')))[:20], 96)
+    video = resize(read(next(iter(footage.values())))[:20], 96)
     pictures = View(model.weights.mean, model.weights.std).encodes(as_batch(video)).as_subclass(torch.Tensor)
     answers = dict(FrameStream(model, 3)(pictures))
     with torch.inference_mode():
         for last, answer in answers.items(): torch.testing.assert_close(answer, model(pictures[last - 11:last + 1].transpose(0, 1)[None]).softmax(1)[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('backbone', [mobilenet_v1, mobilenet_v2, vgg16, vgg19, small_resnet, r3d_18], ids=['mobilenet_v1', 'mobilenet_v2', 'vgg16', 'vgg19', 'small_resnet', 'r3d_18'])
-@torch.no_grad()
+@parametrize('backbone', ['mobilenet_v1', 'mobilenet_v2', 'vgg16', 'vgg19', 'small_resnet', 'r3d_18'], lambda: [mobilenet_v1, mobilenet_v2, vgg16, vgg19, small_resnet, r3d_18])
+@no_grad
 def test_narrow_nets_of_full_width_have_the_layers_of_the_whole(backbone):
     whole, same, half = backbone(weights=None), narrow(backbone, 1.)(), narrow(backbone, .5)()
     assert {name: value.shape for name, value in same.state_dict().items()} == {name: value.shape for name, value in whole.state_dict().items()}
