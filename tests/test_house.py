@@ -214,7 +214,6 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'tests/faults/servers.py': [('timeout=5', 'a question that is asked again')],
     'tests/test_cost.py': [('models.cost.perf_counter', 'a clock that the test winds itself')],
     'tests/test_download.py': [('timeout=5)', 'a limit against hanging for ever'), ('timeout=.02', 'of a server that never answers')],
-    'tests/test_distributed.py': [('time.sleep(.1)', 'being rebuilt')],
     'nbs/00_core.ipynb': [('perf_counter', MEASURED)],
     'nbs/data/05_download.ipynb': [('time.sleep(min(60, pause', 'between attempts to download; tests set the pause')],
     'nbs/data/10_cutting.ipynb': [('acquire(timeout=0)', 'does not wait')],
@@ -224,6 +223,7 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)], 'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
     'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)], 'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)], 'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
+    'nbs/tools/01_cli.ipynb': [('perf_counter', 'seconds of the demo, told')],
     'nbs/tutorials/reproducing_a_paper.ipynb': [('perf_counter', MEASURED)]}
 
 
