@@ -101,7 +101,8 @@ class Taps:
             raise ValueError(f'the net has no module {", ".join(map(repr, unknown))}; it has: {there}')
         self._modules = {name: modules[name] for name in self.levels}
     def _keep(self, name):
-        def hook(module, inputs, output): self._kept[name] = output, output._version
+        def hook(module, inputs, output): # in inference mode nobody counts changes
+            self._kept[name] = output, None if output.is_inference() else output._version
         return hook
     def open(self):
         "As on entering `with`."
@@ -117,6 +118,7 @@ class Taps:
         "What left each level in the last forward pass; `ValueError` where nothing did, or it was changed in place."
         if missing := [name for name in self.levels if name not in self._kept]:
             raise ValueError(f'nothing has passed {", ".join(missing)} since the taps were opened')
-        changed = [name for name, (output, version) in self._kept.items() if not output.is_inference() and output._version != version]
+        changed = [name for name, (output, version) in self._kept.items()
+                   if version is not None and output._version != version]
         if changed: raise ValueError(f'what left {", ".join(changed)} was changed in place by the next layer: tap that one')
         return {name: self._kept[name][0] for name in self.levels}

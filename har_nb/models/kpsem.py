@@ -231,9 +231,12 @@ class WithKPSEM(nn.Module):
     def forward(self,
         clips:torch.Tensor, # B 3 T H W
     )->torch.Tensor: # B n_classes logits
-        with Taps(self.net, [self.stage]) as taps:
-            spatial, seen = self.net(clips), taps.features()[self.stage]
-        return self.head(torch.cat([spatial, self.kpsem(seen).to(spatial.dtype)], 1))
+        seen = [] # a hook of its own, not `Taps`: it is part of every pass, also in inference mode and when exported
+        stage = self.net.get_submodule(self.stage)
+        watch = stage.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try: spatial = self.net(clips)
+        finally: watch.remove()
+        return self.head(torch.cat([spatial, self.kpsem(seen[0]).to(spatial.dtype)], 1))
 
 def with_kpsem(
     net:nn.Module, # any 3D classifier; changed in place
