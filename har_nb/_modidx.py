@@ -2234,6 +2234,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'har_nb/samples/modalities.py'),
                                            'har_nb.samples.modalities.stream_video': ( 'samples/modalities.html#stream_video',
                                                                                        'har_nb/samples/modalities.py'),
+                                           'har_nb.samples.modalities.swap_colours': ( 'samples/modalities.html#swap_colours',
+                                                                                       'har_nb/samples/modalities.py'),
                                            'har_nb.samples.modalities.through_jpeg': ( 'samples/modalities.html#through_jpeg',
                                                                                        'har_nb/samples/modalities.py')},
             'har_nb.samples.pairs': { 'har_nb.samples.pairs.DueShift': ('samples/pairs.html#dueshift', 'har_nb/samples/pairs.py'),

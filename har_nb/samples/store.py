@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from ..core import keep_memory
 from ..data.video import VideoError, header_frames, iter_frames, progress_bar
 from .archive import Archive, StoreError, told, write_whole
 from har_nb.samples.modalities import (
@@ -249,6 +250,7 @@ def decode_samples(
     limit:float=LIMIT, # bytes of a modality above which it is kept as JPEG: 0 for always, math.inf for never
 )->tuple[list[Samples], pd.DataFrame]: # one `Samples` for each modality; report: path, severity, problem
     "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
+    keep_memory()
     cache, workers, order, archives, modality_of = Path(cache), workers or os.cpu_count() or 1, [], {}, {}
     clips, faults = _look(dataset, cache, workers, progress)
     for modality in modalities:
