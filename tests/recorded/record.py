@@ -24,8 +24,7 @@ from pathlib import Path
 from har_nb.papers.tables import run
 
 from har_nb.data.synthetic import build
-from har_nb.learning.provenance import code_version
-from har_nb.learning.runs import runs_table
+from har_nb.learning.tracking import code_version, runs_table
 
 from . import ASKED, CLASSES, HERE, ROOT, SET, all_keys, digits, machine, predicted, recorded_set, replace_root
 
