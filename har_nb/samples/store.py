@@ -201,7 +201,7 @@ def _build(clips, archives, size, workers, progress):
     with ThreadPoolExecutor(workers) as pool, progress_bar(about='decoding', total=len(clips), unit='clip', shown=progress) as bar:
         try:
             while True:
-                while len(waiting) < ahead and (clip := next(todo, None)): waiting.append((clip, pool.submit(_decode, clip, archives, size, stopped)))
+                while len(waiting) < ahead and (clip := next(todo, None)): waiting.append((clip, pool.submit(decode_clip, clip, archives, size, stopped)))
                 if not waiting: return passing
                 clip, result = waiting.popleft()
                 frames, problem, stays, files = result.result()
