@@ -96,6 +96,7 @@ def test_plain_loop_and_store_pick_the_same_pictures(bench, clips):
     assert plain.shape == ours.shape and np.abs(plain.astype(int) - ours).mean() < 3 # two decoders round colours differently
 
 
+@pytest.mark.slow
 def test_a_way_is_watched_with_the_processes_it_starts(bench, tmp_path, clips):
     instead = bench('instead')
     about = instead.DEMO | dict(size=24, interval=10, epochs=2, classes=list(clips.classes), clips=clips.clips.assign(path=[str(path)[1:] for path in clips.paths]).to_dict('list'))
@@ -119,14 +120,38 @@ def test_the_real_clips_are_split_by_recording(bench, shared_data):
 
 # What needs a GPU, on a CPU
 
-@pytest.mark.parametrize('name', ['kpsem', 'images', 'clips', 'waiting', 'brox'])
-def test_parts_for_a_gpu_run_on_a_cpu(bench, tmp_path, name):
-    part = bench('gpu').PARTS[name]
-    rows = rows_of(part.work('cpu', tmp_path, **part.toy))
+def part_on_a_cpu(gpu, name, folder):
+    "Rows of a part at its toy size."
+    part = gpu.PARTS[name]
+    rows = rows_of(part.work('cpu', folder, **part.toy))
     assert not [row for row in rows if 'failed' in row[1]]
-    if name in ('images', 'clips'):
-        from har_nb.models.zoo import NETS
-        assert len(rows) == 1 + sum((name == 'clips') == any(len(shape) == 4 for shape in net.shapes) for net in NETS if net.name not in bench('gpu').LARGE)
+    return rows
+
+
+def nets_of(gpu, name):
+    from har_nb.models.zoo import NETS
+    of_clips = name == 'clips'
+    return [net for net in NETS if net.name not in gpu.LARGE and of_clips == any(len(shape) == 4 for shape in net.shapes)]
+
+
+@pytest.mark.parametrize('name', ['kpsem', 'waiting', 'brox'])
+def test_parts_for_a_gpu_run_on_a_cpu(bench, tmp_path, name): assert part_on_a_cpu(bench('gpu'), name, tmp_path)
+
+
+@pytest.mark.parametrize('name', ['images', 'clips'])
+def test_nets_for_a_gpu_run_on_a_cpu(bench, tmp_path, monkeypatch, name):
+    "Two nets of each kind; all of them by make test-slow."
+    gpu = bench('gpu')
+    few = nets_of(gpu, name)[:2]
+    monkeypatch.setattr('har_nb.models.zoo.NETS', tuple(few))
+    assert len(part_on_a_cpu(gpu, name, tmp_path)) == 1 + len(few)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['images', 'clips'])
+def test_every_net_for_a_gpu_runs_on_a_cpu(bench, tmp_path, name):
+    gpu = bench('gpu')
+    assert len(part_on_a_cpu(gpu, name, tmp_path)) == 1 + len(nets_of(gpu, name))
 
 
 def test_every_net_is_measured_on_a_gpu(bench):
@@ -136,6 +161,7 @@ def test_every_net_is_measured_on_a_gpu(bench):
     assert sum(part.limit for part in gpu.PARTS.values()) <= 8*60
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_written_though_other_parts_fail(bench, tmp_path):
     gpu = bench('gpu')
     failed = gpu.run_parts(['brox', 'flow'], toy=True, results=tmp_path/'results.md', limits=dict(brox=0))

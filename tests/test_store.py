@@ -122,11 +122,11 @@ def test_torn_index_line(whole, tmp_path):
 def test_two_builders_at_once(whole, tmp_path):
     dataset, kind, undisturbed = whole
     first = Child(build_store, dataset, tmp_path/'cache', kind, at_a_clip)
-    assert first.arrive() # it has the archives; whoever begins now waits, or has nothing left to do
-    children = [first, Child(build_store, dataset, tmp_path/'cache', kind, at_a_clip)]
+    assert first.arrive() # it alone may write now
+    second = Child(build_store, dataset, tmp_path/'cache', kind, at_a_clip) # waits, and then has nothing left to do
     first.pipe.send('go on')
     sizes = [len(samples) for samples in undisturbed]
-    assert [child.finish() for child in children] == [sizes]*2
+    assert [first.finish(), second.finish()] == [sizes]*2
     assert lines(tmp_path/'cache') == 3*len(dataset), 'a clip was decoded twice'
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .video import Clock, _declared, _info, _named, _open, diagnose
+from .video import Clock, declared_frames, diagnose, info_of, name_for_ffmpeg, open_video
 
 # %% ../../nbs/data/07_look.ipynb #3c253885
 class Moments:
@@ -68,9 +68,9 @@ def look(
 
 def _watch(path, clips):
     "What `probe` tells, with moments taken on the way."
-    capture, shape, times = _open(path), None, []
+    capture, shape, times = open_video(path), None, []
     clock = Clock(capture)
-    for clip in clips: clip.expect(min(_declared(capture), 1 << 16))
+    for clip in clips: clip.expect(min(declared_frames(capture), 1 << 16))
     while True:
         takers = [clip for clip in clips if clip.wants(len(times))]
         if takers or shape is None:
@@ -82,7 +82,7 @@ def _watch(path, clips):
         for clip in takers: clip.take(small)
         times.append(clock())
     if shape is None: raise ValueError('not one frame')
-    return _info(path, capture, times, shape), times
+    return info_of(path, capture, times, shape), times
 
 def _seconds(info, times, start, stop):
     "How long a clip is on the screen: to the frame after it, or to the end of the file."
@@ -100,5 +100,5 @@ def has_audio(
     if Path(path).is_dir(): return False
     av.logging.set_level(None)
     try:
-        with _named(path) as name, av.open(name) as container: return bool(container.streams.audio)
+        with name_for_ffmpeg(path) as name, av.open(name) as container: return bool(container.streams.audio)
     except (av.FFmpegError, OSError): return None

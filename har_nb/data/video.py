@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'VIDEO_SUFFIXES', 'PICTURES_PER_SECOND', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'PictureFolder',
-           'is_picture_clip', 'PyAVCapture', 'expected_frames', 'header_frames', 'Clock', 'rate_of', 'VideoInfo',
-           'probe', 'frame_times', 'write_video', 'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'progress_bar']
+           'is_picture_clip', 'name_for_ffmpeg', 'PyAVCapture', 'open_video', 'expected_frames', 'header_frames',
+           'Clock', 'rate_of', 'VideoInfo', 'declared_frames', 'info_of', 'probe', 'frame_times', 'write_video',
+           'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'progress_bar']
 
 # %% ../../nbs/data/00_video.ipynb #ee6103f7
 import mmap
@@ -117,7 +118,9 @@ def _checked(path):
         raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video', f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
 
 @contextmanager
-def _named(path):
+def name_for_ffmpeg(
+    path, # of a video
+): # yields it
     "The name by which FFmpeg may open a file: its own, or where that is not UTF-8 a link's, for the time of opening."
     name = os.path.abspath(path)
     if name.encode(errors='replace') == os.fsencode(name):
@@ -175,7 +178,7 @@ def _head(path):
     "The head of a file; None where FFmpeg cannot read it."
     import av
     av.logging.set_level(None)
-    with suppress(av.FFmpegError, OSError, IndexError, ValueError), _named(path) as name, av.open(name) as container:
+    with suppress(av.FFmpegError, OSError, IndexError, ValueError), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None: return _Head('', False)
         stream.codec_context.thread_count = 1
@@ -270,7 +273,7 @@ class PyAVCapture:
         threads:int=1,
     ):
         import av
-        with _named(path) as name: self.container = av.open(name)
+        with name_for_ffmpeg(path) as name: self.container = av.open(name)
         self.stream, self.wrong = self.container.streams.video[0], av.FFmpegError
         self.stream.codec_context.thread_count = threads
         self.stream.thread_type = 'AUTO' if threads != 1 else 'SLICE'
@@ -305,11 +308,15 @@ def _woven(frame):
     return plain
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d5
-def _open(path, threads=1, fps=None):
+def open_video(
+    path, # a video file, or a folder of numbered pictures
+    threads=1, # that decode
+    fps=None, # of a folder of pictures, which does not say; default 12
+): # cv2.VideoCapture, or what reads as one does
     "The file opened for one pass, or a `VideoError` that says why not."
     if os.path.isdir(path): return PictureFolder(path, fps or PICTURES_PER_SECOND)
     _checked(path)
-    with _named(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    with name_for_ffmpeg(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
     if capture.isOpened() and _progressive(capture) and not _may_be_mirrored(path): return capture
     head = _head(path)
     if head and not head.codec: raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})', 'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
@@ -379,7 +386,7 @@ _CRUMB = 8 # bytes: packets up to here hold no picture
 def _packets(path):
     "Pictures that a file holds, by its packets and its index; those that an edit list hides are left out."
     import av
-    with _named(path) as name, av.open(name) as container:
+    with name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         codec, shown, hidden = stream.codec_context.name, 0, 0
         for packet in container.demux(stream):
@@ -411,7 +418,7 @@ def header_frames(
     path = Path(path)
     if path.is_dir(): return PictureFolder(path).declared
     import av
-    with suppress(av.FFmpegError, OSError, IndexError, TypeError), _named(path) as name, av.open(name) as container:
+    with suppress(av.FFmpegError, OSError, IndexError, TypeError), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         long = stream.duration*stream.time_base if stream.duration else (container.duration or 0)/1e6
         return min(max(0, int(stream.frames or long*(stream.average_rate or 0))), 2**31)
@@ -467,16 +474,25 @@ class VideoInfo:
         return f'VideoInfo({self.path.name}: {found}, {self.height} x {self.width}, {rate}, {self.codec}{by})'
 
 # %% ../../nbs/data/00_video.ipynb #843c1b99
-def _declared(capture): return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
+def declared_frames(
+    capture, # from `open_video`
+)->int:
+    "How many frames the header promises, which may be wrong; 0 where it does not say."
+    return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
 
 def _codec(capture):
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1').strip('\0 ')
     return getattr(capture, 'codec', code)
 
-def _info(path, capture, times, shape):
+def info_of(
+    path, # of the video
+    capture, # from `open_video`, after its last frame
+    times, # of all frames, in seconds
+    shape, # of the first: height, width
+)->VideoInfo:
     "What is known of a file when its last frame was decoded."
     fps, varies = rate_of(times, capture.get(cv2.CAP_PROP_FPS))
-    expected = expected_frames(path, len(times), _declared(capture))
+    expected = expected_frames(path, len(times), declared_frames(capture))
     return VideoInfo(path, len(times), *shape, fps, _codec(capture), expected, varies, getattr(capture, 'decoder', 'OpenCV'))
 
 def probe(
@@ -485,13 +501,13 @@ def probe(
 )->VideoInfo:
     "Decode a video once and say what it holds; `VideoError` where that is nothing."
     path = Path(path)
-    capture = _open(path, fps=fps)
+    capture = open_video(path, fps=fps)
     clock = Clock(capture)
     decoded, picture = capture.read()
     if not decoded: raise _no_frames(path)
     times = [clock()]
     while capture.grab(): times.append(clock())
-    return _info(path, capture, times, picture.shape[:2])
+    return info_of(path, capture, times, picture.shape[:2])
 
 def frame_times(
     path,           # a video file, or a folder of numbered pictures
@@ -499,7 +515,7 @@ def frame_times(
 )->np.ndarray: # T float64, seconds since the first frame
     "The time of each frame, from the stream's own time stamps; `VideoError` where there is no frame."
     path = Path(path)
-    capture = _open(path, fps=fps)
+    capture = open_video(path, fps=fps)
     clock, times = Clock(capture), []
     while capture.grab(): times.append(clock())
     if not times: raise _no_frames(path)
@@ -600,7 +616,7 @@ def _ahead(decode, size):
 def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
     "An open file and its pictures."
     if start < 0 or stop is not None and stop <= start: raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')
-    capture = _open(path, threads, fps)
+    capture = open_video(path, threads, fps)
     decode = partial(_pictures, capture, path, start, stop, stamps=stamps)
     return capture, _ahead(decode, ahead) if ahead else decode()
 
@@ -657,12 +673,12 @@ def frames(
     path, n_frames, buffer, stamps = Path(path), 0, None, [] if times else None
     capture, pictures = _decoder(path, start, end, ahead, threads, fps, stamps)
     for picture in pictures:
-        if buffer is None: buffer = np.empty((min(max(_declared(capture) - start, 64), end - start if end else FIRST_GUESS, FIRST_GUESS), *picture.shape), np.uint8)
+        if buffer is None: buffer = np.empty((min(max(declared_frames(capture) - start, 64), end - start if end else FIRST_GUESS, FIRST_GUESS), *picture.shape), np.uint8)
         elif n_frames == len(buffer): buffer.resize((2*n_frames, *picture.shape), refcheck=False)
         _to_rgb(picture, buffer[n_frames])
         n_frames += 1
     last = start + n_frames
-    if complete and end == stop and last < (expected := stop or expected_frames(path, last, _declared(capture))):
+    if complete and end == stop and last < (expected := stop or expected_frames(path, last, declared_frames(capture))):
         raise VideoError(path, f'cut off: {last} of {expected} frames', 'Fetch it again, or leave it out')
     buffer.resize((n_frames, *buffer.shape[1:]), refcheck=False)
     return (buffer, np.array(stamps)) if times else buffer

@@ -74,7 +74,7 @@ class Target(NamedTuple):
 
 def _decode(clip, places, size):
     "Samples of one clip: its frames, problem, whether that will stay, and bytes and a count for each archive."
-    frames, problem, stays, files = store._decode(clip, places, size, threading.Event())
+    frames, problem, stays, files = store.decode_clip(clip, places, size, threading.Event())
     taken = {}
     for place,(file, count) in files.items():
         with file:
@@ -93,16 +93,16 @@ def decode_samples(
     "`samples.store.decode_samples` with the decoding done by workers."
     from dask.distributed import as_completed
     cache, archives, modality_of = Path(cache), {}, {}
-    clips, _ = store._look(dataset, cache, 8, progress)
+    clips, _ = store.keyed_clips(dataset, cache, 8, progress)
     for modality in modalities:
         coding = 'raw' if store.estimate_bytes(dataset, modality, size) <= limit else 'jpeg'
         place = store.cache_key(modality, size, coding)
         about = dict(modality=repr(modality), version=store.VERSION)
         archives[place], modality_of[place] = Archive(cache/place, modality.shape(size), coding, **about), modality
     with ExitStack() as alone:
-        if store._missing(clips, archives, modality_of):
+        if store.missing_clips(clips, archives, modality_of):
             for place in sorted(archives): alone.enter_context(archives[place].writing())
-        wanted = store._missing(clips, archives, modality_of)
+        wanted = store.missing_clips(clips, archives, modality_of)
         places, todo, ahead = _targets(archives), iter(wanted), 4*max(1, len(client.ncores()))
         def more(n): return [client.submit(_decode, clip, places, size, pure=False) for clip in islice(todo, n)]
         with progress_bar(about='decoding', total=len(wanted), unit='clip', shown=progress) as bar:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import printable
-from ..data.lists import walk
+from ..data.lists import NOT_UTF8, walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .metrics import table_classes, table_probabilities
 from .predictor import Predictor, load_predictor
@@ -36,9 +36,11 @@ def find_videos(
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if not path.is_dir(): found.append(path); continue
         lying = walk(path)
-        inside = [path] if is_picture_clip(path) else [path/one.path for one in lying if one.kind in ('video', 'pictures')]
-        if over := [one for one in lying if one.kind == 'passed over']:
-            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {", ".join(f"{printable(one.path)} ({one.why})" for one in over[:3])}', stacklevel=2)
+        seen = [one for one in lying if one.kind in ('video', 'pictures') or one.why == NOT_UTF8] # only a list needs such names
+        inside = [path] if is_picture_clip(path) else [path/one.path for one in seen]
+        if over := [one for one in lying if one.kind == 'passed over' and one not in seen]:
+            told = ', '.join(f'{printable(one.path)} ({one.why})' for one in over[:3])
+            warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {told}', stacklevel=2)
         if not inside: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
         found += sorted(inside)
     return found
