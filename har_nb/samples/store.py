@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'estimate_bytes', 'stored_size', 'Samples',
-           'decode_samples', 'Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
+           'decode_clip', 'keyed_clips', 'missing_clips', 'decode_samples', 'Frame', 'Frames', 'MotionEmbedding',
+           'StoreError', 'sample_video']
 
 # %% ../../nbs/samples/03_store.ipynb #46e8caeb
 import hashlib
@@ -168,7 +169,12 @@ def _other_shape(path, shape, kept):
     (height, width), (tall, wide) = shape[-3:-1], kept[-3:-1]
     return VideoError(path, f'its pictures become {width} x {height}, those of the set {wide} x {tall}', 'Only one shape can be kept: aspect crop, letterbox or squash')
 
-def _decode(clip, archives, size, stopped):
+def decode_clip(
+    clip:dict, # from `missing_clips`
+    archives, # place -> what has a `folder` and `data` that packs a sample
+    size, # of a sample, in pixels
+    stopped, # `threading.Event`: set, it ends
+): # frames, problem, whether it will stay, place -> (file, count)
     "Samples of one clip, as frames, problem, whether the problem will stay, and a temporary file and a count for each archive."
     files = {place: SpooledTemporaryFile(WAITING, dir=archives[place].folder) for place in clip['places']}
     counts, places = dict.fromkeys(files, 0), list(files)
@@ -196,7 +202,7 @@ def _build(clips, archives, size, workers, progress):
     with ThreadPoolExecutor(workers) as pool, progress_bar(about='decoding', total=len(clips), unit='clip', shown=progress) as bar:
         try:
             while True:
-                while len(waiting) < ahead and (clip := next(todo, None)): waiting.append((clip, pool.submit(_decode, clip, archives, size, stopped)))
+                while len(waiting) < ahead and (clip := next(todo, None)): waiting.append((clip, pool.submit(decode_clip, clip, archives, size, stopped)))
                 if not waiting: return passing
                 clip, result = waiting.popleft()
                 frames, problem, stays, files = result.result()
@@ -214,7 +220,12 @@ def _build(clips, archives, size, workers, progress):
             raise
 
 # %% ../../nbs/samples/03_store.ipynb #899218dc
-def _look(dataset, cache, workers, progress):
+def keyed_clips(
+    dataset, # `ActionDataset`
+    cache, # folder; remembers what files hold
+    workers:int, # files looked at together
+    progress:bool, # show a bar
+)->tuple[list, dict]: # a dict for each clip; row -> problem
     "Key and state of each clip, None where its file cannot be read, and those problems by row."
     digests, faults = Digests(cache/'digests.jsonl'), {}
     def look(path):
@@ -230,7 +241,11 @@ def _look(dataset, cache, workers, progress):
         else: clips.append(dict(key=clip_key(found[path][0], *span), path=path, span=span, state=found[path][1]))
     return clips, faults
 
-def _missing(clips, archives, modalities):
+def missing_clips(
+    clips:list, # from `keyed_clips`
+    archives:dict, # place -> `Archive`
+    modalities:dict, # place -> modality
+)->list: # of dicts
     "Clips that an archive has not got, or that another version of OpenCV could not read, each once, with the archives that want it."
     def wants(archive, key): return key not in archive.entries or (problem := archive.entries[key][3]) and problem[0] != cv2.__version__
     wanted = {}
@@ -252,7 +267,7 @@ def decode_samples(
     "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
     keep_memory()
     cache, workers, order, archives, modality_of = Path(cache), workers or os.cpu_count() or 1, [], {}, {}
-    clips, faults = _look(dataset, cache, workers, progress)
+    clips, faults = keyed_clips(dataset, cache, workers, progress)
     for modality in modalities:
         stored = stored_size(dataset, modality, size)
         coding = 'raw' if estimate_bytes(dataset, modality, stored) <= limit else 'jpeg'
@@ -260,10 +275,10 @@ def decode_samples(
         archives[place] = Archive(cache/place, modality.shape(stored), coding, modality=repr(modality), version=VERSION)
         modality_of[place] = modality
     passing = {}
-    if _missing(clips, archives, modality_of):
+    if missing_clips(clips, archives, modality_of):
         with ExitStack() as alone:
             for place in sorted(archives): alone.enter_context(archives[place].writing())
-            if wanted := _missing(clips, archives, modality_of): passing = _build(wanted, archives, size, workers, progress)
+            if wanted := missing_clips(clips, archives, modality_of): passing = _build(wanted, archives, size, workers, progress)
     report = _report(dataset, clips, faults, passing, archives, modality_of)
     return [Samples(archives[place], modality, [clip['key'] for clip in clips]) for place, modality in zip(order, modalities, strict=True)], report
 
