@@ -102,12 +102,30 @@ def decode_all(dataset):
     with ThreadPoolExecutor(CORES) as pool: list(pool.map(lambda path: exhaust(iter_pictures(path)), dataset.paths))
 
 
-def storing(folder, dataset):
+def mixed_set(folder, files=24):
+    "Different clips 320x240 of three kinds."
+    import numpy as np
+
+    from har_nb.data.lists import from_folders
+    from har_nb.data.video import write_video
+    clip = drawn_clip()
+    for i in range(files):
+        kind = ('XVID', 'MJPG', 'H264')[i % 3]
+        (folder/kind).mkdir(parents=True, exist_ok=True)
+        moved = np.roll(np.concatenate([clip, clip[::-1]]), 7*i, axis=(0, 2))
+        if kind == 'H264': write_h264(folder/kind/f'{i:03}.mp4', moved)
+        else: write_video(folder/kind/f'{i:03}.avi', moved, codec=kind)
+    return from_folders(folder)
+
+
+def storing(folder):
     from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
-    caches = iter(range(1000))
-    build = lambda: decode_samples(dataset, [Frame(), MotionEmbedding()], 224, folder/f'cache{next(caches)}', progress=False)
-    decode, built = alternate(lambda: decode_all(dataset), build, times=3)
-    yield f'building the store (frames and motion images, 224 pixels) against decoding every file, {CORES} cores', of_speed(decode, built), 'told'
+    dataset, caches = mixed_set(folder/'set'), iter(range(1000))
+
+    def build(size): decode_samples(dataset, [Frame(), MotionEmbedding()], size, folder/f'cache{next(caches)}', progress=False)
+    decode, large, small = alternate(lambda: decode_all(dataset), lambda: build(224), lambda: build(64), times=3)
+    for size, built in ((224, large), (64, small)):
+        yield f'building the store (frames and motion images, {size} pixels) against decoding every file; XviD, MJPEG and H.264, {CORES} cores', of_speed(decode, built), '0.6'
 
 
 def loading(folder, dataset, batch=64):
@@ -232,7 +250,7 @@ def samples(folder):
         yield from decoding(path, what, codec)
         yield from embedding(path, what, codec)
     dataset = small_set(place('set'))
-    yield from storing(place('stores'), dataset)
+    yield from storing(place('stores'))
     yield from loading(place('loads'), dataset)
     yield from memory(place('memory'))
     yield from listing(place('lists'))

@@ -150,20 +150,20 @@ def small_set(once): return _set(once, 'small', size=(56, 72))
 
 @pytest.fixture(scope='session')
 def pictures(footage):
-    from published import pictures_of
+    from weights import pictures_of
     return pictures_of(footage)
 
 
 @pytest.fixture(scope='session')
 def mobilenet_file(once, pictures):
-    from published import mobilenet_v2_file
+    from weights import mobilenet_v2_file
     return once('mobilenet_v2', lambda folder: mobilenet_v2_file(folder/'mobilenet_v2.pth', pictures))/'mobilenet_v2.pth'
 
 
 @pytest.fixture(scope='session')
 def features_file(once, pictures):
     pytest.importorskip('timm')
-    from published import mobilenet_v1_file
+    from weights import mobilenet_v1_file
     return once('mobilenet_v1', lambda folder: mobilenet_v1_file(folder/'mobilenet_v1.pth', pictures))/'mobilenet_v1.pth'
 
 

@@ -12,12 +12,12 @@ collecting = False # set by conftest.py; a child of a test that imports a test f
 def load(module):
     "Run the blocks that were left out when a test file was imported."
     if vars(module).get('_complete'): return
-    module._complete = True
     for node in ast.parse(Path(module.__file__).read_text()).body:
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == 'not collecting'): continue
         for inner in node.body:
             if isinstance(inner, ast.ImportFrom) and (inner.module or '').startswith('test_') and inner.module in sys.modules: load(sys.modules[inner.module])
         exec(compile(ast.Module(node.body, []), module.__file__, 'exec'), vars(module))
+    module._complete = True
 
 
 class Value:

@@ -1,61 +1,49 @@
-"Weights as they are published: fp16, batch norm folded into the convolutions, padded like TensorFlow. A drawn net that saw real pictures stands in for them."
-import json
+"Lists of the form and size of the published ones (UCF101, HMDB51, KTH), which may not be passed on: other names, the same counts."
+from pathlib import Path
 
-import torch
-from torch import nn
-from torchvision import models
+from har_nb.data.catalog import KTH_PEOPLE
 
-from har_nb.data.video import iter_frames
-from har_nb.models.backbones import same_padding
-from har_nb.samples.modalities import fitted, resize
+UCF101_CLASSES = [f'Class{number:03d}' for number in range(101)]
 
 
-def seen_and_folded(net, pictures):
-    "The state of a net in fp16 whose batch norms, after they saw the pictures, have given their work to the convolutions before them."
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            nn.init.uniform_(module.weight, .5, 1.5)
-            nn.init.uniform_(module.bias, -1, 1)
-    with torch.no_grad():
-        net.train()(pictures)
-        conv = None
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                share = module.weight/(module.running_var + module.eps).sqrt()
-                conv.weight *= share[:, None, None, None]
-                module.bias -= module.running_mean*share
-                module.weight.fill_((1 + module.eps)**.5); module.running_mean.zero_(); module.running_var.fill_(1)
-            if isinstance(module, nn.Conv2d): conv = module
-    return {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+def _write(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
-def write_weights(file, state):
-    torch.save(state, file)
-    file.with_suffix('.json').write_text(json.dumps(dict(mean=[.5]*3, std=[.5]*3, padding='same', batch_norm='folded')))
-    return file
+def ucf101(folder):
+    "101 classes of 25 videos, 13,320 clips; split n tests seven of the videos: 3,783, 3,734 and 3,696 clips. The folder."
+    clips = {}
+    for first, last, total in ((1, 7, 3783), (8, 14, 3734), (15, 21, 3696), (22, 25, 2107)):
+        videos = [(name, group) for name in UCF101_CLASSES for group in range(first, last + 1)]
+        for place, video in enumerate(videos): clips[video] = total//len(videos) + (place < total % len(videos))
+    _write(folder/'classInd.txt', [f'{place} {name}' for place, name in enumerate(UCF101_CLASSES, 1)])
+    for number in (1, 2, 3):
+        tested = range(7*number - 6, 7*number + 1)
+        paths = [(group in tested, place, f'{name}/v_{name}_g{group:02d}_c{clip:02d}.avi') for place, name in enumerate(UCF101_CLASSES, 1) for group in range(1, 26) for clip in range(1, clips[name, group] + 1)]
+        _write(folder/f'trainlist0{number}.txt', [f'{path} {place}' for test, place, path in paths if not test])
+        _write(folder/f'testlist0{number}.txt', [path for test, _, path in paths if test])
+    return Path(folder)
 
 
-def squares(path, *numbers):
-    "Frames of a video, 3 224 224 in -1..1, the middle square."
-    for number, frame in enumerate(iter_frames(path, 0, numbers[-1] + 1)):
-        if number not in numbers: continue
-        yield torch.from_numpy(resize(fitted(frame, 224, 'crop'), 224)).permute(2, 0, 1).float()/127.5 - 1
+def hmdb51(folder):
+    "51 classes, 6,766 clips, two of a film in each class; 70 and 30 clips of a class in every split, 1,666 in neither. The folder."
+    for place in range(51):
+        name, n_clips = f'act_{place:02d}', 132 + (place < 34)
+        clips = [(clip//2, f'Film{clip//2}_{name}_u_nm_np1_fr_goo_{clip % 2}.avi') for clip in range(n_clips)]
+        for number in (1, 2, 3):
+            turned = [(film + 15*number + 7*place) % 66 if film < 66 else 66 for film, _ in clips]
+            _write(folder/f'{name}_test_split{number}.txt', [f'{path} {1 if at < 35 else 2 if at < 50 else 0} ' for at, (_, path) in zip(turned, clips, strict=True)])
+    return Path(folder)
 
 
-def pictures_of(footage):
-    "Two frames of each camera clip, B 3 224 224 in -1..1."
-    return torch.stack([square for path in footage.values() for square in squares(path, 5, 60)])
-
-
-def mobilenet_v2_file(file, pictures):
-    torch.manual_seed(0)
-    return write_weights(file, seen_and_folded(same_padding(models.mobilenet_v2()), pictures))
-
-
-def mobilenet_v1_file(file, pictures):
-    "As timm has MobileNetV1, without its head."
-    import timm
-    torch.manual_seed(0)
-    state = seen_and_folded(timm.create_model('mobilenetv1_100', pad_type='same'), pictures)
-    return write_weights(file, {name: value for name, value in state.items() if not name.startswith('classifier')})
+def kth(folder):
+    "599 videos of 25 people, four sequences each but for five: 760, 768 and 863. The folder."
+    lines, three = ['The sequences of the database:', ''], {(person, 'boxing', 1) for person in (*KTH_PEOPLE['train'][:4], KTH_PEOPLE['test'][0])}
+    for action in ('boxing', 'handclapping', 'handwaving', 'jogging', 'running', 'walking'):
+        for person in range(1, 26):
+            for scene in range(1, 5):
+                spans = ', '.join(f'{100*place + 1}-{100*place + 95}' for place in range(3 if (person, action, scene) in three else 4))
+                lines.append(f'person{person:02d}_{action}_d{scene}\t' + ('*missing*' if (person, action, scene) == (13, 'handclapping', 3) else f'frames\t{spans}'))
+    _write(folder/'00sequences.txt', lines)
+    return Path(folder)

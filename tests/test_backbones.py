@@ -9,9 +9,9 @@ from later import collecting, no_grad
 
 if not collecting:
     import torch
-    from published import squares
     from torch import nn
     from torchvision import models
+    from weights import squares
 
     from har_nb.models.backbones import (
         IMAGENET_MEAN,

@@ -44,14 +44,16 @@ def test_both_ways_of_summing_give_the_same_bits(way, division):
     for _ in range(30):
         n, interval, n_frames = draw.integers(1, 23), draw.integers(1, 30), draw.integers(1, 70)
         frames = draw.integers(0, 256, (n_frames, *draw.integers(1, 6, 2), draw.choice([1, 3])), dtype=np.uint8)
-        np.testing.assert_array_equal(np.stack(list(way(iter(frames), n, interval, division))), motion_embed(frames, n, interval, division))
+        images = [image for image in way(iter(frames), n, interval, division) if image is not None]
+        np.testing.assert_array_equal(np.stack(images), motion_embed(frames, n, interval, division))
 
 
 @pytest.mark.parametrize('division', mei.RUNNING)
 def test_running_sums_may_overflow_for_ever(division):
     frames = np.full((3000, 3, 5, 3), 255, np.uint8)
     frames[::7] = 254
-    np.testing.assert_array_equal(np.stack(list(mei._running_embed(iter(frames), 10, 5, division))), motion_embed(frames, 10, 5, division))
+    images = [image for image in mei._running_embed(iter(frames), 10, 5, division) if image is not None]
+    np.testing.assert_array_equal(np.stack(images), motion_embed(frames, 10, 5, division))
 
 
 @pytest.mark.parametrize('n, interval', [(10, 5), (10, 10), (10, 1), (20, 5), (22, 2)])

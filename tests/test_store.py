@@ -13,12 +13,12 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
-from footage import drawn, encode, numbers
+from footage import CODECS, drawn, encode, numbers
 from stopped import Child, at
 
 from har_nb.data.dataset import ActionDataset
 from har_nb.data.synthetic import build
-from har_nb.data.video import write_video
+from har_nb.data.video import frames, write_video
 from har_nb.samples import archive as archives
 from har_nb.samples import store
 from har_nb.samples.archive import StoreError
@@ -440,6 +440,31 @@ def test_memory_does_not_grow_with_the_video(long_videos, tmp_path, kind):
         n_samples, peak[n_frames] = Child(peak_memory, dataset, tmp_path/f'cache{n_frames}', kind).finish()
         assert n_samples == (n_frames - 10)//5 + 1
     assert peak[15_000] < peak[500] + 60, peak
+
+
+def test_pictures_that_the_decoder_overwrites(tmp_path):
+    "Modalities that see the decoder's own pictures, in whatever company, give what stable frames give."
+    several = [Frame(), MotionEmbedding(7, 3), MotionEmbedding(division=(1,)*9 + (4,)), Frames(EveryKth(3)), Frames(OneClip(8, step=2)), Frames(Segments(5))]
+    paths = [encode(tmp_path/f'{kind}{CODECS[kind][2]}', drawn(33), kind) for kind in ('h264', 'mpeg4', 'av1')] # the last by PyAV
+    for path in paths:
+        for span in ((0, None), (5, 31), (3, 7), (10, 11)):
+            clip = frames(path, start=span[0], stop=span[1])
+            together, n_frames = sample_video(path, several, SIZE, *span)
+            assert n_frames == len(clip)
+            for modality, samples in zip(several, together, strict=True):
+                from_frames = [sample for sample in modality.stream(iter(clip), SIZE, len(clip)) if sample is not None]
+                np.testing.assert_array_equal(samples, np.stack(from_frames))
+                np.testing.assert_array_equal(samples, sample_video(path, [modality], SIZE, *span)[0][0])
+
+
+def test_a_stream_of_its_own_gets_red_green_blue(sports):
+    class Grey(Frame):
+        def stream(self, frames, size, n_frames=None):
+            for image in super().stream(frames, size): yield image if image is None else np.repeat(image[..., :1], 3, -1)
+    assert Frame.passing and not Grey.passing
+    (plain,), _ = sample_video(sports.paths[0], [Frame()], SIZE)
+    (red,), _ = sample_video(sports.paths[0], [Grey()], SIZE)
+    np.testing.assert_array_equal(red, np.repeat(plain[..., :1], 3, -1))
 
 
 def test_clips_of_a_camera(footage, tmp_path):

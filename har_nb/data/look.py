@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .video import Clock, declared_frames, diagnose, ffmpeg_name, info_of, open_capture
+from .video import Clock, declared_frames, diagnose, info_of, name_for_ffmpeg, open_video
 
 # %% ../../nbs/data/07_look.ipynb #3c253885
 class Moments:
@@ -68,7 +68,7 @@ def look(
 
 def _watch(path, clips):
     "What `probe` tells, with moments taken on the way."
-    capture, shape, times = open_capture(path), None, []
+    capture, shape, times = open_video(path), None, []
     clock = Clock(capture)
     for clip in clips: clip.expect(min(declared_frames(capture), 1 << 16))
     while True:
@@ -100,5 +100,5 @@ def has_audio(
     if Path(path).is_dir(): return False
     av.logging.set_level(None)
     try:
-        with ffmpeg_name(path) as name, av.open(name) as container: return bool(container.streams.audio)
+        with name_for_ffmpeg(path) as name, av.open(name) as container: return bool(container.streams.audio)
     except (av.FFmpegError, OSError): return None

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICTURE_SUFFIXES', 'VIDEO_SUFFIXES', 'PICTURES_PER_SECOND', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'PictureFolder',
-           'is_picture_clip', 'ffmpeg_name', 'PyAVCapture', 'open_capture', 'expected_frames', 'header_frames', 'Clock',
-           'rate_of', 'VideoInfo', 'declared_frames', 'info_of', 'probe', 'frame_times', 'write_video', 'iter_pictures',
-           'iter_frames', 'frames', 'diagnose', 'progress_bar']
+           'is_picture_clip', 'name_for_ffmpeg', 'PyAVCapture', 'open_video', 'expected_frames', 'header_frames',
+           'Clock', 'rate_of', 'VideoInfo', 'declared_frames', 'info_of', 'probe', 'frame_times', 'write_video',
+           'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'progress_bar']
 
 # %% ../../nbs/data/00_video.ipynb #ee6103f7
 import mmap
@@ -118,9 +118,9 @@ def _checked(path):
         raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video', f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
 
 @contextmanager
-def ffmpeg_name(
-    path, # of a video file
-): # text
+def name_for_ffmpeg(
+    path, # of a video
+): # yields it
     "The name by which FFmpeg may open a file: its own, or where that is not UTF-8 a link's, for the time of opening."
     name = os.path.abspath(path)
     if name.encode(errors='replace') == os.fsencode(name):
@@ -178,7 +178,7 @@ def _head(path):
     "The head of a file; None where FFmpeg cannot read it."
     import av
     av.logging.set_level(None)
-    with suppress(av.FFmpegError, OSError, IndexError, ValueError), ffmpeg_name(path) as name, av.open(name) as container:
+    with suppress(av.FFmpegError, OSError, IndexError, ValueError), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None: return _Head('', False)
         stream.codec_context.thread_count = 1
@@ -273,7 +273,7 @@ class PyAVCapture:
         threads:int=1,
     ):
         import av
-        with ffmpeg_name(path) as name: self.container = av.open(name)
+        with name_for_ffmpeg(path) as name: self.container = av.open(name)
         self.stream, self.wrong = self.container.streams.video[0], av.FFmpegError
         self.stream.codec_context.thread_count = threads
         self.stream.thread_type = 'AUTO' if threads != 1 else 'SLICE'
@@ -308,15 +308,15 @@ def _woven(frame):
     return plain
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d5
-def open_capture(
+def open_video(
     path, # a video file, or a folder of numbered pictures
-    threads:int=1, # that decode
-    fps:float|None=None, # of a folder of pictures; default 12
-): # as `cv2.VideoCapture`
+    threads=1, # that decode
+    fps=None, # of a folder of pictures, which does not say; default 12
+): # cv2.VideoCapture, or what reads as one does
     "The file opened for one pass, or a `VideoError` that says why not."
     if os.path.isdir(path): return PictureFolder(path, fps or PICTURES_PER_SECOND)
     _checked(path)
-    with ffmpeg_name(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    with name_for_ffmpeg(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
     if capture.isOpened() and _progressive(capture) and not _may_be_mirrored(path): return capture
     head = _head(path)
     if head and not head.codec: raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})', 'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
@@ -386,7 +386,7 @@ _CRUMB = 8 # bytes: packets up to here hold no picture
 def _packets(path):
     "Pictures that a file holds, by its packets and its index; those that an edit list hides are left out."
     import av
-    with ffmpeg_name(path) as name, av.open(name) as container:
+    with name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         codec, shown, hidden = stream.codec_context.name, 0, 0
         for packet in container.demux(stream):
@@ -418,7 +418,7 @@ def header_frames(
     path = Path(path)
     if path.is_dir(): return PictureFolder(path).declared
     import av
-    with suppress(av.FFmpegError, OSError, IndexError, TypeError), ffmpeg_name(path) as name, av.open(name) as container:
+    with suppress(av.FFmpegError, OSError, IndexError, TypeError), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         long = stream.duration*stream.time_base if stream.duration else (container.duration or 0)/1e6
         return min(max(0, int(stream.frames or long*(stream.average_rate or 0))), 2**31)
@@ -475,9 +475,9 @@ class VideoInfo:
 
 # %% ../../nbs/data/00_video.ipynb #843c1b99
 def declared_frames(
-    capture, # from `open_capture`
+    capture, # from `open_video`
 )->int:
-    "How many frames the container promises; 0 where it does not say."
+    "How many frames the header promises, which may be wrong; 0 where it does not say."
     return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
 
 def _codec(capture):
@@ -486,9 +486,9 @@ def _codec(capture):
 
 def info_of(
     path, # of the video
-    capture, # from `open_capture`, at its end
-    times, # of its frames, in seconds
-    shape, # height and width, in pixels
+    capture, # from `open_video`, after its last frame
+    times, # of all frames, in seconds
+    shape, # of the first: height, width
 )->VideoInfo:
     "What is known of a file when its last frame was decoded."
     fps, varies = rate_of(times, capture.get(cv2.CAP_PROP_FPS))
@@ -501,7 +501,7 @@ def probe(
 )->VideoInfo:
     "Decode a video once and say what it holds; `VideoError` where that is nothing."
     path = Path(path)
-    capture = open_capture(path, fps=fps)
+    capture = open_video(path, fps=fps)
     clock = Clock(capture)
     decoded, picture = capture.read()
     if not decoded: raise _no_frames(path)
@@ -515,7 +515,7 @@ def frame_times(
 )->np.ndarray: # T float64, seconds since the first frame
     "The time of each frame, from the stream's own time stamps; `VideoError` where there is no frame."
     path = Path(path)
-    capture = open_capture(path, fps=fps)
+    capture = open_video(path, fps=fps)
     clock, times = Clock(capture), []
     while capture.grab(): times.append(clock())
     if not times: raise _no_frames(path)
@@ -616,7 +616,7 @@ def _ahead(decode, size):
 def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
     "An open file and its pictures."
     if start < 0 or stop is not None and stop <= start: raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')
-    capture = open_capture(path, threads, fps)
+    capture = open_video(path, threads, fps)
     decode = partial(_pictures, capture, path, start, stop, stamps=stamps)
     return capture, _ahead(decode, ahead) if ahead else decode()
 

@@ -100,7 +100,7 @@ def decode_samples(
     "`samples.store.decode_samples` with the decoding done by workers."
     from dask.distributed import as_completed
     cache, archives, modality_of = Path(cache), {}, {}
-    clips, _ = store.look_at_clips(dataset, cache, 8, progress)
+    clips, _ = store.keyed_clips(dataset, cache, 8, progress)
     for modality in modalities:
         coding = 'raw' if store.estimate_bytes(dataset, modality, size) <= limit else 'jpeg'
         place = store.cache_key(modality, size, coding)

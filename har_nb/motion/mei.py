@@ -92,7 +92,8 @@ def _ring_embed(frames, n, interval, division):
         if ring is None: ring = np.empty((n, *frame.shape), np.uint8)
         ring[(count - 1) % n] = frame
         first = count - n
-        if first >= 0 and first % interval == 0: yield weighted_mean(ring, np.roll(mei_weights(n, division, first), first % n))
+        due = first >= 0 and first % interval == 0
+        yield weighted_mean(ring, np.roll(mei_weights(n, division, first), first % n)) if due else None
     if count < n: yield weighted_mean(ring[:count], mei_weights(count, division))
 
 # %% ../../nbs/motion/00_mei.ipynb #0cf33ad3
@@ -142,6 +143,7 @@ def _running_embed(frames, n, interval, division):
             _, sums = started.pop(0)
             spare.append(sums)
             yield _end(sums, P, Q, high, n, division, shape)
+        else: yield None
     if count < n:
         (_, sums), *_ = started
         sums[:] = 0
@@ -167,8 +169,10 @@ def stream_embed(
     n:int=10, # frames of a batch
     interval:int=5, # frames between two batches
     division:str|Sequence[int]='gradient', # see `mei_weights`
+    between:bool=False, # None after each frame that completes nothing
 )->Iterator[np.ndarray]: # of H W C uint8, each as soon as its last frame is there
     "`motion_embed` for frames that come one by one, such as a decoder's; takes the memory of n + 1 frames, whatever the length. Raises `ValueError` for an empty stream and frames that change size or type."
     _check(n, interval, division)
     runs = isinstance(division, str) and division in RUNNING and mei_weights(n, division).sum() <= 256 and interval < n and 7 + 2*math.ceil(n/interval) <= n + 1
-    yield from (_running_embed if runs else _ring_embed)(_checked(frames), n, interval, division)
+    images = (_running_embed if runs else _ring_embed)(_checked(frames), n, interval, division)
+    yield from images if between else (image for image in images if image is not None)

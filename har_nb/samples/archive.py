@@ -60,7 +60,7 @@ class ArrayFile:
     def __init__(self,
         folder:Path, shape:tuple # of a sample
     ): self.path, self.shape, self.file, self.array = folder/'samples.uint8', shape, None, np.empty((0, *shape), np.uint8)
-    def pack(self, sample)->bytes: return np.ascontiguousarray(sample).tobytes()
+    def pack(self, sample): return np.ascontiguousarray(sample).data.cast('B')
     def open(self, end): # samples that count; whatever is behind them goes
         self.file = open(self.path, 'r+b' if self.path.exists() else 'w+b', buffering=0) # what a full disk refuses must not wait here, and fail again
         self.undo(end)

@@ -247,23 +247,21 @@ def sample_loader(
     samples, # `Samples` of one modality
     dataset, # the `ActionDataset` they were decoded from
     split:str, # 'train', 'valid' or 'test'
+    mean=IMAGENET_MEAN, std=IMAGENET_STD, # what the network expects, for values in 0..1
     batch_size:int=64, # samples in a batch
     flip:bool=True, # mirror training samples at random
-    seed:int=0, # of the order of the training samples, and of all that is random
-    device=None, # default: fastai's default device
     crop:int|None=None, # side of a square of stored pixels: anywhere in training, the middle elsewhere; default all
+    size:int|None=None, # side of what the network sees, in pixels; default as it is
     augment=(), # further transforms of training batches, for example `[RandomZoom(), RandomColour()]`
     choice=None, # makes clips of stored frames: any of `har_nb.samples.samplers`
-    num_workers:int=1, # threads that gather batches in advance
-    **seen # by the network: `mean`, `std` and `size`, as for `View`
+    **settings # of `SampleLoader`: `seed` of all that is random, `device`, `num_workers` (threads that gather ahead)
 )->SampleLoader: # batches B 3 size size (or B 3 T size size) float32 and B labels
     "A loader over one split: shuffled and augmented where it is 'train', in the order of the clips elsewhere."
     train = split == 'train'
     rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
     chance = [*([RandomFlip()] if flip else []), *([RandomCrop(crop)] if crop else []), *augment] if train else []
-    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, choice), seed=seed, bs=batch_size,
-                        shuffle=train, drop_last=False, num_workers=num_workers, device=device,
-                        after_batch=[*chance, View(crop=crop, **seen)])
+    return SampleLoader(SampleSet(samples, dataset, rows, 0 if train else 1, choice), bs=batch_size, shuffle=train,
+                        drop_last=False, after_batch=[*chance, View(mean, std, crop, size)], **settings)
 
 # %% ../../nbs/samples/04_loaders.ipynb #8b39e874
 def make_loaders(samples, dataset, batch_size:int=64, device=None, choice=None, valid_choice=None,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASPECTS', 'CODINGS', 'QUALITY', 'height_width', 'resize', 'kept_size', 'fitted', 'repeated', 'Modality', 'shown',
            'Batched', 'Frame', 'MotionEmbedding', 'SteadyEmbedding', 'arrange', 'Frames', 'side_by_side', 'interleave',
-           'encode_image', 'decode_image', 'through_jpeg', 'stream_video', 'sample_video']
+           'encode_image', 'decode_image', 'through_jpeg', 'swap_colours', 'stream_video', 'sample_video']
 
 # %% ../../nbs/samples/01_modalities.ipynb #9638b4cf
 from collections import deque
@@ -17,7 +17,7 @@ from itertools import chain
 import cv2
 import numpy as np
 
-from ..data.video import VideoError, expected_frames, frame_times, iter_frames, probe
+from ..data.video import VideoError, expected_frames, frame_times, iter_frames, iter_pictures, probe
 from ..motion.camera import camera_motion, hold_still
 from ..motion.mei import motion_embed, stream_embed
 from .samplers import Batches, looped, ticks
@@ -86,11 +86,14 @@ class Modality:
     fps:float|None = field(default=None, kw_only=True) # ticks a second at which frames are looked at; None: at every frame
     aspect:str = field(default='squash', kw_only=True) # one of `ASPECTS`
     channels = 3 # of an image
+    passing = False # whether `stream` is done with a frame when it gives something, and red, green and blue are treated alike
     kinds = None # types of a batch of images and of a batch of clips, where they are not fastai's
     def __post_init__(self):
         if self.aspect not in ASPECTS: raise ValueError(f'aspect={self.aspect!r} is none of {", ".join(ASPECTS)}')
         if self.fps is not None and not 0 < self.fps < np.inf: raise ValueError(f'fps={self.fps!r} is no rate')
-    def __init_subclass__(cls): cls.__repr__ = Modality.__repr__
+    def __init_subclass__(cls):
+        cls.__repr__ = Modality.__repr__
+        if 'stream' in vars(cls): cls.passing = vars(cls).get('passing', False) # a `stream` of its own speaks for itself
     def __repr__(self):
         neutral = {f.name: f.default for f in fields(Modality)}
         said = sorted((f for f in fields(self) if f.repr), key=lambda f: f.name in neutral)
@@ -149,6 +152,7 @@ class Batched(Modality):
 @dataclass(frozen=True)
 class Frame(Batched):
     "The last frame of each batch of `n`: the input of the normal stream (MEI paper, section 3.3)."
+    passing = True
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width C uint8, or None
         number = 0
         for number, frame in enumerate(frames, 1):
@@ -161,8 +165,10 @@ class Frame(Batched):
 class MotionEmbedding(Batched):
     "One motion embedded image for each batch of `n`: the input of the motion stream (MEI paper, section 3.1)."
     division:str='gradient' # as for `mei_weights`
-    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width C uint8
-        for image in stream_embed(frames, self.n, self.interval, self.division): yield resize(image, size)
+    passing = True
+    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width C uint8, or None
+        for image in stream_embed(frames, self.n, self.interval, self.division, between=True):
+            yield None if image is None else resize(image, size)
 
 # %% ../../nbs/samples/01_modalities.ipynb #f32ee898
 @dataclass(frozen=True)
@@ -217,6 +223,7 @@ def arrange(
 class Frames(Modality):
     "The frames a sampler picks: images where it takes one at a time, clips otherwise."
     sampler:object # one of `har_nb.samples.samplers`, or another frozen value like them
+    passing = True
     def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width C or T height width C uint8, or None
         for sample in arrange(self.sampler, (partial(resize, frame, size) for frame in frames), n_frames):
             yield None if sample is None else np.stack(sample).reshape(self.shape(size))
@@ -225,6 +232,7 @@ class Frames(Modality):
 def side_by_side(
     frames:Iterable, # of H W C uint8, in order
     takers, # each is called with the frames, and gives samples and None
+    lent:bool=False, # each frame is overwritten when the next is asked for; a taker is done with one when it gives something
 )->Iterator[tuple[int, np.ndarray]]: # place of the taker, and its next sample
     "What several take from one pass over the frames, each sample as soon as it is complete."
     source, waiting, taken, gone = iter(frames), deque(), [0]*len(takers), 0
@@ -232,6 +240,7 @@ def side_by_side(
         nonlocal gone
         while True:
             if taken[place] - gone == len(waiting):
+                if lent and waiting: waiting[-1] = waiting[-1].copy()
                 try: waiting.append(next(source))
                 except StopIteration: return
             frame = waiting[taken[place] - gone]
@@ -252,10 +261,11 @@ def interleave(
     size, # side of the images, or (height, width), in pixels
     n_frames:int|None=None, # how many frames will come, where a modality must know
     times=None, # seconds of each frame, where a modality looks at the ticks of a clock
+    lent:bool=False, # as for `side_by_side`
 )->Iterator[tuple[int, np.ndarray]]: # place of the modality, and its next sample
     "Samples of all modalities in one pass, each as soon as it is complete."
     takers = [partial(modality.seen, size=size, n_frames=n_frames, times=times) for modality in modalities]
-    return side_by_side(frames, takers)
+    return side_by_side(frames, takers, lent)
 
 # %% ../../nbs/samples/01_modalities.ipynb #a87c051b
 CODINGS = ('raw', 'jpeg')
@@ -286,6 +296,13 @@ def through_jpeg(
     return out
 
 # %% ../../nbs/samples/01_modalities.ipynb #007fdb10
+def swap_colours(
+    sample:np.ndarray, # ... H W 3 uint8, is changed
+)->np.ndarray: # the same array
+    "B G R to R G B, or back."
+    for image in sample.reshape(-1, *sample.shape[-3:]): cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return sample
+
 def stream_video(
     path, # a video file, or a folder of numbered pictures
     modalities, # what to take from it
@@ -295,7 +312,8 @@ def stream_video(
     stop:int|None=None, # number of the frame to stop before; None for the end
 )->int: # frames that were read
     "Read a video once and hand on every sample. Raises `VideoError`, also for a video that was cut off."
-    frames, n_frames, times = iter_frames(path, start, stop), None, None
+    passing, n_frames, times = all(modality.passing and not modality.fps for modality in modalities), None, None
+    frames = (iter_pictures if passing else iter_frames)(path, start, stop)
     if any(modality.fps for modality in modalities): times = frame_times(path)[start:stop]
     if any(modality.sampler.counted for modality in modalities):
         n_frames = stop - start if stop else max(probe(path).n_frames - start, 1)
@@ -303,7 +321,8 @@ def stream_video(
     def counted():
         nonlocal read
         for frame in frames: read += 1; yield frame
-    for place, sample in interleave(counted(), modalities, size, n_frames, times): take(place, sample)
+    for place, sample in interleave(counted(), modalities, size, n_frames, times, lent=passing):
+        take(place, swap_colours(sample) if passing else sample)
     expected = expected_frames(path, start + read) if stop is None else stop
     if start + read < expected: raise VideoError(path, f'cut off: {start + read} of {expected} frames', 'Fetch it again, or leave it out')
     return read

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'estimate_bytes', 'stored_size', 'Samples',
-           'decode_clip', 'look_at_clips', 'missing_clips', 'decode_samples', 'Frame', 'Frames', 'MotionEmbedding',
+           'decode_clip', 'keyed_clips', 'missing_clips', 'decode_samples', 'Frame', 'Frames', 'MotionEmbedding',
            'StoreError', 'sample_video']
 
 # %% ../../nbs/samples/03_store.ipynb #46e8caeb
@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from ..core import keep_memory
 from ..data.video import VideoError, header_frames, iter_frames, progress_bar
 from .archive import Archive, StoreError, told, write_whole
 from har_nb.samples.modalities import (
@@ -170,10 +171,10 @@ def _other_shape(path, shape, kept):
 
 def decode_clip(
     clip:dict, # from `missing_clips`
-    archives:dict, # place -> `Archive`, or what has its `folder` and `data`
-    size, # of the samples, as for `decode_samples`
-    stopped # threading.Event: set where the build is to end
-)->tuple:
+    archives, # place -> what has a `folder` and `data` that packs a sample
+    size, # of a sample, in pixels
+    stopped, # `threading.Event`: set, it ends
+): # frames, problem, whether it will stay, place -> (file, count)
     "Samples of one clip, as frames, problem, whether the problem will stay, and a temporary file and a count for each archive."
     files = {place: SpooledTemporaryFile(WAITING, dir=archives[place].folder) for place in clip['places']}
     counts, places = dict.fromkeys(files, 0), list(files)
@@ -219,12 +220,12 @@ def _build(clips, archives, size, workers, progress):
             raise
 
 # %% ../../nbs/samples/03_store.ipynb #899218dc
-def look_at_clips(
-    dataset, # an `ActionDataset`
-    cache:Path, # folder that remembers what files held
-    workers:int, # threads
-    progress:bool # show a bar
-)->tuple: # list of dict, dict
+def keyed_clips(
+    dataset, # `ActionDataset`
+    cache, # folder; remembers what files hold
+    workers:int, # files looked at together
+    progress:bool, # show a bar
+)->tuple[list, dict]: # a dict for each clip; row -> problem
     "Key and state of each clip, None where its file cannot be read, and those problems by row."
     digests, faults = Digests(cache/'digests.jsonl'), {}
     def look(path):
@@ -241,10 +242,10 @@ def look_at_clips(
     return clips, faults
 
 def missing_clips(
-    clips:list, # from `look_at_clips`
+    clips:list, # from `keyed_clips`
     archives:dict, # place -> `Archive`
-    modalities:dict # place -> modality
-)->list: # of dict
+    modalities:dict, # place -> modality
+)->list: # of dicts
     "Clips that an archive has not got, or that another version of OpenCV could not read, each once, with the archives that want it."
     def wants(archive, key): return key not in archive.entries or (problem := archive.entries[key][3]) and problem[0] != cv2.__version__
     wanted = {}
@@ -264,8 +265,9 @@ def decode_samples(
     limit:float=LIMIT, # bytes of a modality above which it is kept as JPEG: 0 for always, math.inf for never
 )->tuple[list[Samples], pd.DataFrame]: # one `Samples` for each modality; report: path, severity, problem
     "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
+    keep_memory()
     cache, workers, order, archives, modality_of = Path(cache), workers or os.cpu_count() or 1, [], {}, {}
-    clips, faults = look_at_clips(dataset, cache, workers, progress)
+    clips, faults = keyed_clips(dataset, cache, workers, progress)
     for modality in modalities:
         stored = stored_size(dataset, modality, size)
         coding = 'raw' if estimate_bytes(dataset, modality, stored) <= limit else 'jpeg'
