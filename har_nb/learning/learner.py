@@ -271,7 +271,8 @@ def predict_probabilities(
     device, training, probabilities = next(model.parameters()).device, model.training, []
     keep_memory()
     model.eval()
-    if for_images(model): model.to(memory_format=torch.channels_last)
+    if for_images(model):
+        with torch.inference_mode(False): model.to(memory_format=torch.channels_last) # else it could not be trained again
     try:
         for batch in loader:
             inputs = batch[:getattr(loader, 'n_inp', max(1, len(batch) - 1))] if isinstance(batch, (tuple, list)) else (batch,)
