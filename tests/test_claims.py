@@ -1,4 +1,8 @@
-"What is said of the papers: tables that are counted, figures by command."
+"What is said of the papers: tables that are counted, figures by command, no measured number typed into prose."
+import json
+import re
+from pathlib import Path
+
 import cv2
 import pytest
 from later import collecting
@@ -10,6 +14,7 @@ if not collecting:
     from har_nb.learning.runs import runs_table
     from har_nb.papers.dual_stream_attention.tables import table1 as attention_table
     from har_nb.papers.kpsem.tables import figure5b, table2b
+    from har_nb.tools.figures import drawn
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +31,21 @@ def test_table_1_of_transnet_is_printed(har):
     assert '--data' in har('run', 'transnet.table2').err
 
 
+def legend_stands_apart(figure):
+    "Whether no legend of a figure lies over its axes."
+    figure.canvas.draw()
+    assert figure.legends
+    boxes = [legend.get_window_extent() for legend in figure.legends]
+    return not any(box.overlaps(ax.get_window_extent()) for box in boxes for ax in figure.axes)
+
+
 def picture(har, tmp_path, name, *words):
     "A figure as the command draws it."
     said = har('figure', name, *words, '--to', tmp_path/f'{name}.png')
     assert said.code == 0, said.err
-    drawn = cv2.imread(str(tmp_path/f'{name}.png'))
-    assert drawn is not None and drawn.std() > 5, f'{name} is empty'
-    return drawn
+    pixels = cv2.imread(str(tmp_path/f'{name}.png'))
+    assert pixels is not None and pixels.std() > 5, f'{name} is empty'
+    return pixels
 
 
 @pytest.mark.parametrize('name', ['mei.figure2', 'mei.figure3', 'mei.figure4', 'mei.figure5', 'mei.figure6',
@@ -61,8 +74,9 @@ def test_figures_of_kpsem_runs(har, small_set, tmp_path):
     runs = ids(table2b)
     pair = ('--run', runs['MF-KPSEM'], '--against', runs['MFNet'])
     picture(har, tmp_path, 'kpsem.figure5')
+    assert legend_stands_apart(drawn('kpsem.figure5', {}))
     picture(har, tmp_path, 'kpsem.figure7', *pair)
-    for one in ('kpsem.figure9',): picture(har, tmp_path, one, *pair, '--data', small_set.root)
+    picture(har, tmp_path, 'kpsem.figure9', *pair, '--data', small_set.root)
     picture(har, tmp_path, 'kpsem.figure10', *pair[:2], '--data', small_set.root)
     said = har('figure', 'kpsem.figure8', *pair, '--data', small_set.root, '--to', tmp_path/'eight.png')
     assert said.code == 0 or 'no such video' in said.err # two nets of one epoch may be right on the same videos
@@ -76,3 +90,34 @@ def test_figures_of_attention_runs(har, small_set, tmp_path):
     assert set(ids(attention_table)) == {'early fusion', 'late fusion'}
     early, late = (picture(har, tmp_path, f'dual_stream_attention.figure{number}') for number in (4, 5))
     assert early.shape == late.shape and (early != late).any()
+    assert legend_stands_apart(drawn('dual_stream_attention.figure4', {}))
+
+
+HERE = Path(__file__).resolve().parents[1]
+NUMBER = re.compile(r'(?<![\w.,-])\d*\.\d+')
+MEASURED = re.compile(r'(?<![\w.,-])\d+(?:\.\d+)?(?= ?(?:%|±|points))|± ?\d+(?:\.\d+)?')
+PRINTED = { # in prose, from the papers' pages
+    'nbs/papers/transnet/01_tables.ipynb': ('100', '98'), # abstract and section V
+    'nbs/papers/kpsem/00_tables.ipynb': ('1.5', ), # section 4.4 and figure 5a
+    'nbs/papers/kpsem/01_figures.ipynb': ('6', )} # figure 7
+
+
+def typed(text):
+    "Numbers that look measured: decimals in tables, and numbers before %, ± and points; code and links are left out."
+    text = re.sub(r'```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)', ' ', text, flags=re.S)
+    found = []
+    for line in text.splitlines(): found += NUMBER.findall(line) if line.lstrip().startswith('|') else MEASURED.findall(line)
+    return found
+
+
+def test_a_typed_number_is_found():
+    said = 'Normal 69.1 ± 0.3, 12 points above `x = 3.5 %`, at interval 5.\n| a | 5.1 |\n```\n1.2 %\n```'
+    assert typed(said) == ['69.1', '± 0.3', '12', '5.1']
+
+
+@pytest.mark.parametrize('path', sorted(p.relative_to(HERE).as_posix() for p in (HERE/'nbs'/'papers').rglob('*.ipynb')))
+def test_no_measured_number_is_typed_in_the_papers_chapters(path):
+    "Numbers come out of cells; prose has those of the papers' pages only."
+    cells = [''.join(cell['source']) for cell in json.loads((HERE/path).read_text())['cells'] if cell['cell_type'] == 'markdown']
+    found = [number for text in cells for number in typed(text) if number not in PRINTED.get(path, ())]
+    assert not found, f'{path}: {found}: render them from a run or a file in results/'
