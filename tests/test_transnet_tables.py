@@ -44,14 +44,13 @@ def rows(table='transnet.table2'):
 def test_every_printed_number_of_table_2():
     numbers = np.array(TEXT.split(), float).reshape(12, 2)
     assert [line.printed for line in table2.rows] == numbers[:, 0].tolist()
-    assert [(float(name.rpartition(': ')[2].split(' ± ')[0]), float(name.rpartition(' ± ')[2])) for name, _ in table2.context] == [tuple(pair) for pair in numbers.tolist()]
-    assert [number for _, number in table2.context] == numbers[:, 0].tolist()
+    assert [(line['Acc.'], line['±']) for line in table2.context] == [tuple(pair) for pair in numbers.tolist()]
     assert {(line.settings['backbone'].rpartition(':')[2], line.settings['pretraining']) for line in table2.rows} == {(net, start) for net in ('mobilenet_v1', 'mobilenet_v2', 'vgg16', 'vgg19') for start in (None, 'imagenet', 'people')}
 
 
 def test_every_printed_number_of_tables_3_to_5():
     for number, (table, printed) in {3: (table3, 100.), 4: (table4, 98.32), 5: (table5, 97.93)}.items():
-        assert table.rows[0].printed == printed and [value for _, value in table.context] == np.array(LITERATURE[number].split(), float).tolist()
+        assert table.rows[0].printed == printed and [line['Acc.'] for line in table.context] == np.array(LITERATURE[number].split(), float).tolist()
 
 
 @parametrize('table', ['transnet.table2', 'transnet.table3', 'transnet.table4', 'transnet.table5', 'transnet_ablations.heads', 'transnet_ablations.frames', 'transnet_ablations.body', 'transnet_ablations.leak'], lambda: [table2, table3, table4, table5, heads, frames, body, leak])

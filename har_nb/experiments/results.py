@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'NO_LINES', 'NAMES', 'Predictions', 'measure', 'log_results', 'drawing', 'log_pictures', 'load_predictions',
-           'PrintedRow', 'PrintedTable', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'compare',
-           'readable', 'to_markdown', 'paired']
+           'PrintedRow', 'PrintedTable', 'as_text', 'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children',
+           'comparable', 'compare', 'readable', 'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions',
+           'around', 'paired']
 
 # %% ../../nbs/experiments/00_results.ipynb #c991a11b
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import pandas as pd
 
-from ..core import HarError
+from ..core import HarError, name_of
 from har_nb.learning.metrics import (
     accuracy,
     balanced_accuracy,
@@ -129,6 +130,7 @@ class PrintedRow:
     "A line of a table as the paper has it."
     name:str
     printed:float|None = None # accuracy in percent, None where the paper has no such row
+    note:str = '' # what stands in for what the paper has: 'drawn people'
 
 @dataclass(frozen=True)
 class PrintedTable:
@@ -138,14 +140,37 @@ class PrintedTable:
     dataset:str = '' # what the printed numbers were measured on
     unit:str = 'video' # of the printed accuracy
     rows:tuple = () # of `PrintedRow`
+    context:tuple = () # of dicts: the literature's rows, column -> cell
+    decided:tuple = () # of (what, ours, why): what the paper leaves open
+    preset:dict = field(default_factory=dict) # setting -> value: what the preset has otherwise
+    asked:dict = field(default_factory=dict) # setting -> value: what the caller asked for otherwise
 
 # %% ../../nbs/experiments/00_results.ipynb #6f15987b
+def as_text(settings): return {name: name_of(value) for name, value in settings.items()}
+
+def as_printed(
+    table, # a `Table`
+    shared:dict|None=None, # settings of all rows, default those of the table
+    preset:str='' # name of the preset they began with
+)->PrintedTable:
+    "What reading a table needs of it."
+    shared, own = table.settings if shared is None else shared, table.presets.get(preset, {})
+    whole = table.settings | own
+    rows = tuple(PrintedRow(row.name, row.printed, row.note(shared | row.settings) if row.note else '')
+                 for row in table.rows)
+    other = {name: value for name, value in own.items() if value != table.settings.get(name)}
+    asked = {name: value for name, value in shared.items() if name not in whole or value != whole[name]}
+    return PrintedTable(table.name, table.title, table.dataset, table.unit, rows, table.context, table.decided,
+                        as_text(other), as_text(asked))
+
 def log_printed(
-    table # a `Table`
+    table, # a `Table`
+    shared:dict|None=None, preset:str='', # as for `as_printed`
+    options:dict|None=None # what else was asked for
 )->None:
-    "Log to the open run what was printed."
-    rows = tuple(PrintedRow(row.name, row.printed) for row in table.rows)
-    about = PrintedTable(table.name, table.title, table.dataset, table.unit, rows)
+    "Log to the open run what was printed, and what was asked for."
+    about = table if isinstance(table, PrintedTable) else as_printed(table, shared, preset)
+    about = replace(about, asked=about.asked | as_text(options or {}))
     log_text(json.dumps(asdict(about), indent=1), 'table.json')
 
 def printed_table(
@@ -156,7 +181,9 @@ def printed_table(
     runs = runs_table(name, "tags.kind = 'table'" + (f" and attributes.run_id = '{parent}'" if parent else ''))
     for run_id in runs.run_id:
         if 'table.json' not in {file.path for file in open_store().list_artifacts(run_id)}: continue
-        about = json.loads(load_text('table.json', run_id))
+        about = json.loads(load_text('table.json', run_id)) # an older one has fewer fields
+        about |= {name: tuple(map(tuple if name == 'decided' else dict, about.get(name, ())))
+                  for name in ('context', 'decided')}
         return PrintedTable(**about | dict(rows=tuple(PrintedRow(**row) for row in about['rows'])))
     return None
 
@@ -230,7 +257,7 @@ def _links(own):
     place = f'#/experiments/{own.experiment_id}/runs'
     return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
 
-NO_LINES = ['row', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids'] # columns of a table without results
+NO_LINES = ['row', 'note', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids'] # of a table without results
 
 # %% ../../nbs/experiments/00_results.ipynb #35af4ff5
 def compare(
@@ -244,6 +271,8 @@ def compare(
     metrics = [c.removeprefix('metrics.') for c in runs.columns if c.startswith('metrics.test_acc_')
                and runs[c].notna().any()]
     costs = [name for name in COSTS if f'metrics.{name}' in runs and runs[f'metrics.{name}'].notna().any()]
+    written = printed_table(table.name, own.run_id) or PrintedTable(table.name)
+    notes = {row.name: row.note for row in written.rows}
     lines, partial, protocols = [], [], []
     if len(runs): protocols = list(dict.fromkeys(runs.sort_values('start_time')['tags.protocol']))
     for row,protocol in ((row, protocol) for row in table.rows for protocol in protocols):
@@ -251,7 +280,8 @@ def compare(
         if not len(its): continue
         its, fewer = _whole_seeds(its)
         partial += [f'{row.name}, {protocol}: {text}' for text in fewer]
-        lines.append(dict(row=row.name, protocol=protocol) | _line(its, row.printed, table.unit, metrics) |
+        named = dict(row=row.name, note=notes.get(row.name, ''), protocol=protocol)
+        lines.append(named | _line(its, row.printed, table.unit, metrics) |
                      {name: its[f'metrics.{name}'].median() for name in costs} |
                      dict(seeds=its['tags.seed'].nunique(), runs=len(its), run_ids=list(its.run_id)))
     result = pd.DataFrame(lines, columns=None if lines else NO_LINES)
@@ -262,7 +292,9 @@ def compare(
     result.attrs.update(_links(own), table=table.name, title=table.title, parent=own.run_id, printed_on=table.dataset,
                         unit=table.unit, dataset=', '.join(about['dataset']), protocol=', '.join(protocols),
                         versions=about['git_sha'],
-                        preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial)
+                        preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial,
+                        replaced=written.preset, asked=written.asked, context=written.context or table.context,
+                        decided=written.decided or table.decided)
     return result
 
 # %% ../../nbs/experiments/00_results.ipynb #2a20811b
@@ -276,7 +308,8 @@ def readable(
     The difference is measured less printed in the unit of the table, where both are of the same data set."""
     def cell(line, name):
         return f'{line[name]:.1f}' + (f' ± {line[f"{name}_sd"]:.1f}' if pd.notna(line[f'{name}_sd']) else '')
-    shown = pd.DataFrame({'row': result.row})
+    shown = pd.DataFrame({'row': [f'{row} ({note})' if note else row
+                                  for row,note in zip(result.row, result.note, strict=True)]})
     if result.protocol.nunique() > 1:
         shown['protocol'] = [protocol + (f' ({share:.0f}% leaked)' if share > 0 else '')
                              for protocol,share in zip(result.protocol, result.leaked, strict=True)]
@@ -294,6 +327,26 @@ def readable(
         if name in result: shown[title] = [how.format(value) if pd.notna(value) else '' for value in result[name]]
     return shown.assign(seeds=result.seeds, runs=result.runs)
 
+# %% ../../nbs/experiments/00_results.ipynb #5d10a2c2
+def substitutes(
+    result:pd.DataFrame # as `compare` gives it
+)->list: # of texts, one for each note
+    "What stands in for what a paper has, and in which rows."
+    noted = result[result.note != ''] if len(result) else result
+    return [f'{note}: {", ".join(dict.fromkeys(its.row))}' for note, its in noted.groupby('note', sort=False)]
+
+def _said(settings): return ', '.join(f'{name} = {value}' for name, value in settings.items())
+
+def remarks(
+    result:pd.DataFrame # as `compare` gives it
+)->list: # of sentences
+    "What must be known beside the numbers."
+    about, found = result.attrs, [f'Not counted: {text}.' for text in result.attrs['partial']]
+    if about['replaced']: found.append(f"Preset {about['preset']} has {_said(about['replaced'])}.")
+    if about['asked']: found.append(f"Asked for, other than the table or its preset: {_said(about['asked'])}.")
+    return found
+
+
 # %% ../../nbs/experiments/00_results.ipynb #486815b4
 def to_markdown(
     result:pd.DataFrame, # as `compare` gives it
@@ -304,13 +357,38 @@ def to_markdown(
     if page:
         shown = shown.assign(runs=[' '.join(f"[{place}]({page}/{about['link'].rpartition('/')[0]}/{run_id})"
                                             for place,run_id in enumerate(ids, 1)) for ids in result.run_ids])
-    lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
     head = [f"{about['title']}: {about['dataset']}, protocol {about['protocol']}"]
     if 'difference' in shown: head.append(f"difference in accuracy per {about['unit']}")
     if about['preset']: head.append(f"preset {about['preset']}, cut down, not as printed")
+    head += substitutes(result)
     if about['leaky']: head.append('**leaky**')
-    table = '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
-    return '; '.join(head) + f'\n\n{table}\n' + ''.join(f'\nNot counted: {text}.\n' for text in about['partial'])
+    return '; '.join(head) + '\n\n' + _markdown(shown) + ''.join(f'\n{text}\n' for text in remarks(result))
+
+def _markdown(shown):
+    lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
+    return ''.join('| ' + ' | '.join(map(str, line)) + ' |\n' for line in lines)
+
+# %% ../../nbs/experiments/00_results.ipynb #5d10a2c4
+def literature(
+    result:pd.DataFrame # as `compare` gives it
+)->pd.DataFrame: # as printed; an empty cell where the paper has none
+    "The rows of others that the paper prints."
+    return pd.DataFrame(list(result.attrs['context'])).astype(object).pipe(lambda t: t.where(t.notna(), ''))
+
+def decisions(
+    result:pd.DataFrame # as `compare` gives it
+)->pd.DataFrame: # what, ours, why
+    "What the paper leaves open, and what it is here."
+    return pd.DataFrame(list(result.attrs['decided']), columns=['what', 'ours', 'why'])
+
+def around(
+    result:pd.DataFrame # as `compare` gives it
+)->str:
+    "The literature and the decisions of a table, in Markdown."
+    parts = {f"The literature, as printed ({result.attrs['printed_on']})": literature(result),
+             'Left open by the paper, and decided here': decisions(result)}
+    return '\n'.join(f'{title}:\n\n{_markdown(part)}' for title, part in parts.items() if len(part))
+
 
 # %% ../../nbs/experiments/00_results.ipynb #755d0702
 def paired(

@@ -106,14 +106,19 @@ def order_pairs(dataset)->tuple:
 # %% ../../nbs/tools/01_cli.ipynb #ffb2980d
 def show(result)->None:
     "Print a table as `compare` gives it."
-    from har_nb.experiments.results import readable
+    from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes
     from har_nb.learning.runs import page_address
     about = result.attrs
     print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
     print(readable(result).to_string(index=False))
+    for text in substitutes(result): print(f'\nNot what the paper has: {text}.')
     if about['leaky']: print('\nLeaky: test clips have siblings in training.')
-    for text in about['partial']: print(f'\nNot counted: {text}.')
     if about['preset']: print(f"\nPreset {about['preset']}: cut down, not as printed.")
+    for text in remarks(result): print(f'\n{text}')
+    others, decided = literature(result), decisions(result)
+    if len(others): print(f"\nThe literature, as printed ({about['printed_on']}), measured by nobody here:\n\n{others.to_string(index=False)}")
+    if len(decided): print('\nLeft open by the paper, and decided here:')
+    for what, ours, why in decided.itertuples(index=False): print(f'  {what}: {ours}' + (f' ({why})' if why else ''))
     print('\nRuns, for har predict --run: ' + '; '.join(f'{line.row}: {line.run_ids[0]}' for line in result.itertuples()))
     print(f"\nAll of them by accuracy, on the page of har ui: {page_address()}/{about['rows']}")
     if len(about['versions']) > 1: print(f"\nThese runs come from {len(about['versions'])} versions of the code; --again measures all rows anew.")

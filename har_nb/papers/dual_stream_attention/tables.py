@@ -18,7 +18,7 @@ import torch
 
 from ...core import importing_fastai, stable_id
 from ...experiments.results import Predictions, children
-from ...experiments.tables import Job, Row, SettingsError, Table
+from ...experiments.tables import Job, Row, SettingsError, Table, literature
 from ...experiments.training import Augmentation, Fitting, Seen, Training
 from ...learning.callbacks import EpochCallback
 from ...learning.explain import metric_history
@@ -127,10 +127,17 @@ def paper_protocol(
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #ff47d665
 PAPER = ('Jalal et al., Dual Stream Spatio-Temporal Motion Fusion With Self-Attention For Action Recognition, '
          'FUSION 2019')
-DECIDED = ('layout where the parameters leave it open, grey frames, number of epochs, interval, random crops scaled '
-           'back to the whole picture, normalisation, mean over all shifts in the test, early dropout')
-LITERATURE = (('Two Stream', 88.0), ('C3D (3 nets)', 85.2), ('Two stream + LSTM', 88.6), ('Two stream VGGNet-16', 90.9),
-              ('Long Term Temporal Convolution', 91.7), ('KVMF', 93.1), ('TSN 3 Modalities', 94.2))
+DECIDED = (('layout of the nets', 'what the printed parameters leave open', 'they do not settle every width'),
+           ('frames', 'grey in the stacks', 'the printed parameters need one channel'),
+           ('epochs, interval of frames', '300, 10', 'not printed; the example takes each tenth frame'),
+           ('random crops', 'scaled back to the whole picture', 'their size is not printed'),
+           ('normalisation', 'around zero', 'not printed'), ('test', 'mean over all shifts', 'not printed'),
+           ('dropout of early fusion', 'as in the layout', 'printed for late fusion alone'),
+           ('shift of the frames', 'after the last of them the first again', 'two sequences are printed'),
+           ('flow', 'of neighbouring frames, bounded, as 8 bits', 'how it is kept is not printed'))
+LITERATURE = literature('Method, Accuracy (%)', ('Two Stream', 88.0), ('C3D (3 nets)', 85.2),
+    ('Two stream + LSTM', 88.6), ('Two stream VGGNet-16', 90.9), ('Long Term Temporal Convolution', 91.7),
+    ('KVMF', 93.1), ('TSN 3 Modalities', 94.2))
 TRAINING = dict(size=224, n=10, interval=10, first=4, shift=3, shifts=3, every=100, flow='har_nb.motion.brox:Brox',
                 bound=20., width=1., early={}, late={}, epochs=300, lr=1e-4, one_cycle=False, batch_size=25, flip=True,
                 zoom=.875)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'PAPER', 'DECIDED', 'TRAINING', 'DEMO', 'PRESETS', 'BACKBONES', 'PRINTED2', 'PRETRAININGS', 'LINES2',
-           'COMMON', 'table2', 'table3', 'table4', 'table5', 'imagenet_weights', 'FrameNet', 'PersonEncoder',
-           'starting_weights', 'part_of', 'named', 'transnet_model', 'kept', 'start', 'phases', 'transnet', 'by_clip',
-           'as_given', 'clip', 'check_transnet', 'row', 'row2', 'context2', 'against']
+           'COMMON', 'table2', 'LITERATURE3', 'table3', 'LITERATURE4', 'table4', 'LITERATURE5', 'table5',
+           'imagenet_weights', 'FrameNet', 'PersonEncoder', 'starting_weights', 'part_of', 'named', 'transnet_model',
+           'kept', 'start', 'phases', 'transnet', 'by_clip', 'as_given', 'clip', 'check_transnet', 'whose_people',
+           'row', 'row2', 'against']
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #a1ebad86
 import json
@@ -17,7 +18,7 @@ from torch import nn
 
 from ...core import stable_id
 from ...experiments.results import Predictions
-from ...experiments.tables import Job, Row, Settings, SettingsError, Table
+from ...experiments.tables import Job, Row, Settings, SettingsError, Table, literature
 from ...experiments.training import Augmentation, Fitting, Training
 from ...learning.features import Reordered, feature_loader, frame_features
 from ...learning.recipe import Make, backbone_model
@@ -179,8 +180,12 @@ PROTOCOLS = dict(paper=by_clip, official=as_given)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #41970609
 PAPER = 'Alomar and Cai, TransNet: A Transfer Learning-Based Network for Human Action Recognition, 2023'
-DECIDED = ('random 80/20 of the clips, optimiser, learning rate, epochs, frozen first phase, frames of the middle of '
-           'each twelfth, whole picture scaled to a square, autoencoder from random numbers')
+DECIDED = (('80/20', 'drawn from all clips (paper), or by group (official)', 'how it was drawn is not printed'),
+           ('optimiser, learning rate, epochs', 'AdamW, one cycle, as in the settings', 'not printed'),
+           ('first phase', 'the pretrained 2D part is frozen', 'not printed'),
+           ('frames', 'the middle of each twelfth', 'their number is printed, their places are not'),
+           ('picture', 'the whole one, scaled to a square', 'not printed'),
+           ('autoencoder', 'starts from random numbers', 'what it starts from is not printed'))
 TRAINING = dict(weights='imagenet', masks=None, size=224, n=12, head='TextHead', vector='dense', freeze=False,
                 freeze_epochs=10, epochs=30, lr=1e-3, batch_size=16, weight_decay=1e-2, flip=True, validation=False,
                 width=1., hss_epochs=200, hss_batch_size=24, hss_pictures=5711, hss_lr=2e-3)
@@ -225,6 +230,12 @@ PRETRAININGS = dict(none=None, ImageNet='imagenet', HSS='people')
 LINES2 = tuple((name, start, *numbers) for name, line in PRINTED2.items()
                for start, numbers in zip(PRETRAININGS, line, strict=True))
 
+def whose_people(
+    settings:dict # of a row
+)->str: # '' where nothing stands in
+    "TransNet+ learns from Supervisely's people; without their masks from drawn ones, which is another thing."
+    return 'drawn people' if settings['pretraining'] == 'people' and settings['masks'] is None else ''
+
 def row(
     name:str, # of the row
     backbone:str, pretraining:str|None, printed:float|None=None, # as for `FrameNet`; accuracy in percent
@@ -232,17 +243,17 @@ def row(
 )->Row:
     "A row that trains a TransNet; ImageNet's weights exist for whole nets alone."
     whole = dict(width=1.) if pretraining == 'imagenet' else {}
-    return Row(name, transnet, dict(backbone=backbone, pretraining=pretraining) | whole | settings, clip, printed)
+    return Row(name, transnet, dict(backbone=backbone, pretraining=pretraining) | whole | settings, clip, printed,
+               note=whose_people)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #0ee777f8
 COMMON = dict(sample='clip', settings=TRAINING, presets=PRESETS, decided=DECIDED, check=check_transnet,
               protocols=PROTOCOLS)
 
 def row2(name, start, printed, _): return row(f'{name}, {start}', BACKBONES[name], PRETRAININGS[start], printed)
-def context2(name, start, printed, apart): return f'{name}, {start}: {printed:.2f} ± {apart:.2f}', printed
 
 table2 = Table('transnet.table2', 'TransNet with different backbones and different pretraining', PAPER,
-    rows=tuple(row2(*line) for line in LINES2), context=tuple(context2(*line) for line in LINES2),
+    rows=tuple(row2(*line) for line in LINES2), context=literature('Backbone, Pre-training, Acc., ±', *LINES2),
     dataset='KTH, 80/20', **COMMON)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7444
@@ -251,22 +262,60 @@ def against(name, title, dataset, printed, context):
     return Table(name, title, PAPER, dataset=dataset, rows=(row('TransNet', 'mobilenet_v1', 'imagenet', printed),),
     context=context, **COMMON)
 
-table3 = against('transnet.table3', 'TransNet and the state of the art on KTH', 'KTH, 80/20', 100.,
-    (('Grushin et al. 2013', 90.70), ('Shu et al. 2014', 92.30), ('Geng et al. 2015', 92.49),
-     ('Veeriah et al. 2015', 93.96), ('Zhang et al. 2017', 95.00), ('Arunnehru et al. 2018', 94.90),
-     ('Abdelbaky et al. 2020', 87.52), ('Jaouedi et al. 2020', 96.30), ('Liu et al. 2020', 91.93),
-     ('HAR-Depth 2020', 97.67), ('Ramya et al. 2021', 91.40), ('Lee et al. 2021', 89.40),
-     ('Basha et al. 2022', 96.53), ('Picco et al. 2023', 90.83), ('Ye et al. 2023', 90.90)))
+LITERATURE3 = literature('Method, Venue, Acc.',
+    ('Grushin et al.', "IJCNN '13", 90.70),
+    ('Shu et al.', "IJCNN '14", 92.30),
+    ('Geng et al.', "ICCSAE '15", 92.49),
+    ('Veeriah et al.', "ICCV '15", 93.96),
+    ('Zhang et al.', "ISMEMS '17", 95.00),
+    ('Arunnehru et al.', "RoSMa '18", 94.90),
+    ('Abdelbaky et al.', "ITCE '20", 87.52),
+    ('Jaouedi et al.', "KSUCI journal '20", 96.30),
+    ('Liu et al.', "JAIHC '20", 91.93),
+    ('HAR-Depth', "TETCI '20", 97.67),
+    ('Ramya et al.', "MTA journal '21", 91.40),
+    ('Lee et al.', "CVF '21", 89.40),
+    ('Basha et al.', "MTA journal '22", 96.53),
+    ('Picco et al.', "NN journal '23", 90.83),
+    ('Ye et al.', "CVF '23", 90.90))
+table3 = against('transnet.table3', 'TransNet and the state of the art on KTH', 'KTH, 80/20', 100., LITERATURE3)
 
-table4 = against('transnet.table4', 'TransNet and the state of the art on UCF101', 'UCF101, 80/20', 98.32,
-    (('DeepVideo 2014', 65.40), ('Two-stream 2014', 88.00), ('LRCN 2015', 82.30), ('C3D 2015', 82.30),
-     ('Fusion 2016', 92.50), ('TSN 2016', 94.00), ('I3D 2017', 95.60), ('P3D 2017', 88.60),
-     ('ResNet3D 2018', 94.50), ('HAR-Depth 2020', 92.97), ('MemDPC 2020', 86.10), ('TEA 2020', 96.90),
-     ('CVRL 2021', 93.40), ('TDN 2021', 97.40), ('Multi-Domain 2022', 94.82), ('MEST 2022', 96.80),
-     ('STA-TSN 2022', 92.80), ('FSAN 2023', 95.68)))
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7445
+LITERATURE4 = literature('Model, Pre-training, Backbone, Venue, Acc.',
+    ('DeepVideo', 'ImageNet', 'AlexNet', "CVPR '14", 65.40),
+    ('Two-stream', 'ImageNet', 'CNN-M', "NeurIPS '14", 88.00),
+    ('LRCN', 'ImageNet', 'CNN-M', "CVPR '15", 82.30),
+    ('C3D', 'ImageNet', 'VGG16-like', "ICCV '15", 82.30),
+    ('Fusion', 'ImageNet', 'VGG16', "CVPR '16", 92.50),
+    ('TSN', 'ImageNet', 'BN-Inception', "ECCV '16", 94.00),
+    ('I3D', 'ImageNet Kinetics400', 'BN-Inception-like', "CVPR '17", 95.60),
+    ('P3D', 'Sports1M', 'ResNet50-like', "ICCV '17", 88.60),
+    ('ResNet3D', 'Kinetics400', 'ResNeXt101-like', "CVPR '18", 94.50),
+    ('HAR-Depth', None, 'BiLSTM+AlexNet', "TETCI '20", 92.97),
+    ('MemDPC', 'Kinetics400', 'R-2D3D', "ECCV '20", 86.10),
+    ('TEA', 'ImageNet', 'ResNet50-like', "CVPR '20", 96.90),
+    ('CVRL', 'Kinetics600', 'R3D-50', "CVPR '21", 93.40),
+    ('TDN', 'Kinetics400 ImageNet', 'ResNet', "CVF '21", 97.40),
+    ('Multi-Domain', None, 'MDL', "IEICE '22", 94.82),
+    ('MEST', 'ImageNet', '2D-CNN', "Sensors '22", 96.80),
+    ('STA-TSN', 'ImageNet', 'ResNet-LSTM', "PloS One '22", 92.80),
+    ('FSAN', 'ImageNet', '2D-CNN', "Sensors '23", 95.68))
+table4 = against('transnet.table4', 'TransNet and the state of the art on UCF101', 'UCF101, 80/20', 98.32, LITERATURE4)
 
-table5 = against('transnet.table5', 'TransNet and the state of the art on HMDB51', 'HMDB51, 80/20', 97.93,
-    (('C3D 2015', 56.80), ('CBT 2019', 44.60), ('DPC 2019', 35.70), ('SpeedNet 2020', 48.80), ('MemDPC 2020', 54.50),
-     ('CoCLR 2020', 54.60), ('HAR-Depth 2020', 69.74), ('STA-TSN 2020', 77.40),
-     ('TEA 2020', 73.30), ('TDN 2021', 76.30), ('Multi-Domain 2022', 71.57), ('MEST 2022', 73.40),
-     ('STA-TSN 2022', 68.60), ('FSAN 2023', 72.60)))
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7446
+LITERATURE5 = literature('Model, Pre-training, Backbone, Venue, Acc.',
+    ('C3D', 'ImageNet', 'VGG16-like', "ICCV '15", 56.80),
+    ('CBT', 'ImageNet', 'S3D', "arXiv '19", 44.60),
+    ('DPC', 'Kinetics400', 'R-2D3D', "ICCVW '19", 35.70),
+    ('SpeedNet', 'Kinetics400', 'S3D-G', "CVPR '20", 48.80),
+    ('MemDPC', 'Kinetics400', 'R-2D3D', "ECCV '20", 54.50),
+    ('CoCLR', 'Kinetics400', 'S3D', "NeurIPS '20", 54.60),
+    ('HAR-Depth', None, 'BiLSTM+AlexNet', "TETCI '20", 69.74),
+    ('STA-TSN', 'ImageNet', 'ResNet50-like', "ECCV '20", 77.40),
+    ('TEA', 'ImageNet', 'ResNet50-like', "CVPR '20", 73.30),
+    ('TDN', 'Kinetics400 ImageNet', 'ResNet', "CVF '21", 76.30),
+    ('Multi-Domain', None, 'MDL', "IEICE '22", 71.57),
+    ('MEST', 'ImageNet', '2D-CNN', "Sensors '22", 73.40),
+    ('STA-TSN', 'ImageNet', 'ResNet-LSTM', "PloS One '22", 68.60),
+    ('FSAN', 'ImageNet', '2D-CNN', "Sensors '23", 72.60))
+table5 = against('transnet.table5', 'TransNet and the state of the art on HMDB51', 'HMDB51, 80/20', 97.93, LITERATURE5)
