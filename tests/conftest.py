@@ -29,6 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_runtest_setup(item): later.prepare(item)
 
 
+@pytest.fixture(autouse=True)
+def ordinary_priority():
+    "No test leaves a real-time process behind: its children inherit that, and two of them stop the whole machine."
+    yield
+    if hasattr(os, 'sched_getscheduler'): assert os.sched_getscheduler(0) == os.SCHED_OTHER, 'this test made its process a real-time one'
+
+
 REAL = 'real clips are not here'
 
 

@@ -1,6 +1,7 @@
 "Video files of every kind, made anywhere: PyAV encodes them, and a few bytes are changed where an encoder has no option for it. Frames carry their number and their orientation."
 import os
 import struct
+from contextlib import contextmanager
 from fractions import Fraction
 from importlib.metadata import files
 from pathlib import Path
@@ -51,6 +52,14 @@ def corners(frame):
     places = {f'{v} {h}': frame[y, x].astype(int) for v, y in (('top', height//8), ('bottom', -height//8)) for h, x in (('left', width//8), ('right', -width//8))}
     return max(places, key=lambda place: places[place][0] - places[place][2]), max(places, key=lambda place: places[place][2] - places[place][0])
 
+@contextmanager
+def ordinary():
+    "The AV1 encoder, where root runs it, makes the thread that calls it a real-time one, which starves the machine from then on: not after this."
+    try: yield
+    finally:
+        if hasattr(os, 'sched_setscheduler'): os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+@ordinary()
 def encode(path, clip=None, kind='h264', rate=25, times=None, sound=0, start=0, **options):
     "Write a clip (`drawn()` unless given) as one of `CODECS`, the container by its suffix; `times` (s) of its frames, seconds of sound, seconds by which the picture begins late; more options of the encoder. The path."
     path, clip = Path(path), drawn() if clip is None else clip
@@ -78,6 +87,7 @@ def _tone(container, stream, seconds):
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
 
+@ordinary()
 def remux(path, source, earlier=0, stop=None, options=None, only=('video', 'audio')):
     "The packets of a file in another container, nothing encoded: all of them `earlier` by so many seconds (what lies before 0 is hidden by an edit list), or only those before `stop` (s). The path."
     with av.open(str(source)) as old, av.open(str(path), 'w', options=options or {}) as new:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from footage import drawn, encode, numbers
 from test_download import rar4, serve, server, tarred, zipped  # noqa: F401
 
 from har_nb.data import catalog
@@ -297,6 +298,16 @@ def test_get_mini_kinetics(server, tmp_path):  # noqa: F811
     assert dataset.source == '2 of 3 listed videos' and [probe(path).n_frames for path in dataset.paths] == [30, 30]
     gone = replace(entry, collect=functools.partial(catalog._collect_kinetics, address=server['gone-{}.mp4'], attempts=1, patience=1))
     with pytest.raises(DownloadError, match='1 videos in a row could not be fetched'): get(gone, tmp_path/'kinetics', **QUICK)
+
+
+def test_ten_seconds_of_an_uneven_file_are_ten_seconds(tmp_path):
+    times = np.concatenate([np.arange(60)/30, 2 + np.arange(40)/10]) # two seconds at 30 a second, four at 10
+    path = encode(tmp_path/'phone.mp4', drawn(100), times=times, bf='0')
+    clip, rate = catalog._ten_seconds(path, 1, 4)
+    assert numbers(clip) == [*range(30, 80)] and rate == pytest.approx(50/3)
+    even = encode(tmp_path/'even.mp4', drawn(60), rate=20, bf='0')
+    clip, rate = catalog._ten_seconds(even, 1, 9) # it ends before
+    assert numbers(clip) == [*range(20, 60)] and rate == 20
 
 
 @pytest.mark.parametrize('entry,message', [(SOMETHING_V1, 'An account and an agreement'), (SEAGS_V1, 'not released it.*har_nb.data.seags'), (SUPERVISELY_PERSONS, 'An account with Supervisely')])

@@ -128,6 +128,9 @@ def test_losses_are_the_sums_of_the_equations():
     assert mimic_loss(x['c'], y['c']).item() == pytest.approx((c*c).mean(), rel=1e-12)
     assert mimic_loss(x['c'], y['c'], 'norm').item() == pytest.approx(np.sqrt((c*c).sum(1)).mean(), rel=1e-12)
     assert DualAction(levels=tuple(x))(x, y) == dict(mae=level_loss(x, y), gram=gram_loss(x, y)) and MARS(('c',))(x, y) == dict(mse=mimic_loss(x['c'], y['c']))
+    both = DualAction(levels=tuple(x), mse=True, reduction='norm')(x, y)
+    assert both['mse_last'] == mimic_loss(x['c'], y['c'], 'norm') and both['mae'] == level_loss(x, y, reduction='norm') and both['gram'] == gram_loss(x, y)
+    assert 'mse_last' not in DualAction(levels=tuple(x))(x, y)
     assert all(value == 0 for asked in (DualAction(), DualAction(squared=True, scale='mean', reduction='sum'), MARS(('c',))) for value in asked(x, x).values())
 
 
@@ -281,7 +284,21 @@ def test_every_row_of_every_preset_can_be_made(table):
             assert all(need in [other.name for other in table.rows] for need in row.needs)
 
 
-@parametrize('preset', ['paper', 'mars', 'small', 'demo'], lambda: D.table1.presets)
+def test_what_a_row_asks_of_a_student_is_what_it_gets():
+    assert S.Imitation(mimic='mars', reduction='norm').asked == MARS(LEVELS[-1:], 'norm')
+    assert S.Imitation(mimic='mars').asked == MARS(LEVELS[-1:])
+    assert S.Imitation(mimic='dual action', mse=True).asked == DualAction(mse=True)
+    added = {row.name: row.settings for row in D.left_open.rows if row.name.startswith('added to MARS')}
+    assert [settings.get('gram', True) for settings in added.values()] == [False, True] and all(settings['mse'] for settings in added.values())
+
+
+def test_frames_come_as_often_as_printed():
+    assert settings_of(D.table1)['fps'] == settings_of(D.table1, 'corners')['fps'] == 25 and 'fps' not in settings_of(D.table1, 'demo')
+    s = settings_of(D.table1)
+    assert D.table1.rows[0].sees(s).fps == 25
+
+
+@parametrize('preset', ['paper', 'corners', 'small', 'demo'], lambda: D.table1.presets)
 def test_presets_hold(preset): assert settings_of(D.table1, preset)['alpha'] == 50
 
 

@@ -176,6 +176,16 @@ def test_settings_of_training_reach_the_learner(sports, stored, tracking, monkey
     assert loaders.train.dataset.choice == OneClip(6, 8) and len(loaders.valid.dataset) == len(sports.carve_validation(.3).valid)
 
 
+def test_weight_decay_is_that_of_torchs_sgd_where_a_table_says_so(sports, stored, tracking, monkeypatch):
+    "Runs from before that do not know the setting are trained as they were."
+    seen, sgd = [], K.fused_sgd
+    def keep(*arguments, **options): seen.append(sgd(*arguments, **options)); return seen[-1]
+    monkeypatch.setattr(K, 'fused_sgd', keep)
+    trained(sports, stored, epochs=1), trained(sports, stored, epochs=1, coupled=True)
+    assert [optimizer.hypers[0]['decouple_wd'] for optimizer in seen] == [True, False]
+    assert all(settings_of(table, preset)['coupled'] for table in TABLES for preset in table.presets)
+
+
 def test_ten_clips_are_spread_and_averaged(sports, stored, tracking):
     said = trained(sports, stored, epochs=1, clips=10, n=4, interval=3)
     assert np.bincount(said.clip)[said.clip].tolist() == [10]*10*len(sports.test) and np.allclose(said.probabilities.sum(1), 1, atol=1e-5)

@@ -110,6 +110,17 @@ def test_a_clip_shorter_than_n_is_one_batch_with_the_weights_of_its_length():
     np.testing.assert_array_equal(motion_embed(frames, 10, 5, range(10, 0, -1)), motion_embed(frames, 4, 5, 'reversed'))
 
 
+def test_frames_that_are_cut_one_by_one_lose_up_to_a_level_each():
+    clip = np.random.default_rng(0).integers(0, 256, (23, 5, 4, 3), dtype=np.uint8)
+    images = motion_embed(clip, 10, 5, 'floored')
+    for image, start in zip(images, batch_starts(23), strict=True):
+        wanted = sum(Fraction(i + 1, 55)*clip[start + i].astype(object)//1 for i in range(10))
+        np.testing.assert_array_equal(image, wanted.astype(int))
+    np.testing.assert_array_equal(np.stack([*stream_embed(iter(clip), 10, 5, 'floored')]), images)
+    lost = motion_embed(clip, 10, 5).astype(int) - images
+    assert 0 <= lost.min() and lost.max() <= 10 and lost.mean() > 3
+
+
 def test_literal_weights_turn_at_every_second_batch_of_interval_5():
     assert [mei_weights(10, 'literal', first).tolist()[:6] for first in (0, 5, 10)] == [[1, 2, 3, 4, 5, 6], [6, 7, 8, 9, 10, 1], [1, 2, 3, 4, 5, 6]]
     assert literal_weights(1, 10).tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]

@@ -13,7 +13,18 @@ from har_nb.learning.tracking import open_store
 from har_nb.samples.store import decode_samples
 
 if not collecting:
-    from recorded import ASKED, SET, all_keys, digits, keys_of, machine, predicted, recorded_set, recorded_store
+    from recorded import (
+        ASKED,
+        NOW,
+        SET,
+        all_keys,
+        digits,
+        keys_of,
+        machine,
+        predicted,
+        recorded_set,
+        recorded_store,
+    )
 
     from har_nb.experiments.rerun import TIMES, recorded, rerun
     from har_nb.experiments.tables import run
@@ -66,6 +77,23 @@ def test_every_row_of_every_table_has_the_key_it_had(sports):
     assert [table for table in found if table in said] == list(said) # others were added since
     for table, presets in said.items():
         for preset, keys in presets.items(): assert found[table][preset] == keys, (table, preset)
+
+
+def test_readings_that_changed_have_other_keys_and_the_others_the_same(sports):
+    "What was the default is not taken over for what is the default now; where nothing changed, nothing is trained."
+    said, found = json.loads((HERE/'keys.json').read_text()), all_keys(sports, NOW)
+    changed = ('transnet', 'kpsem')
+    for table, presets in said.items():
+        for preset, keys in presets.items():
+            now = found[table]['corners' if preset == 'mars' else preset]
+            other = table.startswith(changed) or table.startswith('dual_action') and preset in ('paper', 'mars')
+            says = {row.name: 'head' in row.settings for row in NOW[table].rows} # those keep the reading they name
+            for row, key in keys.items():
+                if row in now and row != 'TransNet':
+                    assert (now[row] != key) == (other and not says[row]), (table, preset, row)
+    for preset, keys in said['transnet_ablations.heads'].items():
+        now = found['transnet_ablations.heads'][preset]
+        assert now['TransNet'] == keys['third layer'] and now['two layers of the equations'] == keys['TransNet']
 
 
 @every_call

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from footage import drawn, encode, numbers
 from stopped import Child, at
 
 from har_nb.data import cutting, seags
@@ -155,6 +156,34 @@ def test_every_frame_of_a_lossless_build_is_the_frame_of_the_source(raw, tmp_pat
         assert cut.start_s == pytest.approx(cut.start/10) and cut.end_s == pytest.approx(cut.stop/10)
     assert sorted(path.name for path in (dataset.root/'Run').iterdir()) == sorted(f'v_Run_{i}.mp4' for i in range(1, 10))
     assert settled(dataset.root)
+
+
+@pytest.mark.parametrize('codec', ['FFV1', pytest.param('H264', marks=needs_h264)])
+def test_a_source_whose_frames_come_unevenly_is_cut_by_its_time_stamps(codec, tmp_path):
+    times = np.concatenate([np.arange(60)/30, 2 + np.arange(40)/10]) # two seconds at 30 a second, four at 10
+    encode(tmp_path/'phone.mp4', drawn(100), times=times, bf='0')
+    rows = [('phone.mp4', 0, 1.5, 'Run'), ('phone.mp4', 3, 5, 'Run')]
+    sources = pd.DataFrame(rows, columns=['video', 'start', 'end', 'class'])
+    dataset = build_seags(sources, tmp_path/'set', codec=codec, folder=tmp_path, workers=1, **quiet)
+    manifest = manifest_of(dataset.root)
+    for row, span, rate in zip(manifest.itertuples(), ((0, 45), (70, 90)), (30, 10), strict=True):
+        assert (row.start, row.stop) == span # numbered by 16.6 a second, it would be (0, 25) and (50, 83)
+        assert numbers(frames(dataset.root/row.path)) == [*range(*span)]
+        info = probe(dataset.root/row.path)
+        assert info.fps == pytest.approx(rate, rel=.02) and info.duration == pytest.approx(row.end_s - row.start_s, rel=.02)
+    report = report_of(dataset.root)
+    uneven = report[report.problem == 'uneven']
+    assert uneven.line.tolist() == [1, 2] and uneven.detail.str.contains('cut by time').all()
+    assert build_seags(sources, tmp_path/'set', codec=codec, folder=tmp_path, **quiet).digest == dataset.digest
+
+
+def test_seconds_without_a_new_picture_are_no_clip(tmp_path):
+    encode(tmp_path/'screen.mp4', drawn(42), times=[*np.arange(40)/20, 6, 9], bf='0') # a screen that stands still
+    rows = [('screen.mp4', 0, 2, 'Run'), ('screen.mp4', 3, 5, 'Run')]
+    dataset = build_seags(pd.DataFrame(rows, columns=['video', 'start', 'end', 'class']), tmp_path/'set', folder=tmp_path, **quiet)
+    assert len(dataset.clips) == 1
+    report = report_of(dataset.root)
+    assert report[report.problem == 'still'][['line', 'severity']].to_numpy().tolist() == [[2, 'error']]
 
 
 @needs_h264

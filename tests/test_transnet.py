@@ -13,7 +13,7 @@ if not collecting:
 
     from har_nb.models.backbones import mobilenet_v1, mobilenet_v2, small_resnet
     from har_nb.models.cost import count_parameters
-    from har_nb.models.transnet import Table1Head, TextHead, TransNet, dense, mean
+    from har_nb.models.transnet import Table1Head, TextHead, TransNet, dense, mean, three_layers
 
 if not collecting:
     narrow = partial(small_resnet, width=8)
@@ -29,6 +29,26 @@ def test_table_1_to_the_digit(backbone, filters, printed):
     one = count_parameters(model.head, statistics=True)
     total = count_parameters(model, statistics=True)
     assert (total - one, one, total) == printed
+
+
+@pytest.mark.parametrize('width,printed', [(64, 5_128), (128, 18_376)])
+def test_both_readings_of_table_1_meet_its_counts_and_the_third_layer_is_in_them(width, printed):
+    in_pairs, one_by_one = Table1Head(width, 6, n=12), Table1Head(width, 6, n=7, stride=1)
+    assert count_parameters(in_pairs, statistics=True) == count_parameters(one_by_one, statistics=True) == printed
+    assert one_by_one(torch.randn(2, 7, width)).shape == (2, 6)
+    assert count_parameters(three_layers(width, 6).third) == count_parameters(in_pairs.dense) == 6*6 + 6 == 42
+    assert count_parameters(TextHead(width, 6).third) == 0
+
+
+def test_by_default_a_head_that_cuts_every_score_still_learns():
+    "The text's two layers alone answer 'all classes alike' for ever once the last ReLU cuts all scores."
+    def learns(head):
+        torch.manual_seed(0)
+        model = TransNet(narrow, 3, n=4, size=32, **head)
+        nn.init.constant_(model.head.whole.bias, -100)
+        nn.functional.cross_entropy(model(torch.randn(2, 3, 4, 32, 32)), torch.tensor([0, 2])).backward()
+        return sum(p.grad.abs().sum() for p in model.head.parameters()).item() > 0
+    assert learns({}) and not learns(dict(head=TextHead))
 
 
 def the_sums(head, z):

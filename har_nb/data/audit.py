@@ -38,10 +38,12 @@ def survey(
     paths = list(spans)
     with progress_bar(found, 'looking at files', len(paths), shown=progress) as results:
         for place, result in results: seen[paths[place]] = result
-    rows = []
+    rows, places = [], {path: {span: place for place, span in enumerate(parts)} for path, parts in spans.items()}
     for relative, path, span in zip(dataset.clips.path, dataset.paths, dataset.spans, strict=True):
-        about, prints = seen[path]
-        rows.append(dict(path=relative) | about | _of_clip(about, spans[path].index(span), span, min_frames) | (dict(fingerprints=prints[spans[path].index(span)] if prints else fingerprints([])) if moments else {}))
+        (about, prints), place = seen[path], places[path][span]
+        row = dict(path=relative) | about | _of_clip(about, place, span, min_frames)
+        if moments: row['fingerprints'] = prints[place] if prints else fingerprints([])
+        rows.append(row)
     columns = ['path', 'problem', 'detail', 'severity', 'n_frames', 'duration', 'fps', 'varies', 'height', 'width', 'codec', 'audio', 'bytes', 'bytes_per_second']
     if moments: columns.append('fingerprints')
     table = pd.DataFrame(rows, columns=columns)

@@ -26,7 +26,7 @@ import pandas as pd
 from .dataset import ActionDataset
 from .download import DownloadError, download, fetch_video, unpack, unpacked
 from .lists import Clip, ListError, as_dataset, from_lists, is_system, read_lines, read_table, walk
-from .video import frames, probe, progress_bar, write_video
+from .video import frame_times, frames, probe, progress_bar, write_video
 
 # %% ../../nbs/data/06_catalog.ipynb #d987290a
 @dataclass(frozen=True)
@@ -265,6 +265,15 @@ def _read_mini_kinetics(folder, split, must_exist):
     return dataset if split else _all_train(dataset)
 
 # %% ../../nbs/data/06_catalog.ipynb #7b9b9429
+def _ten_seconds(whole, start, stop):
+    "Frames shown between two seconds of a file, and their rate."
+    info = probe(whole)
+    times = frame_times(whole) if info.varies else np.arange(info.n_frames)/(info.fps or 25)
+    first, last = np.searchsorted(times, np.array([start, stop]) - 1e-3).tolist()
+    clip = frames(whole, start=first, stop=max(last, first + 1))
+    long = min(stop, times[-1] + times[-1]/max(1, len(times) - 1)) - start
+    return clip, len(clip)/long if info.varies else info.fps or 25
+
 def _collect_kinetics(entry, folder, progress=True, address='https://www.youtube.com/watch?v={}', patience=20, largest=360, **how):
     "Fetch every listed video that is not here and keep its ten seconds; what is gone comes back as a report."
     wanted, rows, failed = entry.read(folder, None, False), [], 0
@@ -273,10 +282,9 @@ def _collect_kinetics(entry, folder, progress=True, address='https://www.youtube
         if (folder/path).is_file(): continue
         try:
             whole = fetch_video(address.format(name), folder/'.whole', name, progress=False, largest=largest, **how)
-            fps = probe(whole).fps or 25
             (folder/path).parent.mkdir(parents=True, exist_ok=True)
             _, start, stop = about[name]
-            clip = frames(whole, start=round(start*fps), stop=round(stop*fps))
+            clip, fps = _ten_seconds(whole, start, stop)
             write_video(folder/path, clip[:, :clip.shape[1]//2*2, :clip.shape[2]//2*2], fps)
             whole.unlink()
             failed = 0

@@ -195,11 +195,11 @@ class Cut(NamedTuple):
     key:str     # what it depends on
     start:int   # frames of the source
     stop:int
+    fps:float   # of the clip: frames by the time that they take in the source
 
 class Job(NamedTuple):
     "The clips of one source."
     video:Path
-    fps:float
     cuts:list           # `Cut`s, in order, that do not overlap
     paint:object=None   # T H W 3 -> T H W 3, the same at every call
 
@@ -219,7 +219,7 @@ def cut_clips(
     for cut in job.cuts:
         deque(islice(pictures, cut.start - at), 0)
         at, path, wanted = cut.stop, shop.bench/f'{cut.key}{suffix}', islice(pictures, cut.stop - cut.start)
-        info = write_clip(path, _passing(wanted, job.paint, halt), job.fps, codec)
+        info = write_clip(path, _passing(wanted, job.paint, halt), cut.fps, codec)
         if info.n_frames != cut.stop - cut.start:
             path.unlink()
             raise VideoError(job.video, f'ends {cut.stop - cut.start - info.n_frames} frames before its clip does', 'Did it change meanwhile? Build again')

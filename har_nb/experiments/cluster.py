@@ -31,7 +31,6 @@ from ..learning.learner import repeatable
 from ..learning.runs import close_dead_runs
 from ..learning.tracking import database_file, open_store, tracking_uri
 from ..samples import store
-from ..samples.archive import Archive
 
 # %% ../../nbs/experiments/04_cluster.ipynb #aa2c2a8f
 def _own_addresses():
@@ -99,13 +98,9 @@ def decode_samples(
 )->tuple[list, pd.DataFrame]: # one `Samples` for each modality; report
     "`samples.store.decode_samples` with the decoding done by workers."
     from dask.distributed import as_completed
-    cache, archives, modality_of = Path(cache), {}, {}
+    cache = Path(cache)
     clips, _ = store.keyed_clips(dataset, cache, 8, progress)
-    for modality in modalities:
-        coding = 'raw' if store.estimate_bytes(dataset, modality, size) <= limit else 'jpeg'
-        place = store.cache_key(modality, size, coding)
-        about = dict(modality=repr(modality), version=store.VERSION)
-        archives[place], modality_of[place] = Archive(cache/place, modality.shape(size), coding, **about), modality
+    _, archives, modality_of = store.open_archives(dataset, modalities, size, cache, limit)
     with ExitStack() as alone:
         if store.missing_clips(clips, archives, modality_of):
             for place in sorted(archives): alone.enter_context(archives[place].writing())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SettingsError', 'Row', 'Settings', 'takes', 'call_row', 'read_by', 'Table', 'literature', 'Job', 'splits',
-           'BadClips', 'settings_of', 'choose', 'contents', 'row_key', 'known_runs', 'log_origin', 'run_row',
+           'BadClips', 'settings_of', 'choose', 'Counted', 'contents', 'row_key', 'known_runs', 'log_origin', 'run_row',
            'RowsFailed', 'in_turn', 'Options', 'planned', 'run']
 
 # %% ../../nbs/experiments/01_tables.ipynb #ad3cd7f5
@@ -238,6 +238,15 @@ def choose(
     for row in reversed(table.rows):
         if row.name in wanted: wanted |= set(row.needs)
     return [row for row in table.rows if row.name in wanted]
+
+# %% ../../nbs/experiments/01_tables.ipynb #c0de7ab1
+@dataclass(frozen=True)
+class Counted:
+    "A table whose numbers are counted; nothing is trained."
+    name:str # as for `Table`
+    title:str # what it shows
+    paper:str # citation
+    count:Callable # () -> DataFrame: printed numbers beside ours
 
 # %% ../../nbs/experiments/01_tables.ipynb #611937e4
 def _sum(path):

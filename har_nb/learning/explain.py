@@ -212,18 +212,18 @@ def pick(
 
 def explained(
     model:nn.Module, # gives logits
-    loader, # a `SampleLoader` over one split, in order
-    places, # which of its samples
+    inputs:torch.Tensor, # B C H W or B C T H W, normalised as the model wants it
     classes:list, # names
     target:str|None=None, # class to explain, default what is predicted
-    labelled:bool=True # whether the loader's labels are true
-)->tuple[np.ndarray, np.ndarray, list]: # pictures, maps and titles for `plot_grad_cam`
-    "Grad-CAM of some samples of a loader. Titles are the true class, where it is known, and the probability of the one that is explained."
-    pictures, inputs, labels = pick(loader, places)
+    labels=None # B true classes, where they are known
+)->tuple[np.ndarray, list]: # maps and titles for `plot_grad_cam`
+    "Grad-CAM of some samples. Titles are the true class, where it is known, and the probability of the one explained."
     probabilities = predict_probabilities(model, [inputs])
     shown = probabilities.argmax(1) if target is None else np.full(len(inputs), list(classes).index(target))
-    titles = [(f'{classes[label]}\n→ ' if labelled else '') + f'{classes[c]} {p[c]:.2f}' for label,c,p in zip(labels, shown, probabilities, strict=True)]
-    return pictures, grad_cam(model, inputs, shown), titles
+    titles = [f'{classes[c]} {p[c]:.2f}' for c,p in zip(shown, probabilities, strict=True)]
+    if labels is not None:
+        titles = [f'{classes[label]}\n→ {title}' for label,title in zip(labels, titles, strict=True)]
+    return grad_cam(model, inputs, shown), titles
 
 # %% ../../nbs/learning/07_explain.ipynb #97d91180
 def log_and_close(
@@ -273,4 +273,5 @@ def log_grad_cam(
 )->None:
     "Log Grad-CAM of some samples of a loader; titles are true and predicted class."
     if places is None: places = np.unique(loader.dataset.labels, return_index=True)[1][:8]
-    log_and_close(plot_grad_cam(*explained(model, loader, places, classes)), name, run_id)
+    images, inputs, labels = pick(loader, places)
+    log_and_close(plot_grad_cam(images, *explained(model, inputs, classes, labels=labels)), name, run_id)

@@ -187,8 +187,8 @@ def _about(recipe, said):
 
 def _view(predictor):
     "An input of a predictor's net, as its test loader would give it."
-    with torch.no_grad(): batch = next(iter(predictor.loader(np.zeros((1, *predictor.modality.shape(predictor.recipe.size)), np.uint8))))
-    return torch.as_tensor(batch[0]).as_subclass(torch.Tensor)[:1].cpu()
+    blank = np.zeros((1, *predictor.modality.shape(predictor.recipe.size)), np.uint8)
+    with torch.no_grad(): return next(predictor.batches(blank)).as_subclass(torch.Tensor).cpu()
 
 def _fused(predictor):
     "One net of the members of a predictor. Raises `ExportError`."

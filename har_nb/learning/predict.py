@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..core import printable
 from ..data.lists import NOT_UTF8, walk
@@ -184,8 +185,9 @@ def plot_explained(
     def leaves(p): return [p] if p.model else [leaf for member in p.members for leaf in leaves(member)]
     taken, looked = predictor.take(path), []
     for one in leaves(predictor):
-        loader = one.loader(images := taken[one.view])
+        images = taken[one.view]
         places = np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(int)
-        looked.append(explained(one.model, loader, places, list(one.classes), target, labelled=False))
+        inputs = torch.cat([*one.batches(images[places])])
+        looked.append((images[places], *explained(one.model, inputs, one.classes, target)))
     pictures, maps, titles = [sum(map(list, parts), []) for parts in zip(*looked, strict=True)]
     return plot_grad_cam(pictures, maps, titles, columns=min(n, len(places)))

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
-from ..data.dataset import ActionDataset
 from .learner import NoMemory, predict_probabilities
 from .metrics import video_probabilities
 from .recipe import PredictError, Recipe, imported, make
 from .tracking import open_store, tracking_uri
-from ..samples.loaders import sample_loader
+from ..samples.loaders import View, as_batch
 from ..samples.modalities import interleave, sample_video, through_jpeg
 
 # %% ../../nbs/learning/09_predictor.ipynb #85c83a30
@@ -34,13 +32,6 @@ class Prediction(NamedTuple):
     def top(self, k:int=5)->list[tuple[str, float]]:
         "The k most probable classes, best first."
         return [(self.classes[i], float(self.video[i])) for i in np.argsort(-self.video, kind='stable')[:k]]
-
-class _Taken:
-    "Samples of one video, held in memory."
-    def __init__(self, images, modality): self.images,self.modality,self.clip,self.shape = images,modality,np.zeros(len(images), int),images.shape[1:]
-    def __len__(self): return len(self.images)
-    def read(self, rows): return self.images[np.asarray(rows)]
-    def of(self, rows): return np.arange(len(self.images))
 
 def _each_format(views, samples): # samples(modalities, size, coding) for all views of one format at once
     formats = {}
@@ -70,20 +61,21 @@ class Predictor:
         "What has to be taken from a video, each thing once."
         return [self.view] if self.model else list(dict.fromkeys(view for member in self.members for view in member.views()))
 
-    def loader(self,
+    def batches(self,
         images:np.ndarray # N H W C (or N T H W C) uint8 samples of one video
-    ): # SampleLoader
-        "The loader that the test of the run had, over other samples."
-        one = pd.DataFrame(dict(path='', label=self.classes[0], group='', split='test'), index=[0])
-        return sample_loader(_Taken(images, self.modality), ActionDataset(Path(), list(self.classes), one), 'test', mean=self.recipe.mean, std=self.recipe.std,
-                             batch_size=self.batch_size, device=next(self.model.parameters()).device)
+    ): # of B C H W (or B C T H W) float32, on the device of the net
+        "What the net was tested on, made of other samples: batches of bytes, through the `View` of a test loader."
+        device, view = next(self.model.parameters()).device, View(self.recipe.mean, self.recipe.std)
+        for first in range(0, len(images), self.batch_size):
+            bytes_ = as_batch(images[first:first + self.batch_size], getattr(self.modality, 'kinds', None))
+            yield view(bytes_.to(device), split_idx=1)
 
     def of_samples(self,
         taken:dict # (modality, size, coding) -> uint8 samples of one video
     )->np.ndarray: # N C float32
         "Probabilities of samples. Raises `PredictError` where members that are fused sample by sample see different numbers of them."
         if self.model:
-            try: return predict_probabilities(self.model, self.loader(taken[self.view]))
+            try: return predict_probabilities(self.model, self.batches(taken[self.view]))
             except NoMemory as e: raise PredictError(f'no memory for {self.batch_size} samples at a time', 'Take fewer: predictor.batch_size = 8') from e
         each = [member.of_samples(taken) for member in self.members]
         if self.recipe.sample == 'video': each = [p.mean(0, keepdims=True) for p in each]

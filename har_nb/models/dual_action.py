@@ -94,10 +94,12 @@ class DualAction:
     squared:bool=False # squared instead of absolute differences
     reduction:str='mean' # as for `level_loss`
     scale:str='printed' # as for `gram_loss`
+    mse:bool=False # MARS's term on the last of the levels, too: the other terms are added to it
     def __post_init__(self):
         if not (self.mae or self.gram) or not self.levels: raise ValueError('a student must be asked for something: mae, gram, or both, of one level or more')
     def __call__(self, students:dict, teachers:dict)->dict: # part -> scalar
         parts = {}
+        if self.mse: parts['mse_last'] = mimic_loss(*(features[self.levels[-1]] for features in (students, teachers)), self.reduction)
         if self.mae: parts['mse' if self.squared else 'mae'] = level_loss(students, teachers, self.squared, self.reduction)
         if self.gram: parts['gram'] = gram_loss(students, teachers, self.scale)
         return parts

@@ -312,9 +312,10 @@ def stream_video(
     stop:int|None=None, # number of the frame to stop before; None for the end
 )->int: # frames that were read
     "Read a video once and hand on every sample. Raises `VideoError`, also for a video that was cut off."
-    passing, n_frames, times = all(modality.passing and not modality.fps for modality in modalities), None, None
+    rates = {modality.fps for modality in modalities} - {None}
+    passing, n_frames, times = not rates and all(modality.passing for modality in modalities), None, None
     frames = (iter_pictures if passing else iter_frames)(path, start, stop)
-    if any(modality.fps for modality in modalities): times = frame_times(path)[start:stop]
+    if rates: times = frame_times(path, fps=max(rates))[start:stop] # a folder of pictures has the rate that is asked for
     if any(modality.sampler.counted for modality in modalities):
         n_frames = stop - start if stop else max(probe(path).n_frames - start, 1)
     read = 0

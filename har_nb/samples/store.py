@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'estimate_bytes', 'stored_size', 'Samples',
-           'decode_clip', 'keyed_clips', 'missing_clips', 'decode_samples', 'Frame', 'Frames', 'MotionEmbedding',
-           'StoreError', 'sample_video']
+           'decode_clip', 'keyed_clips', 'open_archives', 'missing_clips', 'decode_samples', 'Frame', 'Frames',
+           'MotionEmbedding', 'StoreError', 'sample_video']
 
 # %% ../../nbs/samples/03_store.ipynb #46e8caeb
 import hashlib
@@ -241,6 +241,19 @@ def keyed_clips(
         else: clips.append(dict(key=clip_key(found[path][0], *span), path=path, span=span, state=found[path][1]))
     return clips, faults
 
+def open_archives(
+    dataset, modalities, size, cache, limit:float, # as for `decode_samples`
+)->tuple[list, dict, dict]: # place of each modality; place -> `Archive`; place -> modality
+    "The archives that hold the samples of a data set, made where they are not there."
+    order, archives, modality_of = [], {}, {}
+    for modality in modalities:
+        stored = stored_size(dataset, modality, size)
+        coding = 'raw' if estimate_bytes(dataset, modality, stored) <= limit else 'jpeg'
+        order.append(place := cache_key(modality, stored, coding))
+        about = dict(modality=repr(modality), version=VERSION)
+        archives[place], modality_of[place] = Archive(cache/place, modality.shape(stored), coding, **about), modality
+    return order, archives, modality_of
+
 def missing_clips(
     clips:list, # from `keyed_clips`
     archives:dict, # place -> `Archive`
@@ -266,15 +279,9 @@ def decode_samples(
 )->tuple[list[Samples], pd.DataFrame]: # one `Samples` for each modality; report: path, severity, problem
     "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
     keep_memory()
-    cache, workers, order, archives, modality_of = Path(cache), workers or os.cpu_count() or 1, [], {}, {}
+    cache, workers, passing = Path(cache), workers or os.cpu_count() or 1, {}
     clips, faults = keyed_clips(dataset, cache, workers, progress)
-    for modality in modalities:
-        stored = stored_size(dataset, modality, size)
-        coding = 'raw' if estimate_bytes(dataset, modality, stored) <= limit else 'jpeg'
-        order.append(place := cache_key(modality, stored, coding))
-        archives[place] = Archive(cache/place, modality.shape(stored), coding, modality=repr(modality), version=VERSION)
-        modality_of[place] = modality
-    passing = {}
+    order, archives, modality_of = open_archives(dataset, modalities, size, cache, limit)
     if missing_clips(clips, archives, modality_of):
         with ExitStack() as alone:
             for place in sorted(archives): alone.enter_context(archives[place].writing())

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'SETTINGS', 'MEANS', 'AFTER_DEMO', 'DEMO', 'DEMO_SEED', 'CALM', 'paper_of', 'module_of', 'find_table', 'run',
-           'share_or_none', 'typed', 'setting', 'check_values', 'order_pairs', 'show', 'compare', 'predict', 'export',
-           'rerun', 'demo_set', 'stages', 'demo', 'ui', 'lab', 'number_or_name', 'parser', 'main']
+           'share_or_none', 'typed', 'setting', 'check_values', 'order_pairs', 'show_counted', 'show', 'compare',
+           'predict', 'figure', 'export', 'rerun', 'demo_set', 'stages', 'demo', 'ui', 'lab', 'number_or_name',
+           'parser', 'main']
 
 # %% ../../nbs/tools/01_cli.ipynb #c8d151dd
 import argparse
@@ -46,15 +47,17 @@ def module_of(
     return f'har_nb.papers.{paper_of(name)}.ablations'
 
 def find_table(
-    name:str # 'mei.table2', or 'package.module:table'
-): # -> a `Table`
+    name:str, # 'mei.table2', or 'package.module:table'
+    counted:bool=False # also tables that are counted, not measured
+): # -> a `Table`, or a `Counted` one
     "Import a table by its name. Raises `SettingsError` when there is none."
-    from har_nb.experiments.tables import SettingsError, Table
+    from har_nb.experiments.tables import Counted, SettingsError, Table
     module, _, attribute = name.partition(':') if ':' in name else (module_of(name), '', name.rpartition('.')[2])
     try: found = getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as e:
         raise SettingsError(f'no table {name!r}: {e}. Names look like mei.table2 or package.module:table') from e
-    if not isinstance(found, Table): raise SettingsError(f'{name} is a {type(found).__name__}, not a table. Names look like mei.table2')
+    if isinstance(found, Counted) and not counted: raise SettingsError(f'{name} is counted, not measured: har run {name}')
+    if not isinstance(found, Table | Counted): raise SettingsError(f'{name} is a {type(found).__name__}, not a table. Names look like mei.table2')
     return found
 
 # %% ../../nbs/tools/01_cli.ipynb #f16f9319
@@ -68,7 +71,9 @@ def run(args)->None:
     if where and processes() > 1: raise data.UsageError('--scheduler spreads rows over workers, torchrun one row over processes: choose one')
     asked = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     if asked.get('weights') == 'none': asked['weights'] = None
-    table = find_table(args.table)
+    table = find_table(args.table, counted=True)
+    if hasattr(table, 'count'): return show_counted(table)
+    if not args.data: raise data.UsageError(f'{table.name} is measured on videos: --data FOLDER')
     asked |= dict(setting(words) for words in args.set)
     check_values(table, asked)
     own = args.protocol in table.protocols
@@ -137,6 +142,11 @@ def order_pairs(dataset)->tuple:
     return tuple(pair for pair in ORDER_PAIRS if set(pair) <= set(dataset.classes))
 
 # %% ../../nbs/tools/01_cli.ipynb #ffb2980d
+def show_counted(table)->None:
+    "Print a table whose numbers are counted."
+    print(f'{table.name}: {table.title} ({table.paper})')
+    print(table.count().to_string())
+
 def show(result)->None:
     "Print a table as `compare` gives it."
     from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes
@@ -202,6 +212,11 @@ def predict(args)->None:
     if args.csv: write_csv(table, args.csv)
     else: print(table.to_string(index=False))
     if 'error' in table and table.error.ne('').any(): sys.exit(1)
+
+# %% ../../nbs/tools/01_cli.ipynb #f16d6101
+def figure(args)->None:
+    "har figure NAME"
+    import_module('har_nb.tools.figures').figure(args)
 
 # %% ../../nbs/tools/01_cli.ipynb #ff89b553
 def export(args)->None:
@@ -318,7 +333,7 @@ def parser()->argparse.ArgumentParser:
 
     c = add(commands, 'run', run, 'train and measure the rows of a paper table on a folder of videos')
     c.add_argument('table', help='for example mei.table2')
-    c.add_argument('--data', required=True, help='folder of videos: UCF101-style lists, an index.csv (file,label,group), or a folder for each class')
+    c.add_argument('--data', help='folder of videos, needed by tables that train: UCF101-style lists, an index.csv (file,label,group), or a folder for each class')
     c.add_argument('--preset', help='settings for smaller machines, for example demo')
     c.add_argument('--seeds', type=int, default=1, help='runs of each row')
     c.add_argument('--folds', type=int, help='measure this many folds by group instead of one split')
@@ -346,6 +361,14 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('--data', metavar='FOLDER', help='with --by: where the set lies (default: where it was)')
     c.add_argument('--publish', action='store_true', help='write the table to results/PAPER.csv, and the predictions of each video beside it; lines with the same key are replaced')
     c.add_argument('--paired', nargs=2, metavar='ROW', help='compare two rows video by video')
+    c = add(commands, 'figure', figure, 'draw a figure of a paper from your own videos and runs')
+    c.add_argument('name', help='for example mei.figure7, kpsem.figure10')
+    c.add_argument('--data', help='folder of videos')
+    c.add_argument('--group', help='column of index.csv that must never be split')
+    c.add_argument('--run', help='id of a run: of a row, or of a whole table where the figure shows one')
+    c.add_argument('--against', help='id of the run of the row to hold against it')
+    c.add_argument('--masks', help='folder of pictures and masks of people (default: drawn people)')
+    c.add_argument('--to', help='file of the picture (default: NAME.png)')
     c = add(commands, 'predict', predict, 'what a trained run says of videos')
     c.add_argument('videos', nargs='+', help='videos, or folders of them')
     c.add_argument('--run', required=True, help='id of the run of a row')

@@ -151,12 +151,12 @@ class Imitation(Settings):
     teacher_levels:tuple|None = None # modules of the teacher, where they have other names than the student's
     alpha:float = 50. # what imitation counts for (equation 4)
     levels:tuple = LEVELS; mae:bool = True; gram:bool = True # as for `DualAction`
-    squared:bool = False; reduction:str = 'mean'; scale:str = 'printed'
+    squared:bool = False; reduction:str = 'mean'; scale:str = 'printed'; mse:bool = False
 
     @property
     def asked(self)->Callable: # of a student
-        if self.mimic == 'mars': return MARS(tuple(self.levels[-1:]))
-        return DualAction(tuple(self.levels), self.mae, self.gram, self.squared, self.reduction, self.scale)
+        if self.mimic == 'mars': return MARS(tuple(self.levels[-1:]), self.reduction)
+        return DualAction(tuple(self.levels), self.mae, self.gram, self.squared, self.reduction, self.scale, self.mse)
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #eb5f9d62
 def flow_milliseconds(

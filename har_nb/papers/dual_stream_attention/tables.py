@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NETS', 'PAPER', 'DECIDED', 'LITERATURE', 'TRAINING', 'NARROW', 'DEMO', 'SMALL', 'PRESETS', 'LATE', 'EARLY', 'table1',
            'CURVES', 'sequence', 'frames_and_flow', 'ShiftFrames', 'MoreCurves', 'net_of', 'inputs_of', 'train_streams',
-           'as_given', 'paper_protocol', 'check_streams', 'plot_curves', 'plot_accuracy', 'as_the_net_sees',
-           'plot_attention']
+           'as_given', 'paper_protocol', 'check_streams', 'plot_curves', 'plot_accuracy', 'figure4', 'figure5',
+           'as_the_net_sees', 'plot_attention']
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #557152d8
 from dataclasses import replace
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ...core import importing_fastai, stable_id
-from ...experiments.results import Predictions, children
+from ...experiments.results import NotRun, Predictions, children
 from ...experiments.tables import Job, Row, SettingsError, Table, literature
 from ...experiments.training import Augmentation, Fitting, Seen, Training
 from ...learning.callbacks import EpochCallback
@@ -199,13 +199,19 @@ def plot_accuracy(
     protocols = sorted(runs['tags.protocol'].unique())
     wanted = [row.name for row in table.rows if rows is None or row.name in rows]
     drawn = [(row, protocol) for row in wanted for protocol in protocols if (row, protocol) in ids]
-    figure, axes = plt.subplots(1, len(drawn), figsize=(3*len(drawn), 2.3), dpi=80, layout='constrained', squeeze=False,
-                                sharey=True)
+    if not drawn: raise NotRun(f'{table.name}: no finished run of {" or ".join(wanted)}')
+    figure, axes = plt.subplots(1, len(drawn), figsize=(max(3.4, 3*len(drawn)), 2.7), dpi=80, layout='constrained',
+                                squeeze=False, sharey=True)
     for ax, (row, protocol) in zip(axes[0], drawn, strict=True):
         plot_curves(ax, ids[row, protocol])
         ax.set_title(f'{row}, {protocol}')
-    axes[0][0].set_ylabel('accuracy, %'); axes[0][-1].legend(fontsize='small')
+    axes[0][0].set_ylabel('accuracy, %')
+    named = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc='outside lower center', ncols=3, fontsize='small')
     return figure
+
+def figure4(run:str|None=None): return plot_accuracy(rows=['early fusion'], parent=run) # id of one run of Table I
+def figure5(run:str|None=None): return plot_accuracy(rows=['late fusion'], parent=run)
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #505f75f9
 def as_the_net_sees(

@@ -86,12 +86,13 @@ def train_clips(
     module:Module=Module(),
     clips:Clips=Clips(),
     fitting:Fitting=Fitting(lr=.005, momentum=.9, weight_decay=1e-4, batch_size=16, at_once=16, channels_last=True),
-    augmentation:Augmentation=Augmentation()
+    augmentation:Augmentation=Augmentation(),
+    coupled:bool=False # weight decay is part of the gradient and goes through the momentum, as in torch's SGD
 )->Predictions: # of every test clip
     "Train MFNet or R3D, with or without key point shifts, and predict the test clips (section 4.1)."
     described = clip_net(net, len(job.dataset.classes), (clips.n, *job.samples.size), module)
     training = Training(job, described, fitting, augmentation, clips.seen(job.samples.size), net.start)
-    training.fit(optimizer=partial(fused_sgd, mom=fitting.momentum))
+    training.fit(optimizer=partial(fused_sgd, mom=fitting.momentum, decouple_wd=not coupled))
     return training.predictions()
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #528371c3
@@ -121,8 +122,8 @@ DECIDED = (('interval of frames, epochs', '2, 30', 'not printed'),
            ('settings', 'those of the paper', 'its authors chose them on the test clips of HMDB51, split 1'))
 MODULE = dict(regions=4, sets=8, embedding=24, adaptive=True, sharpness=1., soft=False)
 TRAINING = dict(mfnet=MFNET, r3d=R3D, weights=None, image_weights='imagenet', size=224, n=16, interval=2, clips=10,
-                stage='conv4', epochs=30, lr=.005, momentum=.9, weight_decay=1e-4, batch_size=16, at_once=16, flip=True,
-                zoom=.7, mixed_precision=True, channels_last=True, **MODULE)
+                stage='conv4', epochs=30, lr=.005, momentum=.9, weight_decay=1e-4, coupled=True, batch_size=16,
+                at_once=16, flip=True, zoom=.7, mixed_precision=True, channels_last=True, **MODULE)
 NARROW = dict(mfnet=Make(MFNET.name, dict(width=24, groups=4, blocks=(1, 1, 1, 1))),
               r3d=Make(R3D.name, dict(backbone=Make('har_nb.models.r3d:narrow_resnet'))), image_weights=None)
 DEMO = NARROW | dict(size=64, n=8, interval=4, clips=5, stage='conv3', epochs=12, lr=.05, zoom=1.)

@@ -126,7 +126,7 @@ def asked(name, **settings): return Row(name, reordered, settings, needs=(settin
 def linear(name, **settings): return Row(name, logistic, settings, **LOUD)
 
 heads = Table('transnet_ablations.heads', 'What is behind the frozen 2D part', PAPER, rows=(
-    net('TransNet'), net('third layer', head='three_layers'), net("Table I's head", head='Table1Head'),
+    net('TransNet'), net('two layers of the equations', head='TextHead'), net("Table I's head", head='Table1Head'),
     net('GRU', head='GRUHead'), net('mean over time', head='MeanHead'),
     asked('TransNet, test frames shuffled', of='TransNet'),
     asked('TransNet, test frames backwards', of='TransNet', how='reversed'),
