@@ -8,7 +8,7 @@ __all__ = ['COSTS', 'NO_LINES', 'SHOWN_COSTS', 'NAMES', 'OPTIONS', 'PACKAGES', '
            'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'compare', 'readable',
            'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'paired', 'videos_of',
            'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line', 'results_folder',
-           'publish', 'published', 'published_videos', 'rendered']
+           'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
 
 # %% ../../nbs/experiments/00_results.ipynb #c991a11b
 import hashlib
@@ -683,3 +683,21 @@ def rendered(
     whole = first.command.replace(f' --rows {shlex.quote(first.row)}', '')
     tail = f'Measured {first.date} by commit {first.commit[:12]}: `{first.set_from}`, then `{whole}`.'
     return '; '.join(head) + f'\n\n{_markdown(shown)}\n{tail}\n'
+
+# %% ../../nbs/experiments/00_results.ipynb #5d10c011
+def markdown_table(
+    lines # dicts of the same columns
+)->str:
+    "A table in Markdown."
+    return _markdown(pd.DataFrame(list(lines)))
+
+def published_cell(
+    paper:str, table:str, row:str, # 'mei', 'mei.table2', 'two-stream'
+    folder=None # default results/ of the checkout
+)->str: # '' where nothing is published
+    "What was measured of a row, in one cell for each set and preset."
+    try: lines = published(paper, folder)
+    except NotRun: return ''
+    own = lines[(lines.table == table) & (lines.row == row)]
+    return '; '.join(f"{_with_sd(line, 'mean')} ({_cell(line.low)} to {_cell(line.high)}), {line['set']}"
+                     + (f', preset {line.preset}' if line.preset else '') for _, line in own.iterrows())

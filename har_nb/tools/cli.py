@@ -151,10 +151,9 @@ def show(result)->None:
     "Print a table as `compare` gives it."
     from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes
     from har_nb.learning.runs import page_address
-    about = result.attrs
-    print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
+    about, other = result.attrs, ''.join(f'Not what the paper has: {text}. ' for text in substitutes(result))
+    print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. {other}Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
     print(readable(result).to_string(index=False))
-    for text in substitutes(result): print(f'\nNot what the paper has: {text}.')
     if about['leaky']: print('\nLeaky: test clips have siblings in training.')
     if about['preset']: print(f"\nPreset {about['preset']}: cut down, not as printed.")
     for text in remarks(result): print(f'\n{text}')
