@@ -6,8 +6,6 @@ import pytest
 from later import collecting
 
 from har_nb.experiments.results import compare, readable
-from har_nb.learning.callbacks import StopAbove
-from har_nb.learning.learner import fit, make_learner
 
 if not collecting:
     import torch
@@ -15,6 +13,8 @@ if not collecting:
 
     from har_nb.experiments.tables import Job, SettingsError, row_key, run, splits
     from har_nb.experiments.training import Seen, Training
+    from har_nb.learning.callbacks import StopAbove
+    from har_nb.learning.learner import fit, make_learner
     from har_nb.learning.recipe import Make
     from har_nb.papers.dual_action import tables as dual_action
     from har_nb.papers.dual_stream_attention import tables as dual_stream

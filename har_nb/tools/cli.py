@@ -110,7 +110,7 @@ def typed(
         if word.startswith('--data='): told[place] = '--data=FOLDER'
     return shlex.join(told)
 
-def _bare(word): # 'weights=/home/me/net.pth' -> 'weights=net.pth'
+def _bare(word): # 'weights=nets/net.pth' -> 'weights=net.pth'
     name, equals, value = word.rpartition('=')
     there = os.sep in value and Path(value).exists()
     return f'{name}{equals}{Path(value).name}' if there else word
