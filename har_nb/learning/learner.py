@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['repeatable', 'set_seed', 'head_and_body', 'NoMemory', 'memory_told', 'ToldLearner', 'FusedOptimizer', 'fused_adam',
-           'fused_sgd', 'for_images', 'one_thread', 'make_learner', 'RateSearch', 'find_lr', 'interactive', 'fit',
-           'predict_probabilities']
+           'fused_sgd', 'for_images', 'one_thread', 'Elsewhere', 'SpareCores', 'threads_kept', 'make_learner',
+           'RateSearch', 'find_lr', 'interactive', 'fit', 'predict_probabilities']
 
 # %% ../../nbs/learning/06_learner.ipynb #5d4e1975
 import copy
+import math
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from torch.optim.adamw import adamw
@@ -26,6 +29,7 @@ from ..core import HarError, importing_fastai, keep_memory
 
 with importing_fastai():
     from fastai.callback.channelslast import ChannelsLast
+    from fastai.callback.core import Callback
     from fastai.callback.fp16 import MixedPrecision
     from fastai.callback.schedule import Learner, LRFinder, ParamScheduler, valley
     from fastai.losses import CrossEntropyLossFlat
@@ -87,6 +91,8 @@ def memory_told(
 
 class ToldLearner(Learner):
     "A fastai Learner that says what to do when memory runs out. Raises `NoMemory`."
+    def fit(self, *args, **kwargs):
+        with threads_kept(): super().fit(*args, **kwargs) # whatever `SpareCores` left
     def one_batch(self, i, b):
         def what(): return f'batch {i} of epoch {self.epoch}: ' + ' and '.join(' x '.join(map(str, x.shape)) for x in b if hasattr(x, 'shape'))
         try:
@@ -158,6 +164,41 @@ def one_thread():
         yield
     finally: torch.set_num_threads(before)
 
+# %% ../../nbs/learning/06_learner.ipynb #5e1f0a02
+def _seconds():
+    "Time, and processor time of all cores that this process may use, and its own."
+    cores = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
+    each = [t for core,t in enumerate(psutil.cpu_times(percpu=True)) if cores is None or core in cores]
+    idle = sum(t.idle + getattr(t, 'iowait', 0) for t in each)
+    return time.monotonic(), time.monotonic()*len(each) - idle, sum(psutil.Process().cpu_times()[:2])
+
+class Elsewhere:
+    "Called: how many cores others have kept busy since the last call, or in a tenth of a second where that was just now."
+    def __init__(self, clock=_seconds): self.clock, self.then = clock, clock()
+    def __call__(self)->float:
+        if (now := self.clock())[0] - self.then[0] < .1: time.sleep(.1); now = self.clock()
+        passed, busy, own = (a - b for a,b in zip(now, self.then, strict=True))
+        self.then = now
+        return max(0., (busy - own)/passed)
+
+# %% ../../nbs/learning/06_learner.ipynb #5e1f0a03
+class SpareCores(Callback):
+    "Trains on as many threads as there are cores that others leave alone, one at least; looks before each epoch."
+    order = -10
+    def __init__(self, elsewhere=None): self.elsewhere = elsewhere
+    def before_fit(self):
+        self.most = torch.get_num_threads()
+        if self.most > 1 and not self.elsewhere: self.elsewhere = Elsewhere()
+    def before_epoch(self):
+        if self.most > 1: torch.set_num_threads(max(1, self.most - math.ceil(self.elsewhere() - .25)))
+
+@contextmanager
+def threads_kept():
+    "Behind it, torch computes on as many threads as before."
+    before = torch.get_num_threads()
+    try: yield
+    finally: torch.set_num_threads(before)
+
 # %% ../../nbs/learning/06_learner.ipynb #8b6d7a28
 def _sharing(): # callbacks for the work of several processes on the same net
     if processes() == 1: return []
@@ -182,6 +223,7 @@ def make_learner(
                     opt_func=optimizer, wd=weight_decay, splitter=splitter)
     if device.type == 'cuda' and mixed_precision: learn.add_cb(MixedPrecision())
     if for_images(model): learn.add_cb(ChannelsLast())
+    if device.type == 'cpu' and processes() == 1 and 'OMP_NUM_THREADS' not in os.environ: learn.add_cb(SpareCores())
     learn.add_cbs(_sharing())
     return learn
 
