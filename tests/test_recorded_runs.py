@@ -17,7 +17,6 @@ if not collecting:
         ASKED,
         NOW,
         SET,
-        TABLES,
         all_keys,
         digits,
         keys_of,
@@ -75,7 +74,7 @@ def test_keys_are_those_of_the_runs(number, sports, store):
 
 def test_every_row_of_every_table_has_the_key_it_had(sports):
     said, found = json.loads((HERE/'keys.json').read_text()), all_keys(sports)
-    assert list(found) == list(said) == list(TABLES)
+    assert [table for table in found if table in said] == list(said) # others were added since
     for table, presets in said.items():
         for preset, keys in presets.items(): assert found[table][preset] == keys, (table, preset)
 

@@ -129,7 +129,7 @@ def test_they_stand_in_mlflow(trained):
     for said in ('| Kalfaoglu et al. | 98.69 |', '| optimiser | Adam, one cycle | not named |', 'size = 32'): assert said in text, said
 
 
-def test_a_substitute_is_loud_in_the_output_and_in_mlflow(tracking, built_set, tmp_path):
+def test_a_substitute_is_loud_in_the_output_and_in_mlflow(tracking, built_set, tmp_path, capsys):
     from har_nb.experiments.tables import run
     tiny = dict(preset='demo', size=32, n=6, freeze_epochs=1, epochs=1, hss_epochs=1, hss_pictures=36, progress=False)
     result = run(transnet.table2, built_set, rows=['MobileNet, HSS'], protocols=['official'], cache=tmp_path, **tiny)
@@ -138,3 +138,8 @@ def test_a_substitute_is_loud_in_the_output_and_in_mlflow(tracking, built_set, t
     assert own.tags['substitute'] == 'drawn people' and own.tags['row'] == 'MobileNet, HSS'
     assert 'drawn people: MobileNet, HSS' in load_text('table.md', result.attrs['parent'])
     assert literature(result).shape == (12, 4)
+    from har_nb.tools.cli import show
+    capsys.readouterr()
+    show(result)
+    heading = capsys.readouterr().out.strip().splitlines()[0]
+    assert heading.startswith('transnet.table2 on') and 'Not what the paper has: drawn people: MobileNet, HSS.' in heading

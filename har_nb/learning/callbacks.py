@@ -158,7 +158,8 @@ def export_learner(
 
 # %% ../../nbs/learning/05_callbacks.ipynb #263fc62c
 class StopAbove(EpochCallback):
-    "End the fit after the first epoch whose `monitor` is above `value` (MEI paper, section 4.5); `stopped` says so."
+    """End the fit after the first epoch whose `monitor` is above `value` (MEI paper, section 4.5); `stopped` says so.
+    An epoch with a frozen body never ends it: the body would not be trained at all."""
     order = 63
     def __init__(self,
         value:float=0.9, # strictly above
@@ -170,7 +171,8 @@ class StopAbove(EpochCallback):
         if self.monitor not in self.recorder.metric_names:
             raise ValueError(f'{self.monitor} is not among the metrics {list(self.recorder.metric_names[1:-1])}')
     def trained_epoch(self, measured):
-        self.stopped = measured[self.monitor] is not None and measured[self.monitor] > self.value
+        above = measured[self.monitor] is not None and measured[self.monitor] > self.value
+        self.stopped = above and not self.opt.frozen_idx
         if self.stopped: raise CancelFitException
 
 # %% ../../nbs/learning/05_callbacks.ipynb #4632591e

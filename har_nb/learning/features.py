@@ -208,7 +208,8 @@ def both(
     "Loaders for training and validation."
     device = device or default_device()
     seen = dataset if watch else replace(dataset, clips=dataset.clips.assign(split=dataset.clips.split.replace('valid', 'train')))
-    result = DataLoaders(make(what, seen, 'train', device=device, **kwargs, **(train or {})), make(what, dataset, 'valid', device=device, **kwargs), device=device)
+    there = (dataset, 'valid') if len(dataset.valid) else (seen, 'train') # which nobody looks at then
+    result = DataLoaders(make(what, seen, 'train', device=device, **kwargs, **(train or {})), make(what, *there, device=device, **kwargs), device=device)
     result.vocab, result.c = dataset.classes, len(dataset.classes)
     return result
 

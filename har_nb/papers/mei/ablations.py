@@ -14,7 +14,18 @@ import pandas as pd
 from ...data.synthetic import build
 from ...experiments.tables import Row, Table, run
 from ...experiments.training import fused
-from .tables import PAPER, SCRATCH, SMALL, TRAINING, check_stream, equal, frame, gradient, stream
+from har_nb.papers.mei.tables import (
+    CHOSEN,
+    PAPER,
+    SCRATCH,
+    SMALL,
+    TRAINING,
+    check_stream,
+    equal,
+    frame,
+    gradient,
+    stream,
+)
 from ...samples.modalities import Frames, MotionEmbedding, SteadyEmbedding
 from ...samples.samplers import Batches
 
@@ -41,7 +52,7 @@ FUSIONS = (
 
 # %% ../../../nbs/papers/mei/01_ablations.ipynb #672946cc
 embedding = Table('mei_ablations.embedding', 'What a motion embedded image is made of, and how two streams are fused',
-    PAPER, rows=(*STREAMS, *FUSIONS), dataset='not printed', check=check_stream,
+    PAPER, rows=(*STREAMS, *FUSIONS), dataset='not printed', check=check_stream, chosen=CHOSEN,
     settings=dict(backbone='efficientnet_b0') | TRAINING | dict(interval=5), presets=dict(demo=SCRATCH, small=SMALL),
     decided=(('rows', 'all but N = 10, Gradient Division and the mean', 'the paper measures none of the others'),))
 

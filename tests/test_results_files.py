@@ -1,0 +1,164 @@
+"Results as files: every published number follows from the predictions beside it, lines are replaced by their key, and a table is divided by what a set says of its clips."
+import gzip
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from later import collecting
+
+from har_nb.experiments.results import (
+    NotRun,
+    compare,
+    compare_by,
+    numbers,
+    published,
+    published_videos,
+    rendered,
+    videos_of,
+)
+from har_nb.learning.metrics import bootstrap_interval
+
+if not collecting:
+    from har_nb.papers.mei.tables import table2
+    from har_nb.tools.cli import paper_of, parser, typed
+
+RESULTS = Path(__file__).resolve().parent.parent/'results'
+PAPERS = sorted(file.stem for file in RESULTS.glob('*.csv'))
+
+
+def by_hand(videos):
+    "Mean and deviation over seeds, and the interval over groups, written once more."
+    right = (videos.predicted == videos.label).to_numpy(float)
+    seeds, splits = videos.seed.to_numpy(), videos.split.to_numpy()
+    each = [np.mean([right[(seeds == seed) & (splits == split)].mean() for split in np.unique(splits)]) for seed in np.unique(seeds)]
+    of_video, groups = {}, {}
+    for video, group, split, value in zip(videos.path, videos.group, splits, right, strict=True):
+        of_video.setdefault((split, video), []).append(value)
+        groups[split, video] = f'{split}: {group}'
+    low, high = bootstrap_interval(np.array([np.mean(values) for values in of_video.values()]), np.array(list(groups.values())))
+    return 100*np.mean(each), 100*np.std(each, ddof=1) if len(each) > 1 else np.nan, 100*low, 100*high
+
+
+@pytest.mark.parametrize('paper', PAPERS)
+def test_every_published_number_follows_from_the_predictions_beside_it(paper):
+    lines = published(paper)
+    assert lines.key.is_unique
+    for line in lines.itertuples():
+        videos = published_videos(paper, line.key)
+        assert by_hand(videos) == pytest.approx((line.mean, line.mean_sd, line.low, line.high), abs=1e-3, nan_ok=True), line.row
+        assert (line.seeds, line.groups) == (videos.seed.nunique(), (videos.split.astype(str) + videos.group).nunique())
+        if videos.two_way.notna().any(): assert 100*videos.groupby(['seed', 'label']).two_way.mean().mean() == pytest.approx(line.order_pairs, abs=1e-3)
+    assert {f'{key}.csv.gz' for key in lines.key} == {file.name for file in (RESULTS/paper).iterdir()}, 'no predictions without a line'
+
+
+@pytest.mark.parametrize('paper', PAPERS)
+def test_every_published_line_says_where_it_comes_from(paper):
+    lines = published(paper)
+    for name in ('table', 'row', 'set', 'digest', 'set_from', 'protocol', 'commit', 'date', 'versions', 'machine', 'command', 'decided'):
+        assert lines[name].notna().all() and (lines[name] != '').all(), name
+    assert not lines.commit.str.contains('dirty').any()
+    for line in lines.itertuples():
+        words = shlex.split(line.command)
+        assert parser().parse_args(words[1:]).table == line.table and 'FOLDER' in words
+        if line.set_from.startswith('har '): parser().parse_args(shlex.split(line.set_from)[1:])
+    texts = (RESULTS/f'{paper}.csv').read_text() + ''.join(gzip.decompress(file.read_bytes()).decode() for file in (RESULTS/paper).iterdir())
+    assert not re.search('/(home|root|tmp|work|Users)/', texts), 'nobody else has these folders'
+
+
+def test_the_numbers_of_files_are_those_of_the_table(har, trained, monkeypatch, tmp_path):
+    from har_nb.experiments import results
+    monkeypatch.setattr(results, 'results_folder', lambda: tmp_path/'results')
+    said = har('compare', 'mei.table2', '--publish')
+    result, lines = compare(table2), published('mei', tmp_path/'results')
+    assert said.code == 0 and said.out.count('published in') == len(lines) == 5
+    for line, own in zip(lines.itertuples(), result.itertuples(), strict=True):
+        assert line.row == own.row and line.parameters == own.parameters
+        assert (line.mean, line.low, line.high, line.order_pairs) == pytest.approx((own.test_acc_video, own.low, own.high, own.test_acc_video_order_pairs), abs=1e-3, nan_ok=True)
+    first = lines.iloc[0]
+    assert first.settings.startswith('backbone = small_resnet') and 'size = 32, epochs = 1' in first.settings and first.preset == 'demo'
+    assert first.weights == 'random numbers' and first.decided.startswith('unit of accuracy: videos')
+    assert first.command.startswith('har run mei.table2 --data FOLDER') and first.command.endswith('--rows normal --seeds 1')
+    assert str(trained.dataset.root) not in first.command and first.set_from.startswith('har data synthetic FOLDER --people 4 --takes 1')
+    shown = rendered(lines)
+    for line in lines.itertuples(): assert f'{line.row} | ' in shown and f' {line.mean:.1f} |' in shown
+    assert 'cut down, not as printed' in shown and f'Measured {first.date} by commit {first.commit[:12]}' in shown
+
+
+def test_lines_are_replaced_by_their_key_and_others_stay(har, trained, monkeypatch, tmp_path):
+    from har_nb.experiments import results
+    monkeypatch.setattr(results, 'results_folder', lambda: tmp_path)
+    har('compare', 'mei.table2', '--publish')
+    file, before = tmp_path/'mei.csv', (tmp_path/'mei.csv').read_bytes()
+    har('compare', 'mei.table2', '--publish')
+    assert file.read_bytes() == before, 'nothing changes where nothing has changed'
+    table = pd.read_csv(file)
+    table.loc[0, 'key'], table.loc[1, 'mean'] = 'of another set', 0.
+    table.to_csv(file, index=False)
+    har('compare', 'mei.table2', '--publish')
+    after = pd.read_csv(file)
+    assert len(after) == 6 and 'of another set' in set(after.key) and after['mean'].min() > 0
+    with pytest.raises(NotRun, match='--publish'): published('nothing', tmp_path)
+
+
+def test_fewer_videos_say_another_number(trained):
+    "What is computed comes from the predictions, not from elsewhere."
+    result = compare(table2)
+    videos = videos_of(result.run_ids[0])
+    turned = videos.assign(predicted=videos.label)
+    assert numbers(turned)['mean'] == 100 and numbers(videos)['mean'] < 100
+    assert numbers(videos) == pytest.approx(numbers(videos.sample(frac=1, random_state=0)), nan_ok=True), 'in any order'
+
+
+def test_what_was_typed_leaves_out_where_things_lie(tmp_path):
+    (tmp_path/'net.pth').touch()
+    words = ['run', 'mei.table2', '--data', str(tmp_path), '--weights', str(tmp_path/'net.pth'), '--set', f'masks={tmp_path/"net.pth"}', '--classes', 'a,b']
+    assert typed(words) == 'har run mei.table2 --data FOLDER --weights net.pth --set masks=net.pth --classes a,b'
+    assert typed([f'--data={tmp_path}']) == 'har --data=FOLDER'
+
+
+def test_papers_are_found_by_their_tables():
+    assert [paper_of(name) for name in ('mei.table2', 'mei_ablations.embedding', 'attention_ablations.streams', 'transnet_ablations.heads', 'toy.table1')] == ['mei', 'mei', 'dual_stream_attention', 'transnet', 'toy']
+
+
+def test_a_table_is_divided_by_a_column_of_its_set(har, trained, tmp_path):
+    clips = trained.dataset.clips
+    effects = ['yes' if number % 3 else 'no' for number in range(len(clips))]
+    pd.DataFrame(dict(file=clips.path, label=clips.label, has_effects=effects, platform='web')).to_csv(tmp_path/'index.csv', index=False)
+    result = compare(table2)
+    divided = compare_by(result, 'has_effects', tmp_path)
+    values = dict(zip(clips.path, effects, strict=True))
+    videos = videos_of(result.run_ids[0])
+    for value in ('yes', 'no'):
+        own = videos[videos.path.map(values) == value]
+        line = divided[(divided.row == 'normal') & (divided.has_effects == value)].iloc[0]
+        assert line['mean'] == pytest.approx(100*(own.predicted == own.label).mean(), abs=1e-3) and line.videos == len(own)
+        assert (line.low, line.high) == pytest.approx(tuple(100*np.array(bootstrap_interval(own.predicted == own.label, own.group))), abs=1e-3, nan_ok=True) # one person is tested
+    assert list(compare_by(result, 'Platform', tmp_path)['mean']) == pytest.approx(list(result.test_acc_video), abs=1e-3)
+    shown = har('compare', 'mei.table2', '--by', 'has_effects', '--data', tmp_path)
+    assert shown.code == 0 and 'By has_effects' in shown.out and f'{divided["mean"][0]:.1f}' in shown.out
+    lost = har('compare', 'mei.table2', '--by', 'weather', '--data', tmp_path)
+    assert lost.code == 1 and 'it has: file, label, has_effects, platform' in lost.err
+    assert 'neither an index.csv' in har('compare', 'mei.table2', '--by', 'has_effects').err
+
+
+def test_a_set_that_was_cut_here_is_divided_by_its_manifest(trained, tmp_path):
+    clips = trained.dataset.clips
+    pd.DataFrame({'path': clips.path, 'class': clips.label, 'platform': 'web'}).to_csv(tmp_path/'manifest.csv', index=False)
+    assert set(compare_by(compare(table2), 'platform', tmp_path).platform) == {'web'}
+
+
+def test_a_run_says_what_its_net_starts_from(trained):
+    from har_nb.learning.tracking import open_store
+    tags = open_store().get_run(compare(table2).run_ids[0][0]).data.tags
+    assert tags['weights'] == 'random numbers' and 'weights_digest' not in tags
+
+
+def test_a_run_keeps_the_command_that_it_was_started_with(trained):
+    from har_nb.learning.tracking import open_store
+    tags = open_store().get_run(compare(table2).attrs['parent']).data.tags
+    assert tags['command'] == 'har run mei.table2 --data FOLDER --preset demo --size 32 --epochs 1'
+    assert json.dumps(tags['command'])
