@@ -641,7 +641,7 @@ def published(
         raise NotRun(f'{file}: nothing of this paper is published',
                      'Measure a table, then: har compare TABLE --publish')
     text = ['note', 'set_from', 'preset', 'settings', 'weights', 'weights_digest', 'decided']
-    return pd.read_csv(file, keep_default_na=True).fillna(dict.fromkeys(text, ''))
+    return pd.read_csv(file, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ''))
 
 def published_videos(
     paper:str, # 'mei'
