@@ -215,6 +215,7 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'nbs/samples/02_archive.ipynb': [('self.committed', 'an index is written every COMMIT_EVERY seconds')],
     'nbs/samples/03_store.ipynb': [('begun', 'frames a second in the bar')],
     'nbs/models/02_cost.ipynb': [('perf_counter', MEASURED)], 'nbs/models/03_transnet.ipynb': [('perf_counter', MEASURED)],
+    'nbs/learning/06_learner.ipynb': [('return time.monotonic(), time.monotonic()', 'how busy others are: decides over threads, and over no result'), ('time.sleep(.1); now', 'a tenth of a second to look at')],
     'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)], 'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
     'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)], 'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)], 'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],

@@ -42,6 +42,7 @@ def before(table):
     Other by now, so that these rows have other keys where nothing is asked for:
     all rows of transnet and transnet_ablations (head: the two layers of the equations, now `three_layers`),
     all rows of kpsem (weight decay beside the momentum, now `coupled`), and
+    mei.table2 in its demo preset (an image every five frames and fifteen epochs; ten and twelve by now),
     all rows of dual_action as printed and in `corners`, which was called `mars` (25 frames a second are asked for now).
     In transnet_ablations.heads the row 'third layer' is now 'TransNet', and 'TransNet' 'two layers of the equations'."""
     settings = {name: value for name, value in table.settings.items() if name != 'coupled'}
@@ -49,6 +50,7 @@ def before(table):
     named = {'corners': 'mars'} if table.name.startswith('dual_action.') else {}
     presets = {named.get(name, name): {each: value for each, value in preset.items() if each != 'fps'}
                for name, preset in table.presets.items()}
+    if table.name == 'mei.table2': presets['demo'] = presets['demo'] | dict(interval=5, epochs=15)
     rows = tuple(renamed(row) for row in table.rows if row.name not in LATER)
     return replace(table, settings=settings, presets=presets, rows=rows)
 
@@ -97,9 +99,9 @@ DUAL = PLAIN | dict(n=8, crop=28, epochs=2, one_cycle=False, patience=0, batch_s
 OFFICIAL, ORDER = dict(protocols=['official']), dict(pairs=[('ClimbUp', 'ClimbDown')])
 
 ASKED = (
-    Asked(mei.table2, ('normal', 'MEI, Gradient Division', 'two-stream'), MEI, dict(seeds=2) | ORDER),
+    Asked(before(mei.table2), ('normal', 'MEI, Gradient Division', 'two-stream'), MEI, dict(seeds=2) | ORDER),
     # the head alone, on features
-    Asked(mei.table2, ('normal',), MEI | dict(epochs=0, freeze_epochs=4)),
+    Asked(before(mei.table2), ('normal',), MEI | dict(epochs=0, freeze_epochs=4)),
     # two rows are taken over from mei.table2
     Asked(before(mei_ablations.embedding), ('Gradient reversed', 'folded on the device', 'two-stream, 1 : 3'), MEI),
     Asked(before(transnet.table2), ('MobileNet, none',), TRANSNET | dict(freeze=False), dict(protocols=['paper', 'official'])),

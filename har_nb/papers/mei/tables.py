@@ -115,7 +115,7 @@ table2 = Table('mei.table2', 'Two-stream network with motion embedded images', P
           fused('two-stream', 'normal', 'MEI, Gradient Division', printed=70.08),
           Row('MEI, Equal Division', stream, modality=equal),
           fused('two-stream, Equal Division', 'normal', 'MEI, Equal Division')),
-    settings=dict(backbone='efficientnet_b0') | TRAINING, presets=dict(demo=SCRATCH | dict(interval=5), small=SMALL),
+    settings=dict(backbone='efficientnet_b0') | TRAINING, presets=dict(demo=SCRATCH | dict(epochs=12), small=SMALL),
     context=literature('Model, Accuracy (%)', ('Soomro et al.', 43.9), ('Karpathy et al.', 65.4), ('Han et al.', 68.0),
                        ('Simonyan et al.', 88.0), ('Kalfaoglu et al.', 98.69)),
     check=check_stream, chosen=CHOSEN,
