@@ -1,6 +1,7 @@
 "The bench measures what it says, at toy size; how long anything takes is not looked at."
 import importlib
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
