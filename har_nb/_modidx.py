@@ -1801,6 +1801,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'har_nb/papers/dual_action/tables.py'),
                                                   'har_nb.papers.dual_action.tables.from_scratch': ( 'papers/dual_action/tables.html#from_scratch',
                                                                                                      'har_nb/papers/dual_action/tables.py'),
+                                                  'har_nb.papers.dual_action.tables.name_beside': ( 'papers/dual_action/tables.html#name_beside',
+                                                                                                    'har_nb/papers/dual_action/tables.py'),
                                                   'har_nb.papers.dual_action.tables.needs_flow': ( 'papers/dual_action/tables.html#needs_flow',
                                                                                                    'har_nb/papers/dual_action/tables.py'),
                                                   'har_nb.papers.dual_action.tables.plot_cost': ( 'papers/dual_action/tables.html#plot_cost',

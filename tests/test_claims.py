@@ -10,6 +10,7 @@ if not collecting:
     from har_nb.learning.runs import runs_table
     from har_nb.papers.dual_stream_attention.tables import table1 as attention_table
     from har_nb.papers.kpsem.tables import figure5b, table2b
+    from har_nb.tools.figures import drawn
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +27,21 @@ def test_table_1_of_transnet_is_printed(har):
     assert '--data' in har('run', 'transnet.table2').err
 
 
+def legend_stands_apart(figure):
+    "Whether no legend of a figure lies over its axes."
+    figure.canvas.draw()
+    assert figure.legends
+    boxes = [legend.get_window_extent() for legend in figure.legends]
+    return not any(box.overlaps(ax.get_window_extent()) for box in boxes for ax in figure.axes)
+
+
 def picture(har, tmp_path, name, *words):
     "A figure as the command draws it."
     said = har('figure', name, *words, '--to', tmp_path/f'{name}.png')
     assert said.code == 0, said.err
-    drawn = cv2.imread(str(tmp_path/f'{name}.png'))
-    assert drawn is not None and drawn.std() > 5, f'{name} is empty'
-    return drawn
+    pixels = cv2.imread(str(tmp_path/f'{name}.png'))
+    assert pixels is not None and pixels.std() > 5, f'{name} is empty'
+    return pixels
 
 
 @pytest.mark.parametrize('name', ['mei.figure2', 'mei.figure3', 'mei.figure4', 'mei.figure5', 'mei.figure6',
@@ -61,8 +70,9 @@ def test_figures_of_kpsem_runs(har, small_set, tmp_path):
     runs = ids(table2b)
     pair = ('--run', runs['MF-KPSEM'], '--against', runs['MFNet'])
     picture(har, tmp_path, 'kpsem.figure5')
+    assert legend_stands_apart(drawn('kpsem.figure5', {}))
     picture(har, tmp_path, 'kpsem.figure7', *pair)
-    for one in ('kpsem.figure9',): picture(har, tmp_path, one, *pair, '--data', small_set.root)
+    picture(har, tmp_path, 'kpsem.figure9', *pair, '--data', small_set.root)
     picture(har, tmp_path, 'kpsem.figure10', *pair[:2], '--data', small_set.root)
     said = har('figure', 'kpsem.figure8', *pair, '--data', small_set.root, '--to', tmp_path/'eight.png')
     assert said.code == 0 or 'no such video' in said.err # two nets of one epoch may be right on the same videos
@@ -76,3 +86,4 @@ def test_figures_of_attention_runs(har, small_set, tmp_path):
     assert set(ids(attention_table)) == {'early fusion', 'late fusion'}
     early, late = (picture(har, tmp_path, f'dual_stream_attention.figure{number}') for number in (4, 5))
     assert early.shape == late.shape and (early != late).any()
+    assert legend_stands_apart(drawn('dual_stream_attention.figure4', {}))

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'DECIDED', 'NET', 'CHOSEN', 'TRAINING', 'DEMO', 'SMALL', 'PRESETS', 'KNOWN', 'FLOW', 'RGB', 'ATTENTION',
            'PRINTED', 'LITERATURE', 'table1_ucf101_16f', 'table1_ucf101_64f', 'table1_hmdb51_16f', 'table1_hmdb51_64f',
            'table1', 'TABLES1', 'ONE', 'table2', 'OTHER_STREAMS', 'left_open', 'check_streams', 'from_scratch',
-           'student', 'attention', 'both_students', 'first_table', 'needs_flow', 'plot_cost']
+           'student', 'attention', 'both_students', 'first_table', 'needs_flow', 'name_beside', 'plot_cost']
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #3eaab38c
 import matplotlib.pyplot as plt
@@ -183,6 +183,16 @@ def needs_flow(
     return bool(row.settings.get('motion')) or FLOW.name in row.settings.get('members', ())
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #9c0229f6
+def name_beside(
+    ax, # matplotlib axes
+    points:dict # name -> (x, y)
+)->None:
+    "Names in a column at the right, in the order of their heights, each with a line to its point."
+    ordered = sorted(points, key=lambda name: points[name][1])
+    for name, height in zip(ordered, (np.arange(len(ordered)) + .5)/len(ordered), strict=True):
+        ax.annotate(name, points[name], (1.04, height), textcoords='axes fraction', va='center', fontsize='x-small',
+                    annotation_clip=False, arrowprops=dict(arrowstyle='-', color='.75', lw=.6))
+
 def plot_cost(
     table=table1, # whose newest run is drawn
     parent=None, # id of one run of the table; default its newest
@@ -194,13 +204,15 @@ def plot_cost(
         raise NotRun(f'{table.name}: no run of it trained {FLOW.name}, so the time of flow is not there',
                      'Draw the table that trained it')
     figure, ax = plt.subplots(figsize=(6.5, 3), dpi=80, layout='constrained')
+    points = {}
     for row in table.rows:
         its = runs[runs['tags.row'] == row.name]
         if not len(its): continue
         shape, colour, extra = ('s', 'tab:orange', flow_ms) if needs_flow(row) else ('o', 'tab:blue', 0)
         x, y = its['metrics.latency_ms'].median() + extra, 100*its['metrics.test_acc_video'].mean()
+        points[row.name] = x, y
         ax.plot(x, y, shape, color=colour)
-        ax.annotate(row.name, (x, y), xytext=(5, 3), textcoords='offset points', fontsize='x-small')
     ax.set(xscale='log', xlabel='ms per clip, with flow (squares) or without (dots)', ylabel='accuracy per video, %')
-    ax.margins(x=.3, y=.15)
+    ax.margins(x=.1, y=.15)
+    name_beside(ax, points)
     return figure

@@ -330,8 +330,8 @@ def seen_clip(
     samples = predictor.take(path, start, stop)[predictor.view]
     if samples.ndim != 5 or samples.shape[-1] != 3:
         raise PredictError(f'{predictor} sees no clips of frames', 'Choose a run of a KPSEM table')
-    (seen, _), = [next(iter(predictor.loader(samples[[len(samples)//2]])))]
-    return samples[len(samples)//2], seen[0].as_subclass(torch.Tensor).cpu()
+    middle = samples[[len(samples)//2]]
+    return middle[0], next(iter(predictor.batches(middle)))[0].as_subclass(torch.Tensor).cpu()
 
 # %% ../../../nbs/papers/kpsem/01_figures.ipynb #f16d5e82
 def _first_test_clip(dataset):
