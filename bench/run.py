@@ -264,7 +264,7 @@ def beside(name):
     return rows
 
 
-PARTS = {'samples': samples} | {name: beside(name) for name in ('instead', 'growth', 'flow', 'kpsem', 'latency', 'reading')} # headings of results.md; gpu.py writes one more
+PARTS = {'samples': samples} | {name: beside(name) for name in ('before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading')} # headings of results.md; gpu.py writes one more
 
 
 def main(names):

@@ -1,6 +1,7 @@
 "The bench measures what it says, at toy size; how long anything takes is not looked at."
 import importlib
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -283,3 +284,15 @@ def test_clips_of_stored_frames_are_found_in_one_pass(small_set, tmp_path):
     (samples,), _ = decode_samples(small_set, [Frames(EveryKth(10))], 16, tmp_path, progress=False)
     chosen = SampleSet(samples, small_set, np.array([7, 2, 5]), choice=OneClip(2))
     assert list(chosen.of_clip) == [2, 5, 7] and all((samples.clip[rows] == clip).all() and len(rows) == (samples.clip == clip).sum() for clip, rows in chosen.of_clip.items())
+
+
+@pytest.mark.slow
+def test_before_and_after_and_two_commands_at_a_time(root, bench, tmp_path):
+    before = bench('before')
+    for name in ('old', 'two'): (tmp_path/name).mkdir()
+    told = [*before.compared(tmp_path/'old', times=1, settings=dict(size=64, frames_of=40)), *before.beside(tmp_path/'two', people=3, epochs=1, size=32)]
+    assert len(told) in (6, 2) and all(re.match(r'\d+\.\d\d (times as fast|of its time) \(', row[1]) for row in told), 'two where the history is not here'
+
+
+def test_an_earlier_commit_that_is_not_here_is_none(bench, tmp_path):
+    assert bench('before').extracted('0'*40, tmp_path/'code') is None

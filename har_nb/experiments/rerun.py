@@ -108,7 +108,8 @@ def settings_again(
     return shared, row
 
 # %% ../../nbs/experiments/03_rerun.ipynb #c286addd
-TIMES = ('seconds', 'latency_ms', 'memory', 'images_per', 'samples_per') # parts of names of metrics that say how fast
+# parts of names of metrics that say how fast
+TIMES = ('seconds', 'latency_ms', 'flow_ms', 'memory', 'images_per', 'samples_per')
 
 def environments(
     first:Recorded, second:Recorded

@@ -295,7 +295,8 @@ def lab(args)->None:
         (Path(folder)/'labconfig').mkdir()
         (Path(folder)/'labconfig'/'default_setting_overrides.json').write_text(json.dumps(CALM))
         defaults = os.pathsep.join(filter(None, [folder, os.environ.get('JUPYTER_CONFIG_PATH')]))
-        status = _wait(command + ['--no-browser']*args.no_browser, os.environ | dict(JUPYTER_CONFIG_PATH=defaults))
+        quiet = ['--no-browser'] if args.no_browser else []
+        status = _wait(command + quiet, os.environ | dict(JUPYTER_CONFIG_PATH=defaults))
     sys.exit(status)
 
 def _wait(command, environment):
