@@ -218,5 +218,6 @@ def plot_cost(
         ax.plot(x, y, shape, color=colour)
     ax.set(xscale='log', xlabel='ms per clip, with flow (squares) or without (dots)', ylabel='accuracy per video, %')
     ax.margins(x=.1, y=.15)
+    ax.tick_params(axis='x', which='both', labelsize='x-small')
     name_beside(ax, points)
     return figure
