@@ -116,17 +116,17 @@ def test_overrides_decisions_and_literature_are_printed_with_the_result(har, tra
     run = trained.printed
     shown = har('compare', 'mei.table2').out
     for said in ('Asked for, other than the table or its preset: size = 32, epochs = 1.', 'Preset demo: cut down, not as printed.',
-                 'backbone = small_resnet', 'Kalfaoglu et al.', '98.69', 'optimiser: Adam, one cycle (not named)'):
+                 'backbone = small_resnet', 'Kalfaoglu et al.', '98.69', 'optimiser: AdamW, one cycle (not named)'):
         assert said in run and said in shown, said
 
 
 def test_they_stand_in_mlflow(trained):
     runs = runs_table('mei.table2')
     parent, rows = runs[runs['tags.kind'] == 'table'].iloc[0], runs[runs['tags.kind'] == 'row']
-    for tags in (parent['tags.decided'], *rows['tags.decided']): assert 'optimiser: Adam, one cycle (not named)' in tags
+    for tags in (parent['tags.decided'], *rows['tags.decided']): assert 'optimiser: AdamW, one cycle (not named)' in tags
     assert set(rows['tags.decided_by']) == {'us'}
     text = load_text('table.md', parent.run_id)
-    for said in ('| Kalfaoglu et al. | 98.69 |', '| optimiser | Adam, one cycle | not named |', 'size = 32'): assert said in text, said
+    for said in ('| Kalfaoglu et al. | 98.69 |', '| optimiser | AdamW, one cycle | not named |', 'size = 32'): assert said in text, said
 
 
 def test_a_substitute_is_loud_in_the_output_and_in_mlflow(tracking, built_set, tmp_path, capsys):
