@@ -16,6 +16,7 @@ import pytest
 
 import har_nb.data.audit
 import har_nb.data.dataset
+import har_nb.tools.data
 from har_nb.core import printable
 from har_nb.data.lists import ListError, find_name, inventory, open_dataset
 from har_nb.data.video import write_video
@@ -29,6 +30,20 @@ def here(monkeypatch):
     "Files are looked at in this process: that others do it in processes of their own is no point of these tests."
     def looked(work, items, *_): return ((place, work(*item)) for place, item in enumerate(items))
     for module in (har_nb.data.audit, har_nb.data.dataset): monkeypatch.setattr(module, 'for_each_file', looked)
+
+
+@pytest.fixture(autouse=True)
+def every_file_is_accounted_for(monkeypatch):
+    "Of every set that a test opens, by a command or itself: files on the disk are those used, left out and passed over."
+    opened, real = [], har_nb.tools.data.whatever_is_right
+    def watched(*arguments, **settings):
+        read = real(*arguments, **settings)
+        opened.append(read[0])
+        return read
+    monkeypatch.setattr(har_nb.tools.data, 'whatever_is_right', watched)
+    yield
+    for dataset in opened:
+        if Path(dataset.root).is_dir(): balanced(dataset)
 
 
 def film(seed, n_frames=12, size=(32, 32)):
@@ -80,6 +95,10 @@ def details(said, check): return [f['detail'] for f in json.loads(said.out)['fin
 def accounted(root, **how):
     "What became of each file: files on the disk are those used, left out and passed over."
     dataset, _ = whatever_is_right(root, *(how.get(name) for name in ('group', 'split', 'protocol', 'leave_out')))
+    return balanced(dataset)
+
+
+def balanced(dataset):
     here = inventory(dataset)
     on_disk = sum(len(names) for _, _, names in os.walk(dataset.root, followlinks=True))
     assert here.files.sum() == on_disk and not here.path.duplicated().any()

@@ -202,12 +202,12 @@ class Elsewhere:
 class SpareCores(Callback):
     "Trains on as many threads as there are cores that others leave alone, one at least; looks before each epoch."
     order = -10
-    def __init__(self, elsewhere=None): self.elsewhere = elsewhere
+    def __init__(self, watch=Elsewhere): self.watch = watch
     def before_fit(self):
         self.most = torch.get_num_threads()
-        if self.most > 1 and not self.elsewhere: self.elsewhere = Elsewhere()
+        if self.most > 1: self.elsewhere = self.watch() # what was before the fit does not count
     def before_epoch(self):
-        if self.most > 1: torch.set_num_threads(max(1, self.most - math.ceil(self.elsewhere() - .25)))
+        if self.most > 1: torch.set_num_threads(max(1, self.most - math.ceil(self.elsewhere() - .5)))
 
 # %% ../../nbs/learning/06_learner.ipynb #8b6d7a28
 def _sharing(): # callbacks for the work of several processes on the same net

@@ -88,7 +88,7 @@ def check_stream(
 PAPER = ('Le et al., Motion Embedded Images: An Approach to Capture Spatial and Temporal Features '
          'for Action Recognition, 2023')
 DECIDED = (('unit of accuracy', 'videos', 'the paper does not say; single images are shown, too'),
-           ('optimiser', 'Adam, one cycle', 'not named'),
+           ('optimiser', 'AdamW, one cycle', 'not named'),
            ('learning rate', 'found by a test before each fit', 'not printed'),
            ('first epoch', 'the body is frozen', "fastai's way to fine-tune; not printed"),
            ('picture', 'the whole one, scaled to a square', 'the size is printed for no net'),
