@@ -128,7 +128,10 @@ def paper_protocol(
 PAPER = ('Jalal et al., Dual Stream Spatio-Temporal Motion Fusion With Self-Attention For Action Recognition, '
          'FUSION 2019')
 DECIDED = (('layout of the nets', 'what the printed parameters leave open', 'they do not settle every width'),
-           ('frames', 'grey in the stacks', 'the printed parameters need one channel'),
+           ('stacks', '10 grey frames, flow of ten moments (20 channels)',
+            'the two printed counts need 30 and 32 channels, section III-A names four of flow'),
+           ('"5 different CNN layer blocks"', 'A, B, D, the attention, C', 'the text names these'),
+           ('method of flow', 'Brox; TV-L1 in small, DIS in demo', 'smaller machines'),
            ('epochs, interval of frames', '300, 10', 'not printed; the example takes each tenth frame'),
            ('random crops', 'scaled back to the whole picture', 'their size is not printed'),
            ('normalisation', 'around zero', 'not printed'), ('test', 'mean over all shifts', 'not printed'),

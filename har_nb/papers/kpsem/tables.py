@@ -113,7 +113,9 @@ def check_clips(
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #082a02b0
 PAPER = 'Cao et al., Effective Action Recognition with Embedded Key Point Shifts, 2020'
-DECIDED = (('interval of frames, epochs', '2, 30', 'not printed'),
+DECIDED = (('interval of frames, test clips, epochs', '2, 10, 30', 'not printed'),
+           ('weight decay', "part of the gradient, as in torch's SGD; batch norm and biases have none",
+            'a number alone is printed; the exemption is fastai\'s'),
            ('learning rate', 'one cycle up to the printed one', 'how it falls is not printed'),
            ('picture', 'the whole one, scaled to a square', 'not printed'),
            ('gradient of the separation centre', "as the notebook of the module says", 'no formula passes one'),

@@ -93,6 +93,8 @@ DECIDED = (('unit of accuracy', 'videos', 'the paper does not say; single images
            ('first epoch', 'the body is frozen', "fastai's way to fine-tune; not printed"),
            ('picture', 'the whole one, scaled to a square', 'the size is printed for no net'),
            ('mirrored images', 'half of those in training', 'not printed'),
+           ('weights of Gradient Division', '1 to N, oldest to newest', 'the words; the printed formula turns halfway'),
+           ('rounding', 'once, of the weighted sum', 'the formulas divide each frame first'),
            ('InceptionV3', '224 pixels, as the others', 'its own size is 299; the paper names none'),
            ('validation', '30% of the groups of training', 'the paper speaks of training and validation alone; '
             'its protocol has a table of its own'))

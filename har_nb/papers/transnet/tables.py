@@ -186,6 +186,10 @@ PROTOCOLS = dict(paper=by_clip, official=as_given)
 PAPER = 'Alomar and Cai, TransNet: A Transfer Learning-Based Network for Human Action Recognition, 2023'
 DECIDED = (('80/20', 'drawn from all clips (paper), or by group (official)', 'how it was drawn is not printed'),
            ('optimiser, learning rate, epochs', 'AdamW, one cycle, as in the settings', 'not printed'),
+           ('third layer', 'a convolution of kernel 1 on the scores, behind the two of the equations',
+            'the prose names it and Table I counts it; head=TextHead leaves it out'),
+           ('1D part of Table I', 'head=Table1Head, by name: separable', 'the equations are not'),
+           ('second bias', 'starts at one', 'above the cut of the ReLU'),
            ('first phase', 'the pretrained 2D part is frozen', 'not printed'),
            ('frames', 'the middle of each twelfth', 'their number is printed, their places are not'),
            ('picture', 'the whole one, scaled to a square', 'not printed'),
