@@ -19,7 +19,8 @@ from ..core import importing_fastai
 with importing_fastai():
     try:
         from fastai.distributed import DistributedTrainer
-    except (ImportError, NameError) as e: raise ImportError("several processes train one net by accelerate: pip install 'har_nb[cluster]'") from e
+    except (ImportError, NameError) as e:
+        raise ImportError("several processes train one net by accelerate: pip install 'har_nb[cluster]'") from e
     from fastai.torch_core import apply, to_detach
 
 from .processes import join
@@ -43,7 +44,8 @@ def sizes(
 # %% ../../nbs/learning/13_distributed.ipynb #eb9e5d19
 class SharedLoader(SampleLoader):
     "The part of one process in every batch of a loader; `total` is the size of the whole batch that is out."
-    rng = property(lambda self: self.whole.rng, lambda self, value: setattr(self.whole, 'rng', value)) # the order goes on where the loader stopped
+    # the order goes on where the loader stopped
+    rng = property(lambda self: self.whole.rng, lambda self, value: setattr(self.whole, 'rng', value))
     def __init__(self,
         loader:SampleLoader,
         rank:int, processes:int # which of how many
@@ -73,7 +75,7 @@ class SharedLoader(SampleLoader):
         try: yield from super().__iter__()
         finally:
             for transform in chance: del transform.draw
-    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # predictions are put together already
+    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False) # gathered already
 
 # %% ../../nbs/learning/13_distributed.ipynb #d8536942
 def weight(
@@ -105,8 +107,9 @@ class Transparent(DistributedDataParallel):
     def state_dict(self, *args, **kwargs): return self.module.state_dict(*args, **kwargs)
     def load_state_dict(self, *args, **kwargs): return self.module.load_state_dict(*args, **kwargs)
 
+# %% ../../nbs/learning/13_distributed.ipynb #df50f773
 class SharedTraining(DistributedTrainer):
-    "fastai's trainer for several processes, with whole batches shared out. Raises `TypeError` for loaders it cannot cut."
+    "fastai's trainer for several processes, whole batches shared out. Raises `TypeError` for loaders it cannot cut."
     def __init__(self,
         sync_bn:bool|None=None # batch norm over the whole batch; default: on GPUs, as torch has it for nothing else
     ):
@@ -120,7 +123,8 @@ class SharedTraining(DistributedTrainer):
         self.learn.model.__class__ = Transparent
     def _wrap_dl(self, dl):
         if isinstance(dl, SharedLoader) or not len(dl): return dl
-        if not isinstance(dl, SampleLoader): raise TypeError(f'a {type(dl).__name__} cannot be shared by processes: use `samples.loaders.sample_loader`')
+        if not isinstance(dl, SampleLoader):
+            raise TypeError(f'a {type(dl).__name__} cannot be shared by processes: use `samples.loaders.sample_loader`')
         return SharedLoader(dl, *self.place)
     def after_pred(self):
         if self.training or not isinstance(self.dl, SharedLoader): return
@@ -131,6 +135,7 @@ class SharedTraining(DistributedTrainer):
         self.learn.loss_grad, self.learn.loss = self.loss_grad*share, self.loss*share
     def after_fit(self):
         super().after_fit()
-        for buffer in self.learn.model.buffers(): distributed.broadcast(buffer, 0) # running statistics of batch norm are those of the first process
+        # running statistics of batch norm are those of the first process
+        for buffer in self.learn.model.buffers(): distributed.broadcast(buffer, 0)
         if self.sync_bn:
             for name,module in self.norms.items(): self.learn.model.set_submodule(name, module)

@@ -33,7 +33,8 @@ def metric_history(
     for run in [client.get_run(run_id) for run_id in ([runs] if isinstance(runs, str) else runs)]:
         for name in (run.data.metrics if names is None else [n for n in names if n in run.data.metrics]):
             history = client.get_metric_history(run.info.run_id, name)
-            if names or len({point.step for point in history}) > 1: rows += [(run.info.run_name, run.info.run_id, name, point.step, point.value) for point in history]
+            if names or len({point.step for point in history}) > 1:
+                rows += [(run.info.run_name, run.info.run_id, name, point.step, point.value) for point in history]
     table = pd.DataFrame(rows, columns=['run', 'run_id', 'metric', 'step', 'value'])
     twins = table.groupby('run').run_id.transform('nunique') > 1
     return table.assign(run=table.run.where(~twins, table.run + ' ' + table.run_id.str[:6]))
@@ -47,14 +48,18 @@ def plot_curves(
     metrics = [m for m in pd.unique(history.metric) if m.startswith('acc')] if metrics is None else list(metrics)
     losses, runs = [m for m in ('train_loss', 'valid_loss') if (history.metric == m).any()], pd.unique(history.run)
     panels = ([losses] if losses else []) + [[m] for m in metrics]
-    if not panels: raise ValueError('nothing to draw: these runs have logged neither a loss nor an accuracy for each epoch')
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.2), dpi=80, layout='constrained', squeeze=False)
+    if not panels:
+        raise ValueError('nothing to draw: these runs have logged neither a loss nor an accuracy for each epoch')
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.2), dpi=80, layout='constrained',
+                                squeeze=False)
     for ax,names in zip(axes[0], panels, strict=True):
         for colour,run in zip(sns.color_palette(n_colors=len(runs)), runs, strict=True):
             for name in names:
                 line = history[(history.run == run) & (history.metric == name)].sort_values('step')
-                ax.plot(line.step, line.value, '--' if name == 'train_loss' else '-', color=colour, marker='.', label=None if name == 'train_loss' else run)
-        ax.set(xlabel='epoch', title='loss (dashed: training)' if names == losses else names[0], **({} if names == losses else dict(ylim=(-.03, 1.03))))
+                ax.plot(line.step, line.value, '--' if name == 'train_loss' else '-', color=colour, marker='.',
+                        label=None if name == 'train_loss' else run)
+        ax.set(xlabel='epoch', title='loss (dashed: training)' if names == losses else names[0],
+               **({} if names == losses else dict(ylim=(-.03, 1.03))))
         ax.xaxis.get_major_locator().set_params(integer=True)
     if axes[0][-1].get_legend_handles_labels()[0]: axes[0][-1].legend(fontsize='small')
     return figure
@@ -63,17 +68,20 @@ def plot_curves(
 def class_differences(
     table:pd.DataFrame, # predictions, a row for each video
     baseline:pd.DataFrame # predictions of the model to compare with, same videos in any order
-)->pd.DataFrame: # class, count, accuracy, baseline, difference, only_this, only_baseline (videos only one of them got right), p; most gained first
-    "Accuracy per class beside a baseline's (KPSEM, figure 7), and McNemar's test within each class. Raises `ValueError` where videos or labels differ."
+)->pd.DataFrame: # class, count, accuracy, baseline, difference, videos only one got right (only_this, only_baseline), p
+    "Accuracy per class beside a baseline's (KPSEM, figure 7), McNemar's test; most gained first. Raises `ValueError`."
     key = [c for c in ('path', 'start', 'stop') if c in table and c in baseline] + ['label']
     one, other = table.sort_values(key, ignore_index=True), baseline.sort_values(key, ignore_index=True)
     if len(one) != len(other) or not one[key].equals(other[key]):
         shared = len(one.merge(other, on=key))
-        raise ValueError(f'the tables hold different videos ({len(one)} and {len(other)}, {shared} in both): compare runs of the same split')
-    if (classes := table_classes(one)) != table_classes(other): raise ValueError(f'the tables have different classes: {classes} and {table_classes(other)}')
+        raise ValueError(f'the tables hold different videos ({len(one)} and {len(other)}, {shared} in both): compare '
+                         'runs of the same split')
+    if (classes := table_classes(one)) != table_classes(other):
+        raise ValueError(f'the tables have different classes: {classes} and {table_classes(other)}')
     counted, before = [per_class(table_probabilities(t), table_labels(t), classes) for t in (one, other)]
     tests = [mcnemar(*[(t.predicted == t.label)[one.label == name] for t in (one, other)]) for name in classes]
-    result = counted[['class', 'count', 'accuracy']].assign(baseline=before.accuracy, difference=counted.accuracy - before.accuracy,
+    result = counted[['class', 'count', 'accuracy']].assign(
+        baseline=before.accuracy, difference=counted.accuracy - before.accuracy,
         only_this=[t.only_first for t in tests], only_baseline=[t.only_second for t in tests], p=[t.p for t in tests])
     return result[result['count'] > 0].sort_values(['difference', 'accuracy'], ascending=False, ignore_index=True)
 
@@ -85,13 +93,19 @@ def plot_class_differences(
 ): # axes
     "Sorted bars of the difference, gains to the right; beside each the accuracy before and after (KPSEM, figure 7)."
     shown = differences[differences.difference.abs() >= margin]
-    if not len(shown): raise ValueError(f'no class differs by {margin:.0%} or more; the largest difference is {differences.difference.abs().max():.1%}')
+    if not len(shown):
+        raise ValueError(f'no class differs by {margin:.0%} or more; the largest difference is '
+                         f'{differences.difference.abs().max():.1%}')
     if ax is None: ax = plt.subplots(figsize=(6, min(.9 + .26*len(shown), 20)), dpi=80, layout='constrained')[1]
-    place, wide, sides = np.arange(len(shown))[::-1], max(.1, shown.difference.abs().max()), [(shown.difference < 0).any(), (shown.difference >= 0).any()]
+    place, wide = np.arange(len(shown))[::-1], max(.1, shown.difference.abs().max())
+    sides = [(shown.difference < 0).any(), (shown.difference >= 0).any()]
     ax.barh(place, shown.difference, color=np.where(shown.difference >= 0, '#3a7d44', '#b5452c'))
     for y,row in zip(place, shown.itertuples(), strict=True):
-        ax.text(row.difference + np.copysign(.02*wide, row.difference or 1), y, f'{row.baseline:.0%} → {row.accuracy:.0%}', va='center', ha='left' if row.difference >= 0 else 'right', fontsize='small')
-    ax.set(yticks=place, yticklabels=shown['class'], xlim=(-1.45*wide*sides[0], 1.45*wide*sides[1]), xlabel='difference in accuracy')
+        ax.text(row.difference + np.copysign(.02*wide, row.difference or 1), y,
+                f'{row.baseline:.0%} → {row.accuracy:.0%}', va='center', ha='left' if row.difference >= 0 else 'right',
+                fontsize='small')
+    ax.set(yticks=place, yticklabels=shown['class'], xlim=(-1.45*wide*sides[0], 1.45*wide*sides[1]),
+           xlabel='difference in accuracy')
     ax.axvline(0, color='grey', linewidth=.8)
     ax.xaxis.set_major_formatter('{x:+.0%}')
     return ax
@@ -100,13 +114,16 @@ def plot_class_differences(
 def top_losses(
     table:pd.DataFrame, # predictions, a row for each video
     k:int=5 # rows
-)->pd.DataFrame: # the rows of the table with p_true, p_predicted and loss, without probabilities of single classes; worst first
+)->pd.DataFrame: # rows of the table, worst first, with p_true, p_predicted and loss instead of the classes' p_...
     "The test videos with the highest loss."
     probabilities = table_probabilities(table)
     true = np.take_along_axis(probabilities, table_labels(table)[:, None], 1)[:, 0]
-    about = table[[c for c in table if not c.startswith('p_')]].assign(p_true=true, p_predicted=probabilities.max(1), loss=-np.log(np.maximum(true, np.finfo(float).tiny)))
+    loss = -np.log(np.maximum(true, np.finfo(float).tiny))
+    about = table[[c for c in table if not c.startswith('p_')]]
+    about = about.assign(p_true=true, p_predicted=probabilities.max(1), loss=loss)
     return about.sort_values('loss', ascending=False, kind='stable', ignore_index=True).head(k)
 
+# %% ../../nbs/learning/07_explain.ipynb #d0c11dff
 def video_strip(
     path, # a video file, or a folder of numbered pictures
     n:int=6, # frames in the strip
@@ -115,7 +132,8 @@ def video_strip(
     "Frames of a video at equal distances, side by side; one frame is held at a time. Raises `VideoError`."
     last = (stop or probe(path).n_frames) - 1
     wanted = np.linspace(start, last, min(n, last - start + 1)).round().astype(int)
-    return np.concatenate([frame for number,frame in enumerate(iter_frames(path, start, last + 1), start) if number in wanted], 1)
+    return np.concatenate([frame for number,frame in enumerate(iter_frames(path, start, last + 1), start)
+                           if number in wanted], 1)
 
 # %% ../../nbs/learning/07_explain.ipynb #39c8632e
 def plot_top_losses(
@@ -124,15 +142,18 @@ def plot_top_losses(
     k:int=5, # videos
     n:int=6 # frames of each
 ): # figure
-    "The worst test videos as strips of frames: true class, what was predicted instead, and both probabilities. A file that cannot be read leaves its reason in its place."
+    "The worst test videos as strips of frames, true and predicted class above; an unreadable file shows its reason."
     worst = top_losses(table, k)
-    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.05*len(worst)), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.05*len(worst)), dpi=80, layout='constrained',
+                                squeeze=False)
     for ax,row in zip(axes[:, 0], worst.to_dict('records'), strict=True):
         span = [int(row[c]) if pd.notna(row.get(c)) else default for c,default in (('start', 0), ('stop', None))]
         try: ax.imshow(video_strip(Path(root)/row['path'], n, *span), aspect='auto')
-        except VideoError as e: ax.text(.5, .5, e.reason, ha='center', va='center', transform=ax.transAxes, color='grey')
+        except VideoError as e:
+            ax.text(.5, .5, e.reason, ha='center', va='center', transform=ax.transAxes, color='grey')
         ax.set(xticks=[], yticks=[])
-        ax.set_title(f"{row['label']} {row['p_true']:.2f}, predicted {row['predicted']} {row['p_predicted']:.2f}   ({Path(row['path']).name})", fontsize='small', loc='left', pad=2)
+        ax.set_title(f"{row['label']} {row['p_true']:.2f}, predicted {row['predicted']} {row['p_predicted']:.2f}   "
+                     f"({Path(row['path']).name})", fontsize='small', loc='left', pad=2)
     return figure
 
 # %% ../../nbs/learning/07_explain.ipynb #46467319
@@ -154,10 +175,14 @@ def last_spatial_layer(
         with torch.no_grad(): model(inputs[:1])
     finally:
         for handle in watch: handle.remove()
-    found = [module for name,module in found if not name.startswith(tuple(lost))] # a branch within a block is not the way through the net
-    if not found: raise ValueError(f'{type(model).__name__} has no layer whose output has places; name one: grad_cam(..., layer=...)')
+    # a branch within a block is not the way through the net
+    found = [module for name,module in found if not name.startswith(tuple(lost))]
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no layer whose output has places; '
+                         'name one: grad_cam(..., layer=...)')
     return found[-1]
 
+# %% ../../nbs/learning/07_explain.ipynb #780c35dc
 def grad_cam(
     model:nn.Module, # gives logits, B classes
     inputs:torch.Tensor, # B C H W or B C T H W, normalised as the model wants it
@@ -173,9 +198,11 @@ def grad_cam(
         if target is None:
             with torch.no_grad(): target = model(inputs).argmax(1)
         target = torch.as_tensor(target, device=device).expand(len(inputs))
-        maps = LayerGradCam(model, layer or last_spatial_layer(model, inputs)).attribute(inputs, target, relu_attributions=True)
+        layer = layer or last_spatial_layer(model, inputs)
+        maps = LayerGradCam(model, layer).attribute(inputs, target, relu_attributions=True)
     finally: model.train(training)
-    maps = nn.functional.interpolate(maps.float(), inputs.shape[2:], mode='bilinear' if maps.ndim == 4 else 'trilinear')[:, 0].detach()
+    mode = 'bilinear' if maps.ndim == 4 else 'trilinear'
+    maps = nn.functional.interpolate(maps.float(), inputs.shape[2:], mode=mode)[:, 0].detach()
     return (maps/maps.amax(tuple(range(1, maps.ndim)), keepdim=True).clamp_min(1e-12)).cpu().numpy()
 
 # %% ../../nbs/learning/07_explain.ipynb #9c29f38e
@@ -188,7 +215,8 @@ def plot_grad_cam(
     "Pictures, and below each the same one with its map over it: bright is what spoke for the class."
     columns = min(columns, len(images))
     lines = -(-len(images)//columns)
-    figure, axes = plt.subplots(2*lines, columns, figsize=(1.1*columns, 2.35*lines), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(2*lines, columns, figsize=(1.1*columns, 2.35*lines), dpi=80, layout='constrained',
+                                squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i,(image,heat) in enumerate(zip(images, maps, strict=True)):
         above, below = axes[2*(i//columns), i % columns], axes[2*(i//columns) + 1, i % columns]
@@ -208,8 +236,10 @@ def pick(
         inputs |= {place: batch[place - seen] for place in places.tolist() if seen <= place < seen + len(batch)}
         if (seen := seen + len(batch)) > places.max(): break
     data = loader.dataset
-    return data.samples.read(data.rows[places]), torch.stack([inputs[place] for place in places.tolist()]), data.labels[places]
+    shown = torch.stack([inputs[place] for place in places.tolist()])
+    return data.samples.read(data.rows[places]), shown, data.labels[places]
 
+# %% ../../nbs/learning/07_explain.ipynb #31b20e76
 def explained(
     model:nn.Module, # gives logits
     inputs:torch.Tensor, # B C H W or B C T H W, normalised as the model wants it
@@ -243,6 +273,7 @@ def log_curves(
     run_id = run_id or current_run()
     log_and_close(plot_curves(metric_history([run_id, *others])), 'curves.png', run_id)
 
+# %% ../../nbs/learning/07_explain.ipynb #6b91bbcb
 def log_top_losses(
     root, # folder of the videos
     run_id:str|None=None, # default the open run, whose predictions are logged already
@@ -253,16 +284,20 @@ def log_top_losses(
     log_table(top_losses(table, k), 'top_losses.csv', run_id)
     log_and_close(plot_top_losses(table, root, k, n), 'top_losses.png', run_id)
 
+# %% ../../nbs/learning/07_explain.ipynb #e38c9e3d
 def log_class_differences(
     baseline:str, # id of the run to compare with
     run_id:str|None=None, # default the open run, whose predictions are logged already
     margin:float=0. # in the picture, only classes that differ by as much
 )->None:
     "Log accuracy per class against a baseline run as class_differences.csv and class_differences.png."
-    differences = class_differences(load_table('predictions.parquet', run_id), load_table('predictions.parquet', baseline))
+    differences = class_differences(load_table('predictions.parquet', run_id),
+                                    load_table('predictions.parquet', baseline))
     log_table(differences, 'class_differences.csv', run_id)
-    if (differences.difference.abs() >= margin).any(): log_and_close(plot_class_differences(differences, margin), 'class_differences.png', run_id)
+    if (differences.difference.abs() >= margin).any():
+        log_and_close(plot_class_differences(differences, margin), 'class_differences.png', run_id)
 
+# %% ../../nbs/learning/07_explain.ipynb #86443c61
 def log_grad_cam(
     model:nn.Module, # gives logits
     loader, # a `SampleLoader` in order, over images

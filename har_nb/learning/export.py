@@ -50,11 +50,13 @@ def _open_batch(model, samples):
     many = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.forward).parameters.values())
     return (each,) if many else each
 
+# %% ../../nbs/learning/14_export.ipynb #c5131892
 @contextmanager
 def _quietly():
     "Exporters warn of their own future, log it, and print graphs that they could not make."
     before = logging.root.manager.disable
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), mock.patch.object(torch.Tensor, 'as_subclass', lambda self, cls: self):
+    plain = mock.patch.object(torch.Tensor, 'as_subclass', lambda self, cls: self)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()), plain:
         warnings.simplefilter('ignore')
         logging.disable(logging.WARNING)
         try: yield
@@ -62,7 +64,8 @@ def _quietly():
 
 def _graph(model, samples):
     "A torch.export program of `model`."
-    traced = lambda strict: torch.export.export(model, samples, dynamic_shapes=_open_batch(model, samples), strict=strict)
+    shapes = _open_batch(model, samples)
+    traced = lambda strict: torch.export.export(model, samples, dynamic_shapes=shapes, strict=strict)
     try: return traced(False)
     except Exception as first:
         try: return traced(True)
@@ -73,7 +76,8 @@ def _in_parts(x, sizes, reduce):
     "Adaptive pooling over the last dimensions, one after the other."
     for dim, n in enumerate(sizes, -len(sizes)):
         length = x.shape[dim]
-        x = torch.stack([reduce(x.narrow(dim, i*length//n, -(-(i + 1)*length//n) - i*length//n), dim) for i in range(n)], dim)
+        x = torch.stack([reduce(x.narrow(dim, i*length//n, -(-(i + 1)*length//n) - i*length//n), dim)
+                         for i in range(n)], dim)
     return x
 
 def _largest(x, sizes):
@@ -89,7 +93,8 @@ def _wide_choice(condition, a, b):
 
 def _onnx_forms():
     aten = torch.ops.aten
-    return {aten.adaptive_max_pool2d.default: _largest, aten.adaptive_avg_pool3d.default: lambda x, sizes: _in_parts(x, sizes, torch.mean),
+    return {aten.adaptive_max_pool2d.default: _largest,
+            aten.adaptive_avg_pool3d.default: lambda x, sizes: _in_parts(x, sizes, torch.mean),
             aten.frexp.Tensor: _exponent, aten.where.self: _wide_choice}
 
 # %% ../../nbs/learning/14_export.ipynb #316df936
@@ -102,16 +107,20 @@ def _read_pt2(file):
     return torch.export.load(file, extra_files=notes).module(), notes[NOTE]
 
 def _write_ts(model, samples, file, note):
-    with torch.no_grad(): torch.jit.save(torch.jit.trace(model, samples, check_trace=False), str(file), _extra_files={NOTE: note})
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(model, samples, check_trace=False), str(file), _extra_files={NOTE: note})
 
 def _read_ts(file):
     notes = {NOTE: ''}
     net = torch.jit.load(str(file), _extra_files=notes)
     return net, notes[NOTE].decode()
 
+# %% ../../nbs/learning/14_export.ipynb #6a522664
 def _write_onnx(model, samples, file, note):
     names = [about['name'] for about in json.loads(note)['inputs']]
-    with torch.no_grad(): program = torch.onnx.export(_graph(model, samples).run_decompositions(_onnx_forms()), (), input_names=names, output_names=['scores'], dynamo=True, verbose=False)
+    with torch.no_grad():
+        graph = _graph(model, samples).run_decompositions(_onnx_forms())
+        program = torch.onnx.export(graph, (), input_names=names, output_names=['scores'], dynamo=True, verbose=False)
     program.model.metadata_props[NOTE] = note
     program.save(str(file), external_data=False)
 
@@ -119,14 +128,19 @@ def _read_onnx(file):
     import onnxruntime
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
     names = [given.name for given in session.get_inputs()]
-    run = lambda *samples: torch.from_numpy(session.run(None, {name: x.numpy() for name, x in zip(names, samples, strict=True)})[0])
+    def run(*samples):
+        given = {name: x.numpy() for name, x in zip(names, samples, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
     return run, session.get_modelmeta().custom_metadata_map.get(NOTE, '')
 
+# %% ../../nbs/learning/14_export.ipynb #1ac29201
 KINDS = {'.pt2': (_write_pt2, _read_pt2), '.onnx': (_write_onnx, _read_onnx), '.ts': (_write_ts, _read_ts)}
 
 def _kind(file):
-    if file.suffix not in KINDS: raise ExportError(f'{file}: the suffix says what is written, and it is one of {", ".join(KINDS)}')
-    missing = [name for name in ('onnx', 'onnxruntime', 'onnxscript') if file.suffix == '.onnx' and importlib.util.find_spec(name) is None]
+    if file.suffix not in KINDS:
+        raise ExportError(f'{file}: the suffix says what is written, and it is one of {", ".join(KINDS)}')
+    needed = ('onnx', 'onnxruntime', 'onnxscript') if file.suffix == '.onnx' else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing: raise ExportError(f"{file}: ONNX needs {', '.join(missing)}: pip install 'har_nb[export]'")
     return KINDS[file.suffix]
 
@@ -134,17 +148,38 @@ def _kind(file):
 def _note(model, samples, about):
     "What stands in the file."
     given = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    names = given[:len(samples)] if len(given) >= len(samples) else [f'input{place}' for place in range(1, len(samples) + 1)]
+    names = given[:len(samples)]
+    if len(given) < len(samples): names = [f'input{place}' for place in range(1, len(samples) + 1)]
     said = (about or {}).get('inputs') or [{}]*len(samples)
-    shaped = [dict(name=name, shape=['batch', *x.shape[1:]]) | dict(more) for name, x, more in zip(names, samples, said, strict=True)]
-    return json.dumps(dict(version=har_nb.__version__, output='scores of each class, B C, before softmax') | (about or {}) | dict(inputs=shaped), indent=1)
+    shaped = [dict(name=name, shape=['batch', *x.shape[1:]]) | dict(more)
+              for name, x, more in zip(names, samples, said, strict=True)]
+    note = dict(version=har_nb.__version__, output='scores of each class, B C, before softmax')
+    return json.dumps(note | (about or {}) | dict(inputs=shaped), indent=1)
 
 def _difference(model, other, samples):
     "Largest difference of outputs, as a share of the largest output."
     with torch.no_grad(): want, got = model(*samples), other(*samples)
-    if got.shape != want.shape: raise ExportError(f'{len(samples[0])} samples give {tuple(got.shape)} instead of {tuple(want.shape)}')
+    if got.shape != want.shape:
+        raise ExportError(f'{len(samples[0])} samples give {tuple(got.shape)} instead of {tuple(want.shape)}')
     return ((got - want).abs().max()/want.abs().max().clamp(min=1e-12)).item()
 
+# %% ../../nbs/learning/14_export.ipynb #a881150a
+def _checked(kind, model, samples, file, about, tolerance):
+    "Write a file and read it again. The largest difference, for the sample itself and for three made of it."
+    write, read = kind
+    three = tuple(torch.cat([x.flip(-1), x, x/2]) for x in samples)
+    note = _note(model, samples, about)
+    with _quietly():
+        write(model, tuple(x[:2].clone() for x in three), file, note)
+        other, told = read(file)
+        found = max(_difference(model, other, given) for given in (samples, three))
+    if not found <= tolerance:
+        raise ExportError(f'its numbers differ from those of the net by {found:.1e} of the largest, '
+                          f'more than {tolerance:.1e}')
+    if told != note: raise ExportError('what it says about itself was not kept')
+    return found
+
+# %% ../../nbs/learning/14_export.ipynb #5a14de3b
 def export(
     model:torch.nn.Module, # any net; stays as it is
     samples, # an input of it, B ..., or a tuple of inputs
@@ -154,36 +189,35 @@ def export(
 )->float: # the largest difference found, for one sample and for three
     "Write a net for other programs, in evaluation mode and 32 bits. Raises `ExportError`; then nothing is left behind."
     file, samples = Path(file), samples if isinstance(samples, tuple) else (samples,)
-    (write, read), samples = _kind(file), tuple(x.detach().cpu().float()[:1] for x in samples)
+    kind = _kind(file)
+    samples = tuple(x.detach().cpu().float()[:1] for x in samples)
     model = deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
-    three = tuple(torch.cat([x.flip(-1), x, x/2]) for x in samples)
     aside = file.with_name(f'{file.stem}.part{file.suffix}')
     try:
-        with _quietly():
-            write(model, tuple(x[:2].clone() for x in three), aside, note := _note(model, samples, about))
-            other, told = read(aside)
-            found = max(_difference(model, other, given) for given in (samples, three))
-        if not found <= tolerance: raise ExportError(f'its numbers differ from those of the net by {found:.1e} of the largest, more than {tolerance:.1e}')
-        if told != note: raise ExportError('what it says about itself was not kept')
+        found = _checked(kind, model, samples, aside, about, tolerance)
         os.replace(aside, file)
     except (ExportError, OSError) as e: raise ExportError(f'{type(model).__name__} as {file}: {e}') from e
-    except Exception as e: raise ExportError(f'{type(model).__name__} cannot be written as {file.suffix}: {_reason(e)}') from e
+    except Exception as e:
+        raise ExportError(f'{type(model).__name__} cannot be written as {file.suffix}: {_reason(e)}') from e
     finally: aside.unlink(missing_ok=True)
     return found
 
+# %% ../../nbs/learning/14_export.ipynb #95293463
 def read_export(
     file # that `export` wrote
 )->tuple[Callable, dict]: # what takes tensors and gives scores; what the file says
     "An exported net. Raises `ExportError`."
     file = Path(file)
     try: net, note = _kind(file)[1](file)
-    except Exception as e: raise e if isinstance(e, ExportError) else ExportError(f'{file} cannot be read: {_reason(e)}') from e
+    except Exception as e:
+        raise e if isinstance(e, ExportError) else ExportError(f'{file} cannot be read: {_reason(e)}') from e
     return net, json.loads(note) if note else {}
 
 # %% ../../nbs/learning/14_export.ipynb #4af3aefe
 def _about(recipe, said):
     "What a file says of an input: how values are made of a video."
-    return dict(scaled='values 0..1, minus mean, divided by std, by channel', mean=recipe.mean, std=recipe.std, size=recipe.size, sample=recipe.sample, modality=said.get('modality'), coding=recipe.coding)
+    return dict(scaled='values 0..1, minus mean, divided by std, by channel', mean=recipe.mean, std=recipe.std,
+                size=recipe.size, sample=recipe.sample, modality=said.get('modality'), coding=recipe.coding)
 
 def _view(predictor):
     "An input of a predictor's net, as its test loader would give it."
@@ -193,22 +227,29 @@ def _view(predictor):
 def _fused(predictor):
     "One net of the members of a predictor. Raises `ExportError`."
     fuse, members = predictor.recipe.fuse, predictor.members
-    if fuse.name != 'har_nb.models.two_stream:fuse' or predictor.recipe.sample == 'video' or not all(member.model for member in members):
-        raise ExportError(f'this run fuses {", ".join(predictor.recipe.members)} by {fuse.name.rpartition(":")[2]}, video by video or in steps, which is no net: export these runs one by one')
+    one_net = fuse.name == 'har_nb.models.two_stream:fuse' and predictor.recipe.sample != 'video'
+    if not (one_net and all(member.model for member in members)):
+        raise ExportError(f'this run fuses {", ".join(predictor.recipe.members)} by {fuse.name.rpartition(":")[2]}, '
+                          'video by video or in steps, which is no net: export these runs one by one')
     said = fuse.arguments or {}
-    return imported('har_nb.models.two_stream:EnsembleNet')([member.model for member in members], said.get('weights'), bool(said.get('logits')))
+    fused = imported('har_nb.models.two_stream:EnsembleNet')
+    return fused([member.model for member in members], said.get('weights'), bool(said.get('logits')))
 
+# %% ../../nbs/learning/14_export.ipynb #fd9d5816
 def export_run(
     run_id:str, # of a finished run
     file, # to write: .onnx, .pt2 or .ts
     tolerance:float=1e-4, # as for `export`
     trust=() # packages that its recipe may import from
 )->float: # the largest difference found
-    "Write the net of a run, with everything needed to use it. Raises `PredictError` for a run without a net, `ExportError`."
+    "Write the net of a run, with everything needed to use it. Raises `PredictError` where it has none, `ExportError`."
     predictor = load_predictor(run_id, 'cpu', trust)
     members = predictor.members or (predictor,)
     model = predictor.model or _fused(predictor)
     recipes = [(member.recipe, json.loads(member.recipe.to_json())) for member in members]
-    about = dict(run=run_id, classes=predictor.classes, output='log-probabilities of each class, B C' if predictor.members else 'scores of each class, B C, before softmax', of_a_video='mean over its samples of softmax(scores)', inputs=[_about(*pair) for pair in recipes])
+    output = 'scores of each class, B C, before softmax'
+    if predictor.members: output = 'log-probabilities of each class, B C'
+    about = dict(run=run_id, classes=predictor.classes, output=output,
+                 of_a_video='mean over its samples of softmax(scores)', inputs=[_about(*pair) for pair in recipes])
     samples = tuple(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) for x in map(_view, members))
     return export(model, samples, file, about, tolerance)

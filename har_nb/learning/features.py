@@ -13,18 +13,20 @@ import re
 import uuid
 import warnings
 import zlib
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import fx, nn
 
+# %% ../../nbs/learning/11_features.ipynb #9dbca356
 from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai, keep_memory
 from ..data.video import progress_bar
 from .callbacks import Checkpoint, VideoAccuracy
-from .learner import fit, for_images, interactive, make_learner, memory_told, one_thread
+from .learner import fit, for_images, make_learner, memory_told, one_thread, shown_bars
 from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import SampleLoader, SampleSet, View, as_batch
 
@@ -38,7 +40,8 @@ def net_digest(
     net:nn.Module # any module
 )->str: # 64 hex digits
     "What a net computes in evaluation mode, as one name: its layers and all its numbers."
-    layers = str(net).partition('(')[2] if isinstance(net, fx.GraphModule) else str(net) # a copy of a traced net has another name
+    # a copy of a traced net has another name
+    layers = str(net).partition('(')[2] if isinstance(net, fx.GraphModule) else str(net)
     digest = hashlib.sha256(re.sub(r' at 0x[0-9a-f]+', '', layers).encode())
     for name, value in [*net.named_parameters(), *net.named_buffers()]:
         if name.endswith('num_batches_tracked'): continue
@@ -64,16 +67,18 @@ class Features:
     @property
     def modality(self): return self.samples.modality
     def of(self, rows)->np.ndarray: return self.samples.of(rows) # rows of dataset.clips -> rows here
-    def read(self, rows)->np.ndarray: return np.asarray(self.values[rows]) # a copy in memory where rows are numbers or a mask
-    def __repr__(self): return f'Features({len(self):,} of {self.modality}, {" x ".join(map(str, self.shape))} {self.values.dtype})'
+    def read(self, rows)->np.ndarray: return np.asarray(self.values[rows]) # copied for numbers or a mask
+    def __repr__(self):
+        return f'Features({len(self):,} of {self.modality}, {" x ".join(map(str, self.shape))} {self.values.dtype})'
 
+# %% ../../nbs/learning/11_features.ipynb #1b56ce0d
 def _checksum(path):
     total = 0
     with open(path, 'rb') as file:
         while block := file.read(2**22): total = zlib.crc32(block, total)
     return total
 
-def _open(file, shape):
+def _open(file, shape, above=3):
     "The finished array, None where there is none. A damaged one is named in a warning and counts as none."
     if not file.exists(): return None
     try:
@@ -81,7 +86,7 @@ def _open(file, shape):
         if values.shape[0] == shape[0] and _checksum(file) == said['crc32']: return values
         reason = 'its sum is not the one it was written with'
     except (OSError, ValueError, KeyError, EOFError) as error: reason = str(error)
-    warnings.warn(f'{file}: damaged ({reason}); it is made again', stacklevel=3)
+    warnings.warn(f'{file}: damaged ({reason}); it is made again', stacklevel=above)
     return None
 
 # %% ../../nbs/learning/11_features.ipynb #56b5918e
@@ -89,7 +94,7 @@ def _open(file, shape):
 def alone(
     file:Path # to be made; its folder is made where it is not there
 ):
-    "Alone with the making of a file: other processes wait. What killed makers left beside it is removed. Raises `StoreError`."
+    "Alone with the making of a file: others wait, and what killed makers left is removed. Raises `StoreError`."
     from filelock import FileLock
     with told(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +105,7 @@ def alone(
         yield
     finally: lock.release()
 
+# %% ../../nbs/learning/11_features.ipynb #81997dac
 @torch.inference_mode()
 def _fill(out, net, samples, view, mirrored, batch_size, device, progress):
     "Features of all samples, batch by batch, into `out`."
@@ -110,9 +116,13 @@ def _fill(out, net, samples, view, mirrored, batch_size, device, progress):
         pictures = view.encodes(as_batch(taken.reshape(-1, *taken.shape[-3:])).to(device)).as_subclass(torch.Tensor)
         with memory_told(lambda: f'{" x ".join(map(str, pictures.shape))} pictures'): # noqa: B023
             made = net(pictures.flip(-1) if mirrored else pictures).float().cpu().numpy().astype(out.dtype)
-        if not np.isfinite(made).all(): raise ValueError(f'the net gives numbers that are not finite for samples {first} to {first + len(taken) - 1}. Look for NaN in its weights; with float16 numbers above 65,504 are lost')
+        if not np.isfinite(made).all():
+            last = first + len(taken) - 1
+            raise ValueError(f'the net gives numbers that are not finite for samples {first} to {last}. '
+                             'Look for NaN in its weights; with float16 numbers above 65,504 are lost')
         out[first:first + len(taken)] = made.reshape(len(taken), *out.shape[1:])
 
+# %% ../../nbs/learning/11_features.ipynb #10d5fc36
 def _write(file, shape, dtype, fill, **about):
     "Write an array that is whole or not there at all; `fill` puts the numbers in."
     aside = file.with_name(f'.{file.name}.{uuid.uuid4().hex[:8]}')
@@ -124,11 +134,42 @@ def _write(file, shape, dtype, fill, **about):
         with told(file.parent):
             if isinstance(out, np.memmap): out.flush()
             else: np.save(aside.open('wb'), out)
-            write_whole(file.with_suffix('.json'), json.dumps(dict(crc32=_checksum(aside), shape=shape, dtype=dtype, **about), indent=1))
+            write_whole(file.with_suffix('.json'),
+                        json.dumps(dict(crc32=_checksum(aside), shape=shape, dtype=dtype, **about), indent=1))
             aside.replace(file)
     finally: aside.unlink(missing_ok=True)
 
+def _made(file, shape, dtype, fill, about):
+    "The array of a file, written where it is not there; and whether it was written."
+    with alone(file):
+        found = _open(file, shape, above=4)
+        if found is not None: return found, False
+        _write(file, shape, dtype, fill, **about)
+        return np.load(file, mmap_mode='r'), True
+
 # %% ../../nbs/learning/11_features.ipynb #04029e16
+def _place(cache, settings):
+    "The file for features made with these settings; its stem is their key."
+    key = hashlib.sha256(json.dumps([VERSION, *settings]).encode()).hexdigest()[:24]
+    return Path(cache)/'features'/f'{key}.npy'
+
+@contextmanager
+def _ready(net, device):
+    "Inside, a net is on its device, laid out for images, and in evaluation mode."
+    was_training = net.training
+    keep_memory()
+    net.to(device).eval()
+    if for_images(net): net.to(memory_format=torch.channels_last)
+    try: yield
+    finally: net.train(was_training)
+
+@torch.inference_mode()
+def _shape(net, samples, device):
+    "The shape of all features, by the features of one black picture."
+    one = net(torch.zeros(1, 3, *samples.size, device=device)).shape[1:]
+    return (len(samples), *samples.shape[:-3], *one)
+
+# %% ../../nbs/learning/11_features.ipynb #f16fb06b
 def frame_features(
     net:nn.Module, # pictures B 3 H W, normalised -> B ...; used in evaluation mode, and left as it was
     samples, # decoded `Samples`: images or clips
@@ -141,30 +182,21 @@ def frame_features(
     progress:bool=True # show a bar
 )->Features:
     "Features of every frame, computed where they are not there yet. `StoreError` where they cannot be kept."
-    device, digest = torch.device(device or default_device()), net_digest(net)
-    settings = [VERSION, samples.key, digest, list(map(float, mean)), list(map(float, std)), bool(mirrored), dtype]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
-    file, was_training = Path(cache)/'features'/f'{key}.npy', net.training
+    device = torch.device(device or default_device())
+    about = dict(samples=samples.key, net=net_digest(net), mean=list(map(float, mean)), std=list(map(float, std)),
+                 mirrored=bool(mirrored))
+    file = _place(cache, [*about.values(), dtype])
     found = _open(file, (len(samples),))
-    if found is not None: return Features(found, samples, key, False)
-    keep_memory()
-    net.to(device).eval()
-    if for_images(net): net.to(memory_format=torch.channels_last)
-    try:
-        with torch.inference_mode(): one = tuple(net(torch.zeros(1, 3, *samples.size, device=device)).shape[1:])
-        shape = (len(samples), *samples.shape[:-3], *one)
-        with alone(file):
-            found = _open(file, shape)
-            if computed := found is None:
-                _write(file, shape, dtype, lambda out: _fill(out, net, samples, View(mean, std), mirrored, batch_size, device, progress),
-                       samples=samples.key, modality=str(samples.modality), net=digest, mean=list(mean), std=list(std), mirrored=bool(mirrored))
-                found = np.load(file, mmap_mode='r')
-    finally: net.train(was_training)
-    return Features(found, samples, key, computed)
+    if found is not None: return Features(found, samples, file.stem, False)
+    about['modality'] = str(samples.modality)
+    def fill(out): _fill(out, net, samples, View(mean, std), mirrored, batch_size, device, progress)
+    with _ready(net, device):
+        found, computed = _made(file, _shape(net, samples, device), dtype, fill, about)
+    return Features(found, samples, file.stem, computed)
 
 # %% ../../nbs/learning/11_features.ipynb #983978fe
 class FeatureSet(SampleSet):
-    "Features of some clips with their labels; of several views of each, such as the mirrored one, a random one is taken in training, the first one elsewhere."
+    "Features of some clips with their labels; of several views of a clip a random one in training, else the first."
     def __init__(self,
         views, # of `Features` of the same samples
         dataset, # the `ActionDataset` they belong to
@@ -175,15 +207,20 @@ class FeatureSet(SampleSet):
         self.views, self.view = views, np.zeros(len(self), int)
     @property
     def redraws(self)->bool: return len(self.views) > 1 # whether the loader chooses anew at each epoch
-    def redraw(self, seed=None): self.view = np.zeros(len(self), int) if seed is None else np.random.default_rng(seed).integers(len(self.views), size=len(self))
+    def redraw(self, seed=None):
+        self.view = np.zeros(len(self), int)
+        if seed is not None: self.view = np.random.default_rng(seed).integers(len(self.views), size=len(self))
     def batch(self, items): # -> B T ... float32 and B labels
-        values = np.stack([self.views[view].read(self.rows[item]) for item, view in zip(items, self.view[items], strict=True)]).astype(np.float32, copy=False)
+        chosen = zip(items, self.view[items], strict=True)
+        values = np.stack([self.views[view].read(self.rows[item]) for item, view in chosen])
+        values = values.astype(np.float32, copy=False)
         return torch.from_numpy(values), TensorCategory(torch.from_numpy(self.labels[items]))
     def new_empty(self): # what an exported learner keeps
         empty = super().new_empty()
         empty.views, empty.view = (), np.zeros(0, int)
         return empty
 
+# %% ../../nbs/learning/11_features.ipynb #f2a70515
 def feature_loader(
     views, # `Features`, or several of the same samples, for example plain and mirrored
     dataset, # the `ActionDataset` they belong to
@@ -193,9 +230,12 @@ def feature_loader(
     device=None # default: fastai's default device
 )->SampleLoader: # batches B T ... float32 and B labels
     "A loader over the features of one split: shuffled where it is 'train', in the order of the clips elsewhere."
-    views, rows = views if isinstance(views, (tuple, list)) else (views,), np.flatnonzero(dataset.clips.split.to_numpy() == split)
-    return SampleLoader(FeatureSet(views, dataset, rows, 0 if split == 'train' else 1), seed=seed, bs=batch_size, shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device())
+    views = views if isinstance(views, (tuple, list)) else (views,)
+    rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
+    return SampleLoader(FeatureSet(views, dataset, rows, 0 if split == 'train' else 1), seed=seed, bs=batch_size,
+                        shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device())
 
+# %% ../../nbs/learning/11_features.ipynb #6ee8d137
 def both(
     make, # function (what, dataset, split, device=...) -> loader: `feature_loader`, or `samples.loaders.sample_loader`
     what, # its `Features` or `Samples`
@@ -207,27 +247,43 @@ def both(
 )->DataLoaders:
     "Loaders for training and validation."
     device = device or default_device()
-    seen = dataset if watch else replace(dataset, clips=dataset.clips.assign(split=dataset.clips.split.replace('valid', 'train')))
+    seen = dataset
+    if not watch:
+        splits = dataset.clips.split.replace('valid', 'train')
+        seen = replace(dataset, clips=dataset.clips.assign(split=splits))
     there = (dataset, 'valid') if len(dataset.valid) else (seen, 'train') # which nobody looks at then
-    result = DataLoaders(make(what, seen, 'train', device=device, **kwargs, **(train or {})), make(what, *there, device=device, **kwargs), device=device)
+    result = DataLoaders(make(what, seen, 'train', device=device, **kwargs, **(train or {})),
+                         make(what, *there, device=device, **kwargs), device=device)
     result.vocab, result.c = dataset.classes, len(dataset.classes)
     return result
 
 class NoValidation(Callback):
     "Train without a look at the clips for validation, which are trained on themselves."
-    def before_validate(self): self.learn.dl = [] # the recorder still has its places for the numbers, with nothing in them
+    def before_validate(self): self.learn.dl = [] # the recorder keeps its empty places for the numbers
 
 # %% ../../nbs/learning/11_features.ipynb #e62e4499
 def _fit_all(learn, epochs, lr, progress, checkpoint):
     "fastai's second phase: the body's rate a hundredth of the head's."
-    shown = interactive() if progress is None else progress
     saved = Checkpoint(checkpoint) if checkpoint else None
     if saved: saved.phase, saved.rate = 1, lr
-    with nullcontext() if shown else learn.no_bar(), nullcontext() if shown else learn.no_logging():
+    with shown_bars(learn, progress):
         learn.fit_one_cycle(epochs, slice(lr/200, lr/2), pct_start=.3, div=5., cbs=[saved] if saved else [],
                             start_epoch=saved.epochs_done(1) if saved else 0)
     if saved: saved.end()
 
+def _learner(loaders, net, done, watch, callback, **options):
+    "A learner that counts videos, after `done` epochs; without a look at validation where nothing is chosen by it."
+    callbacks = [*callback(done)] if callback else []
+    if not watch: callbacks.append(NoValidation())
+    return make_learner(loaders, net, metrics=[VideoAccuracy()], callbacks=callbacks, **options)
+
+def _before_and(after):
+    "A splitter: the parameters of a net before `after`, and its own."
+    own = {id(p) for p in after.parameters()}
+    def split(model): return [[p for p in model.parameters() if (id(p) in own) == head] for head in (False, True)]
+    return split
+
+# %% ../../nbs/learning/11_features.ipynb #35615eaa
 def two_phases(
     model:nn.Module, # the whole net, clips (or images) -> logits
     after:nn.Module, # what is behind its frozen part, features -> logits; shares its modules with `model`
@@ -235,7 +291,7 @@ def two_phases(
     on_samples, # DataLoaders of samples for the whole net; None where `epochs` is 0
     epochs:int, # with the whole net
     freeze_epochs:int, # before them, on features
-    lr:float=1e-3, # highest rate of `after` in the first phase; half of it in the second, a hundredth of that for the body
+    lr:float=1e-3, # highest rate of `after`; in the second phase half of it, and a hundredth of that for the body
     weight_decay:float|None=None, # default the optimiser's
     watch:bool=True, # False: nothing is validated; the loaders train on the clips for validation, too (see `both`)
     callback=None, # function of the number of epochs done -> fastai callbacks of a phase
@@ -243,16 +299,12 @@ def two_phases(
     checkpoint=None # file for the state of the last phase
 ): # -> fastai Learner of the last phase
     "Fine-tune in two phases, the first one on features. Raises `LossError`."
-    own, learn = {id(p) for p in after.parameters()}, None
-    def split(model): return [[p for p in model.parameters() if (id(p) in own) == head] for head in (False, True)]
-    def learner(loaders, net, done, **options):
-        callbacks = [*(callback(done) if callback else ()), *([] if watch else [NoValidation()])]
-        return make_learner(loaders, net, metrics=[VideoAccuracy()], callbacks=callbacks, weight_decay=weight_decay, **options)
+    learn, learner = None, partial(_learner, watch=watch, callback=callback, weight_decay=weight_decay)
     if freeze_epochs:
         learn = learner(on_features, after, 0)
         with one_thread(): fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)
     if epochs:
-        learn = learner(on_samples, model, freeze_epochs, splitter=split)
+        learn = learner(on_samples, model, freeze_epochs, splitter=_before_and(after))
         if freeze_epochs: _fit_all(learn, epochs, lr, progress, checkpoint)
         else: fit(learn, epochs, lr, progress=progress, checkpoint=checkpoint)
     return learn
@@ -278,4 +330,5 @@ class Reordered:
         return frames[::-1] if self.how == 'reversed' else np.random.default_rng([self.seed, row]).permutation(frames)
     def read(self, rows)->np.ndarray: # as the samples have it
         if np.ndim(rows) == 0 and not isinstance(rows, slice): return self.samples.read(rows)[self.order(int(rows))]
-        return np.stack([sample[self.order(int(row))] for sample, row in zip(self.samples.read(rows), np.arange(len(self))[rows], strict=True)])
+        return np.stack([sample[self.order(int(row))]
+                         for sample, row in zip(self.samples.read(rows), np.arange(len(self))[rows], strict=True)])

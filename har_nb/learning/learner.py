@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['repeatable', 'set_seed', 'head_and_body', 'NoMemory', 'memory_told', 'threads_kept', 'ToldLearner', 'FusedOptimizer',
            'fused_adam', 'fused_sgd', 'for_images', 'one_thread', 'Elsewhere', 'SpareCores', 'make_learner',
-           'RateSearch', 'find_lr', 'interactive', 'fit', 'predict_probabilities']
+           'RateSearch', 'find_lr', 'interactive', 'shown_bars', 'fit', 'predict_probabilities']
 
 # %% ../../nbs/learning/06_learner.ipynb #5d4e1975
 import copy
@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+# %% ../../nbs/learning/06_learner.ipynb #1bd5074d
 from ..core import HarError, importing_fastai, keep_memory
 
 with importing_fastai():
@@ -78,6 +79,11 @@ def head_and_body(
 class NoMemory(HarError, RuntimeError):
     "There is no room for a batch; says what was asked for, and which settings make it smaller."
 
+def _out_of_memory(e):
+    "Whether an error says so that nobody has put into words yet."
+    if isinstance(e, NoMemory): return False
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
+
 @contextmanager
 def memory_told(
     what:Callable # () -> text: what was to be computed
@@ -85,10 +91,12 @@ def memory_told(
     "Inside, a device or a machine that is out of memory is told as `NoMemory`."
     try: yield
     except (RuntimeError, MemoryError) as e:
-        if isinstance(e, NoMemory) or not (isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)): raise
+        if not _out_of_memory(e): raise
         said = (str(e).strip().splitlines() or ['MemoryError'])[0].partition(' If reserved but')[0]
-        raise NoMemory(f'no memory for {what()}. Use a smaller batch_size (at_once where a table has it), a smaller size or crop, or fewer frames n. It says: {said}') from e.with_traceback(None)
+        raise NoMemory(f'no memory for {what()}. Use a smaller batch_size (at_once where a table has it), a smaller '
+                       f'size or crop, or fewer frames n. It says: {said}') from e.with_traceback(None)
 
+# %% ../../nbs/learning/06_learner.ipynb #55101dc0
 @contextmanager
 def threads_kept():
     "Behind it, torch computes on as many threads as before."
@@ -101,7 +109,9 @@ class ToldLearner(Learner):
     def fit(self, *args, **kwargs):
         with threads_kept(): super().fit(*args, **kwargs) # whatever `SpareCores` left
     def one_batch(self, i, b):
-        def what(): return f'batch {i} of epoch {self.epoch}: ' + ' and '.join(' x '.join(map(str, x.shape)) for x in b if hasattr(x, 'shape'))
+        def what():
+            shapes = [' x '.join(map(str, x.shape)) for x in b if hasattr(x, 'shape')]
+            return f'batch {i} of epoch {self.epoch}: ' + ' and '.join(shapes)
         try:
             with memory_told(what): super().one_batch(i, b)
         except NoMemory as e:
@@ -180,7 +190,7 @@ def _seconds():
     return time.monotonic(), time.monotonic()*len(each) - idle, sum(psutil.Process().cpu_times()[:2])
 
 class Elsewhere:
-    "Called: how many cores others have kept busy since the last call, or in a tenth of a second where that was just now."
+    "Called: how many cores others kept busy since the last call, or in a tenth of a second where that was just now."
     def __init__(self, clock=_seconds): self.clock, self.then = clock, clock()
     def __call__(self)->float:
         if (now := self.clock())[0] - self.then[0] < .1: time.sleep(.1); now = self.clock()
@@ -205,6 +215,7 @@ def _sharing(): # callbacks for the work of several processes on the same net
     from har_nb.learning.distributed import SharedTraining
     return [SharedTraining()]
 
+# %% ../../nbs/learning/06_learner.ipynb #f149792b
 def make_learner(
     loaders, # fastai DataLoaders of images (or clips) and labels
     model:nn.Module, # gives logits, B C
@@ -219,8 +230,8 @@ def make_learner(
 )->Learner:
     "A fastai Learner on the loaders' device."
     device = torch.device(getattr(loaders, 'device', None) or default_device())
-    learn = ToldLearner(loaders, model.to(device), loss or CrossEntropyLossFlat(), metrics=list(metrics), cbs=[FiniteLoss(), *callbacks], lr=lr,
-                    opt_func=optimizer, wd=weight_decay, splitter=splitter)
+    learn = ToldLearner(loaders, model.to(device), loss or CrossEntropyLossFlat(), metrics=list(metrics),
+                        cbs=[FiniteLoss(), *callbacks], lr=lr, opt_func=optimizer, wd=weight_decay, splitter=splitter)
     if device.type == 'cuda' and mixed_precision: learn.add_cb(MixedPrecision())
     if for_images(model): learn.add_cb(ChannelsLast())
     if device.type == 'cpu' and processes() == 1 and 'OMP_NUM_THREADS' not in os.environ: learn.add_cb(SpareCores())
@@ -261,13 +272,18 @@ def find_lr(
     "fastai's learning rate test (its 'valley' rule; Smith 2015) on a copy of the model, or the fallback."
     precision = [MixedPrecision()] if any(isinstance(cb, MixedPrecision) for cb in learn.cbs) else []
     with _random_state_kept(learn.dls.train):
-        probe = ToldLearner(learn.dls, copy.deepcopy(learn.model), copy.deepcopy(learn.loss_func), learn.opt_func, splitter=learn.splitter, wd=learn.wd, cbs=[*precision, *_sharing()])
-        with probe.no_bar(), probe.no_logging(): probe.fit(batches//len(learn.dls.train) + 1, cbs=_Sweep(num_it=batches))
+        probe = ToldLearner(learn.dls, copy.deepcopy(learn.model), copy.deepcopy(learn.loss_func), learn.opt_func,
+                            splitter=learn.splitter, wd=learn.wd, cbs=[*precision, *_sharing()])
+        with probe.no_bar(), probe.no_logging():
+            probe.fit(batches//len(learn.dls.train) + 1, cbs=_Sweep(num_it=batches))
     rates, losses = probe.recorder.lrs[:-5], [float(loss) for loss in probe.recorder.losses][:-5]
     start, finite = len(rates)//10, next((i for i,loss in enumerate(losses) if not np.isfinite(loss)), len(losses))
-    if finite - start < 10: return RateSearch(fallback, f'fallback: the loss is lost after {finite} batches', rates, losses)
+    if finite - start < 10:
+        return RateSearch(fallback, f'fallback: the loss is lost after {finite} batches', rates, losses)
     advice = valley(rates[start:finite], losses[start:finite], batches)[0]
-    if not low <= advice <= high: return RateSearch(fallback, f'fallback: the advice {advice:.2g} is not within {low:.2g} and {high:.2g}', rates, losses)
+    if not low <= advice <= high:
+        why = f'fallback: the advice {advice:.2g} is not within {low:.2g} and {high:.2g}'
+        return RateSearch(fallback, why, rates, losses)
     return RateSearch(advice, 'valley', rates, losses)
 
 # %% ../../nbs/learning/06_learner.ipynb #59e9d45a
@@ -275,6 +291,24 @@ def interactive()->bool:
     "Whether somebody watches: a terminal or a notebook."
     return not helper() and (sys.stderr.isatty() or 'ipykernel' in sys.modules)
 
+@contextmanager
+def shown_bars(
+    learn, # fastai Learner
+    progress:bool|None=None # None: where somebody watches
+):
+    "Inside, fastai shows its bars and numbers, or is silent."
+    if interactive() if progress is None else progress:
+        yield
+        return
+    with learn.no_bar(), learn.no_logging(): yield
+
+def _phases(learn, epochs, freeze_epochs, lr):
+    "Of each phase: what prepares it, epochs, rates, and options of the cycle."
+    if not freeze_epochs: return [(learn.unfreeze, epochs, lr, {})]
+    return [(learn.freeze, freeze_epochs, slice(lr), dict(pct_start=.99)),
+            (learn.unfreeze, epochs, slice(lr/200, lr/2), dict(pct_start=.3, div=5.))]
+
+# %% ../../nbs/learning/06_learner.ipynb #834a9a84
 def fit(
     learn, # fastai Learner
     epochs:int, # with the whole network
@@ -282,42 +316,49 @@ def fit(
     freeze_epochs:int=0, # before them, with a frozen body
     keep_best:str|None=None, # monitor whose best epoch is kept; None: the last epoch
     progress:bool|None=None, # show bars; None: where somebody watches
-    checkpoint=None # file that holds the state after each epoch; a fit that was killed goes on from it; removed when the open run is finished
+    checkpoint=None # file of the state after each epoch, from which a killed fit goes on; removed when the run is done
 )->float: # the learning rate
-    "Train by one-cycle policy, in two phases where `freeze_epochs` are asked for. Raises `LossError`, `NoMemory`, `StoreError` for the checkpoint."
+    "Train by one-cycle policy, in two phases with `freeze_epochs`. Raises `LossError`, `NoMemory`, `StoreError`."
     keep_memory()
     saved = Checkpoint(checkpoint) if checkpoint else None
     lr = (saved and saved.rate) or lr or find_lr(learn).value
-    once, whole = [(learn.unfreeze, epochs, lr, {})], [(learn.freeze, freeze_epochs, slice(lr), dict(pct_start=.99)), (learn.unfreeze, epochs, slice(lr/200, lr/2), dict(pct_start=.3, div=5.))]
-    shown = interactive() if progress is None else progress
-    with nullcontext() if shown else learn.no_bar(), nullcontext() if shown else learn.no_logging():
-        for phase,(prepare, n, rates, options) in enumerate(whole if freeze_epochs else once):
+    with shown_bars(learn, progress):
+        for phase,(prepare, n, rates, options) in enumerate(_phases(learn, epochs, freeze_epochs, lr)):
             if saved and saved.saved.get('phase', 0) > phase: continue
             prepare()
             callbacks = [KeepBest(keep_best)] if keep_best and prepare == learn.unfreeze else []
             if saved: saved.phase, saved.rate, callbacks = phase, lr, [*callbacks, saved]
-            learn.fit_one_cycle(n, rates, cbs=callbacks, start_epoch=saved.epochs_done(phase) if saved else 0, **options)
+            start = saved.epochs_done(phase) if saved else 0
+            learn.fit_one_cycle(n, rates, cbs=callbacks, start_epoch=start, **options)
             if any(getattr(cb, 'stopped', False) for cb in learn.cbs): break
     if saved: saved.end()
     return lr
 
 # %% ../../nbs/learning/06_learner.ipynb #3e833d31
+def _inputs(loader, batch):
+    "What of a batch goes into the model: all but the labels."
+    if not isinstance(batch, (tuple, list)): return (batch,)
+    return batch[:getattr(loader, 'n_inp', max(1, len(batch) - 1))]
+
+# %% ../../nbs/learning/06_learner.ipynb #0bd304f1
 @torch.inference_mode()
 def predict_probabilities(
     model, # a module that gives logits, or a Learner
     loader # batches of inputs, or of inputs and labels, in order
 )->np.ndarray: # N C float32, rows sum to one
-    "Class probabilities of every sample of a loader. Raises `ValueError` if the loader does not keep all samples in order, `NoMemory`."
+    "Class probabilities of every sample. Raises `ValueError` where a loader drops or shuffles samples, `NoMemory`."
     model = model.model if isinstance(model, Learner) else model
-    if getattr(loader, 'shuffle', False) or getattr(loader, 'drop_last', False): raise ValueError('this loader shuffles or drops samples: predictions could not be told apart')
+    if getattr(loader, 'shuffle', False) or getattr(loader, 'drop_last', False):
+        raise ValueError('this loader shuffles or drops samples: predictions could not be told apart')
     device, training, probabilities = next(model.parameters()).device, model.training, []
     keep_memory()
     model.eval()
     if for_images(model):
-        with torch.inference_mode(False): model.to(memory_format=torch.channels_last) # else it could not be trained again
+        # else it could not be trained again
+        with torch.inference_mode(False): model.to(memory_format=torch.channels_last)
     try:
         for batch in loader:
-            inputs = batch[:getattr(loader, 'n_inp', max(1, len(batch) - 1))] if isinstance(batch, (tuple, list)) else (batch,)
+            inputs = _inputs(loader, batch)
             with memory_told(lambda: ' and '.join(' x '.join(map(str, x.shape)) for x in inputs)): # noqa: B023
                 probabilities.append(model(*to_device(tuple(inputs), device)).float().softmax(1).cpu().numpy())
     finally: model.train(training)

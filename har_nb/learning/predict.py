@@ -32,47 +32,60 @@ _all_ = ['PredictError', 'Predictor', 'load_predictor']
 def find_videos(
     paths # a video, a folder, or several of them
 )->list[Path]: # folders of numbered pictures are videos, too
-    "Videos in folders, below them as well, in the order of their names; files that are named are taken as they are. Raises `PredictError` for a folder without videos."
+    "Videos in and below folders by name; files are taken as they are. Raises `PredictError` for a folder without any."
     found = []
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if not path.is_dir(): found.append(path); continue
         lying = walk(path)
-        seen = [one for one in lying if one.kind in ('video', 'pictures') or one.why == NOT_UTF8] # only a list needs such names
+        # only a list needs such names
+        seen = [one for one in lying if one.kind in ('video', 'pictures') or one.why == NOT_UTF8]
         inside = [path] if is_picture_clip(path) else [path/one.path for one in seen]
         if over := [one for one in lying if one.kind == 'passed over' and one not in seen]:
             told = ', '.join(f'{printable(one.path)} ({one.why})' for one in over[:3])
             warnings.warn(f'{path}: {len(over)} passed over, which may be videos: {told}', stacklevel=2)
-        if not inside: raise PredictError(f'{path}: no video in this folder', f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
+        if not inside:
+            raise PredictError(f'{path}: no video in this folder',
+                               f'Videos end in {" ".join(VIDEO_SUFFIXES)}, or are folders of numbered pictures')
         found += sorted(inside)
     return found
 
+# %% ../../nbs/learning/10_predict.ipynb #cb493481
 def _try(predictor, path):
     try: return predictor.take(path), ''
     except VideoError as e: return None, f'{e.reason}. {e.remedy}'.rstrip()
     except Exception as e: return None, f'{type(e).__name__}: {e}'
 
+def _rows(predictor, path, taken, error, top):
+    "Of one video: a row for each of its best classes, or one with its error."
+    name = printable(path.as_posix())
+    if not error:
+        try: return [(name, rank, label, p, '') for rank,(label,p) in enumerate(predictor.said(taken).top(top), 1)]
+        except PredictError as e: error = str(e)
+    return [(name, None, None, np.nan, error)]
+
+# %% ../../nbs/learning/10_predict.ipynb #b0550aae
 def predict_videos(
     predictor:Predictor,
     paths, # a video, a folder, or several of them
     top:int=5, # classes for each video
     workers:int|None=None, # videos decoded at a time, default one for each core, four at most
     progress:bool=True # show a bar
-)->pd.DataFrame: # path, rank (from 1), class, probability, error; a video that cannot be read has one row, with its error alone
+)->pd.DataFrame: # path, rank (from 1), class, probability, error; one row, its error alone, for an unreadable video
     "The most probable classes of many videos. Raises `PredictError` for a folder without videos."
     videos, rows, waiting = find_videos(paths), [], deque()
     workers = workers or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, progress_bar(about='predicting', total=len(videos), unit='video', shown=progress) as bar:
+    with (ThreadPoolExecutor(workers) as pool,
+          progress_bar(about='predicting', total=len(videos), unit='video', shown=progress) as bar):
         for place in range(len(videos) + workers):
             if place < len(videos): waiting.append((videos[place], pool.submit(_try, predictor, videos[place])))
             if place < workers: continue
-            path, (taken, error) = (ahead := waiting.popleft())[0], ahead[1].result()
-            if error: rows.append((printable(path.as_posix()), None, None, np.nan, error))
-            else:
-                try: rows += [(printable(path.as_posix()), rank, name, p, '') for rank,(name,p) in enumerate(predictor.said(taken).top(top), 1)]
-                except PredictError as e: rows.append((printable(path.as_posix()), None, None, np.nan, str(e)))
+            path, decoded = waiting.popleft()
+            rows += _rows(predictor, path, *decoded.result(), top)
             bar.update()
-    return pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error']).astype({'rank': 'Int64', 'probability': float})
+    table = pd.DataFrame(rows, columns=['path', 'rank', 'class', 'probability', 'error'])
+    return table.astype({'rank': 'Int64', 'probability': float})
 
+# %% ../../nbs/learning/10_predict.ipynb #e66b57f0
 def write_csv(
     table:pd.DataFrame,
     path # where; the folder exists
@@ -104,8 +117,25 @@ def windows(
             while len(held) > 1 and held[0][1] < start - near: held.popleft()
         while len(held) > 1 and held[0][1] < start - near: held.popleft()
         inside = [pair for pair in held if pair[1] < stop]
-        if inside: yield inside[0][1], next((time for _, time in held if time >= stop), length), [frame for frame, _ in inside]
+        end = next((time for _, time in held if time >= stop), length)
+        if inside: yield inside[0][1], end, [frame for frame, _ in inside]
 
+# %% ../../nbs/learning/10_predict.ipynb #83ad206b
+def _rate(path, info, fps):
+    "Frames a second, the given ones or the file's. A file that is cut off is named in a warning."
+    rate = fps or info.fps
+    if not rate: raise PredictError(f'{path}: the file does not say how many frames a second has', 'Say it: fps=25')
+    if info.truncated:
+        warnings.warn(f'{path}: cut off, {info.n_frames} of {info.n_declared} frames are there', stacklevel=3)
+    return rate
+
+def _timed(path, fps, times):
+    "Frames with their seconds, which are kept in `times`, too."
+    for number, (frame, time) in enumerate(iter_frames(path, times=True)):
+        times.append(number/fps if fps else time)
+        yield frame, times[-1]
+
+# %% ../../nbs/learning/10_predict.ipynb #833e1ed8
 def predict_timeline(
     predictor:Predictor,
     path, # a video
@@ -113,19 +143,14 @@ def predict_timeline(
     step:float=.5, # seconds between two windows
     fps:float|None=None, # take every frame for 1/fps seconds: of a folder of pictures, or where time stamps are wrong
     progress:bool=True # show a bar
-)->pd.DataFrame: # start, end (seconds since the first frame), predicted, p_<class>...; .attrs: fps, and where the rate varies the times of all frames
-    "Class probabilities along a video, each window as a clip of its own; a window of frames is held at a time. Raises `VideoError`, `PredictError` where the rate is unknown."
-    info = probe(path)
-    if not (rate := fps or info.fps): raise PredictError(f'{path}: the file does not say how many frames a second has', 'Say it: fps=25')
-    if info.truncated: warnings.warn(f'{path}: cut off, {info.n_frames} of {info.n_declared} frames are there', stacklevel=2)
-    times, rows = [], []
-    def timed():
-        for number, (frame, time) in enumerate(iter_frames(path, times=True)):
-            times.append(number/fps if fps else time)
-            yield frame, times[-1]
+)->pd.DataFrame: # start, end (seconds), predicted, p_<class>...; .attrs: fps, and where it varies all times
+    "Class probabilities along a video, each window as a clip of its own. Raises `VideoError`, `PredictError`."
+    info, times, rows = probe(path), [], []
+    rate = _rate(path, info, fps)
     length = info.n_frames/rate
     total = 1 + max(0, round((length - window)/step + .499))
-    for start,end,clip in progress_bar(windows(timed(), length, window, step, rate), 'predicting', total, unit='window', shown=progress):
+    clips = windows(_timed(path, fps, times), length, window, step, rate)
+    for start,end,clip in progress_bar(clips, 'predicting', total, unit='window', shown=progress):
         first = bisect_left(times, start)
         said = predictor.of_frames(clip, times[first:first + len(clip)])
         rows.append((start, end, said.top(1)[0][0], *said.video))
@@ -138,39 +163,87 @@ def _bands(edges, names): # neighbours of the same class as one: (left, right, n
     starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]] + [len(names)]
     return [(edges[a], edges[b], names[a], slice(a, b)) for a,b in zip(starts, starts[1:], strict=False)]
 
+def _label(ax, left, right, text):
+    "A name in the middle of a band that has room for it."
+    from_, to = ax.get_xlim()
+    if (right - left)/(to - from_) > .012*len(text):
+        ax.text((left + right)/2, .5, text, ha='center', va='center', fontsize='x-small')
+
+# %% ../../nbs/learning/10_predict.ipynb #e955d8f3
+def _draw_curves(ax, centre, probabilities, classes, colours):
+    "A curve for each class; those without a colour are grey, thin and behind."
+    for c,name in enumerate(classes):
+        style = dict(color='lightgrey', linewidth=.8, zorder=1)
+        if c in colours: style = dict(color=colours[c], linewidth=2, zorder=2, label=name)
+        ax.plot(centre, probabilities[:, c], **style)
+    ax.set(ylim=(0, 1.03), ylabel='probability')
+    ax.legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+
+# %% ../../nbs/learning/10_predict.ipynb #b987fd01
+def _draw_predicted(ax, edges, probabilities, classes, colours):
+    "The most probable class as a band, paler where the model is less sure."
+    for left,right,c,part in _bands(edges, probabilities.argmax(1)):
+        for i in range(part.start, part.stop):
+            shade = float(.15 + .85*probabilities[i, c])
+            ax.axvspan(edges[i], edges[i + 1], color=colours.get(c, 'lightgrey'), alpha=shade, linewidth=0)
+        _label(ax, left, right, classes[c])
+
+def _draw_truth(ax, segments, seconds, classes, colours):
+    "A band for each segment; `seconds` gives the time of a frame."
+    for segment in segments.itertuples():
+        left, right = seconds(segment.start), seconds(segment.end)
+        ax.axvspan(left, right, color=colours[classes.index(segment.action)], linewidth=0)
+        _label(ax, left, right, segment.action)
+
+# %% ../../nbs/learning/10_predict.ipynb #3eb77c73
+def _check_truth(segments, classes, fps):
+    "Raise `PredictError` where segments cannot be drawn beside a timeline."
+    if not fps:
+        raise PredictError('segments are in frames, and the rate of the video is not known',
+                           'Say it: plot_timeline(..., fps=25)')
+    if unknown := set(segments.action) - set(classes):
+        raise PredictError(f'the truth has classes that the model does not know: {", ".join(sorted(unknown))}',
+                           'Rename or leave them out')
+
+def _colours(probabilities, actions):
+    "A colour for each of the twelve most probable classes among those predicted or true."
+    import seaborn as sns
+    told = sorted({*probabilities.argmax(1), *actions}, key=lambda c: -probabilities[:, c].max())[:12]
+    return dict(zip(told, sns.color_palette('husl' if len(told) > 8 else 'Set2', len(told)), strict=True))
+
+# %% ../../nbs/learning/10_predict.ipynb #e86addee
+def _panels(with_truth, edges):
+    "A figure with a panel for the curves, and a narrow one for each band."
+    from matplotlib import pyplot
+    bands = ('predicted', 'truth')[:1 + with_truth]
+    figure, axes = pyplot.subplots(1 + len(bands), 1, figsize=(7, 1.9 + .33*len(bands)), dpi=80, layout='constrained',
+                                   sharex=True, height_ratios=[4, *[.8]*len(bands)])
+    for ax,label in zip(axes[1:], bands, strict=True):
+        ax.set(yticks=[], ylim=(0, 1))
+        ax.set_ylabel(label, rotation=0, ha='right', va='center')
+    axes[-1].set(xlabel='seconds', xlim=(edges[0], edges[-1]))
+    return figure, axes
+
+# %% ../../nbs/learning/10_predict.ipynb #cc67d2c6
 def plot_timeline(
     timeline:pd.DataFrame, # from `predict_timeline`
     segments:pd.DataFrame|None=None, # the truth, if known: action, start, end (frames, end excluded)
     fps:float|None=None # of the segments' frames, default the video's
 ): # figure
-    "Probabilities over time, and below them the most probable class as a coloured band, paler where the model is less sure; the truth beside it."
-    import seaborn as sns
-    from matplotlib import pyplot
+    "Probabilities over time, and below them the most probable class as a band, with the truth where it is known."
     classes, probabilities = table_classes(timeline), table_probabilities(timeline)
-    fps, predicted = fps or timeline.attrs.get('fps'), probabilities.argmax(1)
-    if segments is not None and not fps: raise PredictError('segments are in frames, and the rate of the video is not known', 'Say it: plot_timeline(..., fps=25)')
-    if segments is not None and (unknown := set(segments.action) - set(classes)): raise PredictError(f'the truth has classes that the model does not know: {", ".join(sorted(unknown))}', 'Rename or leave them out')
-    stamps = timeline.attrs.get('times') if fps == timeline.attrs.get('fps') else None
+    fps, own_rate = fps or timeline.attrs.get('fps'), timeline.attrs.get('fps')
+    if segments is not None: _check_truth(segments, classes, fps)
+    stamps = timeline.attrs.get('times') if fps == own_rate else None
     def seconds(frame): return np.interp(frame, range(len(stamps)), stamps) if stamps else frame/fps
     centre = ((timeline.start + timeline.end)/2).to_numpy()
     edges = np.concatenate([timeline.start[:1], (centre[1:] + centre[:-1])/2, timeline.end[-1:]])
-    told = sorted({*predicted, *(classes.index(a) for a in (segments.action if segments is not None else ()))}, key=lambda c: -probabilities[:, c].max())[:12]
-    colours = dict(zip(told, sns.color_palette('husl' if len(told) > 8 else 'Set2', len(told)), strict=True))
-    rows = 2 if segments is None else 3
-    figure, axes = pyplot.subplots(rows, 1, figsize=(7, 1.9 + .33*(rows - 1)), dpi=80, layout='constrained', sharex=True, height_ratios=[4, *[.8]*(rows - 1)])
-    for c in range(len(classes)): axes[0].plot(centre, probabilities[:, c], color=colours.get(c, 'lightgrey'), linewidth=2 if c in colours else .8, zorder=2 if c in colours else 1, label=classes[c] if c in colours else None)
-    axes[0].set(ylim=(0, 1.03), ylabel='probability')
-    axes[0].legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1, .5), frameon=False)
-    def name(ax, left, right, text):
-        if (right - left)/(edges[-1] - edges[0]) > .012*len(text): ax.text((left + right)/2, .5, text, ha='center', va='center', fontsize='x-small')
-    for left,right,c,part in _bands(edges, predicted):
-        for i in range(part.start, part.stop): axes[1].axvspan(edges[i], edges[i + 1], color=colours.get(c, 'lightgrey'), alpha=float(.15 + .85*probabilities[i, c]), linewidth=0)
-        name(axes[1], left, right, classes[c])
-    for segment in segments.itertuples() if segments is not None else ():
-        axes[2].axvspan(seconds(segment.start), seconds(segment.end), color=colours[classes.index(segment.action)], linewidth=0)
-        name(axes[2], seconds(segment.start), seconds(segment.end), segment.action)
-    for ax,label in zip(axes[1:], ('predicted', 'truth'), strict=False): ax.set(yticks=[], ylim=(0, 1)); ax.set_ylabel(label, rotation=0, ha='right', va='center')
-    axes[-1].set(xlabel='seconds', xlim=(edges[0], edges[-1]))
+    actions = [] if segments is None else [classes.index(action) for action in segments.action]
+    colours = _colours(probabilities, actions)
+    figure, axes = _panels(segments is not None, edges)
+    _draw_curves(axes[0], centre, probabilities, classes, colours)
+    _draw_predicted(axes[1], edges, probabilities, classes, colours)
+    if segments is not None: _draw_truth(axes[2], segments, seconds, classes, colours)
     return figure
 
 # %% ../../nbs/learning/10_predict.ipynb #dcd24d3d

@@ -36,7 +36,8 @@ class Prediction(NamedTuple):
 def _each_format(views, samples): # samples(modalities, size, coding) for all views of one format at once
     formats = {}
     for modality,*form in views: formats.setdefault(tuple(form), []).append(modality)
-    return {(modality, *form): taken for form,modalities in formats.items() for modality,taken in zip(modalities, samples(modalities, *form), strict=True)}
+    return {(modality, *form): taken for form,modalities in formats.items()
+            for modality,taken in zip(modalities, samples(modalities, *form), strict=True)}
 
 # %% ../../nbs/learning/09_predictor.ipynb #56e1bb4f
 @dataclass(repr=False)
@@ -59,7 +60,8 @@ class Predictor:
     def view(self): return self.modality, self.recipe.size, self.recipe.coding # what this net sees
     def views(self)->list: # of (modality, size, coding)
         "What has to be taken from a video, each thing once."
-        return [self.view] if self.model else list(dict.fromkeys(view for member in self.members for view in member.views()))
+        if self.model: return [self.view]
+        return list(dict.fromkeys(view for member in self.members for view in member.views()))
 
     def batches(self,
         images:np.ndarray # N H W C (or N T H W C) uint8 samples of one video
@@ -70,28 +72,37 @@ class Predictor:
             bytes_ = as_batch(images[first:first + self.batch_size], getattr(self.modality, 'kinds', None))
             yield view(bytes_.to(device), split_idx=1)
 
+    def _of_own(self, images):
+        "Probabilities of the samples that this net itself sees."
+        try: return predict_probabilities(self.model, self.batches(images))
+        except NoMemory as e:
+            raise PredictError(f'no memory for {self.batch_size} samples at a time',
+                               'Take fewer: predictor.batch_size = 8') from e
+
     def of_samples(self,
         taken:dict # (modality, size, coding) -> uint8 samples of one video
     )->np.ndarray: # N C float32
-        "Probabilities of samples. Raises `PredictError` where members that are fused sample by sample see different numbers of them."
-        if self.model:
-            try: return predict_probabilities(self.model, self.batches(taken[self.view]))
-            except NoMemory as e: raise PredictError(f'no memory for {self.batch_size} samples at a time', 'Take fewer: predictor.batch_size = 8') from e
+        "Probabilities of samples. Raises `PredictError`, as where fused members see different numbers of them."
+        if self.model: return self._of_own(taken[self.view])
         each = [member.of_samples(taken) for member in self.members]
         if self.recipe.sample == 'video': each = [p.mean(0, keepdims=True) for p in each]
-        if len({len(p) for p in each}) > 1: raise PredictError(f'the members see {", ".join(str(len(p)) for p in each)} samples of this video', "They can be fused video by video only: Recipe(sample='video')")
+        if len({len(p) for p in each}) > 1:
+            raise PredictError(f'the members see {", ".join(str(len(p)) for p in each)} samples of this video',
+                               "They can be fused video by video only: Recipe(sample='video')")
         return self.fuse(each)
 
     def said(self, taken)->Prediction:
         probabilities = self.of_samples(taken)
-        return Prediction(probabilities, video_probabilities(probabilities, np.zeros(len(probabilities), int))[0], self.classes)
+        one_video = np.zeros(len(probabilities), int)
+        return Prediction(probabilities, video_probabilities(probabilities, one_video)[0], self.classes)
 
     def take(self,
         path, # a video
         start:int=0, stop:int|None=None # part of the file, in frames
     )->dict: # (modality, size, coding) -> uint8 samples
         "Read a video and take from it what the model sees. Raises `VideoError`."
-        return _each_format(self.views(), lambda modalities, size, coding: sample_video(path, modalities, size, start, stop, coding)[0])
+        def samples(modalities, size, coding): return sample_video(path, modalities, size, start, stop, coding)[0]
+        return _each_format(self.views(), samples)
 
     def of_frames(self,
         frames, # T of H W 3 uint8 RGB, an array or a list
@@ -100,7 +111,8 @@ class Predictor:
         "What the model says of frames that are there already."
         def samples(modalities, size, coding):
             found = [[] for _ in modalities]
-            for place,sample in interleave(frames, modalities, size, len(frames), times): found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
+            for place,sample in interleave(frames, modalities, size, len(frames), times):
+                found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
             return map(np.stack, found)
         return self.said(_each_format(self.views(), samples))
 
@@ -112,21 +124,37 @@ class Predictor:
         return self.said(self.take(path, start, stop))
 
 # %% ../../nbs/learning/09_predictor.ipynb #2181d258
-def _finished_run(run_id):
+_KEPT = {'model.pth', 'learner.pkl', 'recipe.json'} # files of a run that a predictor can begin with
+
+def _known_run(client, run_id):
+    "A run of the tracking server. Raises `PredictError` where there is none."
     from mlflow.exceptions import MlflowException
-    client = open_store()
-    try: run = client.get_run(run_id)
+    try: return client.get_run(run_id)
     except MlflowException as e:
         if e.error_code not in ('RESOURCE_DOES_NOT_EXIST', 'INVALID_PARAMETER_VALUE'): raise
-        raise PredictError(f'there is no run {run_id!r} in {tracking_uri()}', 'The page of `har ui` shows the runs and their ids') from e
+        raise PredictError(f'there is no run {run_id!r} in {tracking_uri()}',
+                           'The page of `har ui` shows the runs and their ids') from e
+
+# %% ../../nbs/learning/09_predictor.ipynb #c17c240b
+def _finished_run(run_id):
+    "What to call a run, its files, and its id; where it took its numbers over, those of the run that was trained."
+    client = open_store()
+    run = _known_run(client, run_id)
     what, tags = f'run {run_id} ({run.info.run_name})', run.data.tags
-    if run.info.lifecycle_stage == 'deleted': raise PredictError(f'{what} was deleted', 'Restore it, or choose another run')
-    if run.info.status != 'FINISHED': raise PredictError(f'{what} is {run.info.status}' + (f', by {tags["error"]}' if 'error' in tags else ''), 'Choose a run that is FINISHED')
-    if tags.get('kind') == 'table': raise PredictError(f'{what} is that of a whole table', 'Choose the run of one of its rows: they stand below it on the page of `har ui`')
+    if run.info.lifecycle_stage == 'deleted':
+        raise PredictError(f'{what} was deleted', 'Restore it, or choose another run')
+    if run.info.status != 'FINISHED':
+        raise PredictError(f'{what} is {run.info.status}' + (f', by {tags["error"]}' if 'error' in tags else ''),
+                           'Choose a run that is FINISHED')
+    if tags.get('kind') == 'table':
+        raise PredictError(f'{what} is that of a whole table',
+                           'Choose the run of one of its rows: they stand below it on the page of `har ui`')
     files = {file.path for file in client.list_artifacts(run_id)}
-    if 'reused_from' in tags and not files & {'model.pth', 'learner.pkl', 'recipe.json'}: return _finished_run(tags['reused_from'])
+    if 'reused_from' in tags and not files & _KEPT:
+        return _finished_run(tags['reused_from'])
     return what, files, run_id
 
+# %% ../../nbs/learning/09_predictor.ipynb #5a462f77
 def _artifact(run_id, name, read):
     with tempfile.TemporaryDirectory() as folder: return read(open_store().download_artifacts(run_id, name, folder))
 
@@ -137,13 +165,57 @@ def _from_pickle(what, run_id):
         warnings.simplefilter('ignore')
         return _artifact(run_id, 'learner.pkl', load_learner).model
 
+# %% ../../nbs/learning/09_predictor.ipynb #7c8919b7
 def _from_weights(what, run_id, recipe, trust):
     with torch.random.fork_rng(): model = make(recipe.model, trust)
-    if not isinstance(model, torch.nn.Module): raise PredictError(f'{what}: {recipe.model.name} gives {type(model).__name__}, not a net', 'Its recipe is wrong: train it again')
-    try: model.load_state_dict(_artifact(run_id, 'model.pth', partial(torch.load, map_location='cpu', weights_only=True)))
-    except Exception as e: raise PredictError(f'{what}: model.pth does not fit its recipe, or is damaged ({(str(e).strip().splitlines() or [type(e).__name__])[-1].strip()})', 'Use the version of the library that trained the run: its tag git_sha') from e
+    if not isinstance(model, torch.nn.Module):
+        raise PredictError(f'{what}: {recipe.model.name} gives {type(model).__name__}, not a net',
+                           'Its recipe is wrong: train it again')
+    read = partial(torch.load, map_location='cpu', weights_only=True)
+    try: model.load_state_dict(_artifact(run_id, 'model.pth', read))
+    except Exception as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[-1].strip()
+        raise PredictError(f'{what}: model.pth does not fit its recipe, or is damaged ({reason})',
+                           'Use the version of the library that trained the run: its tag git_sha') from e
     return model
 
+def _net(what, files, run_id, recipe, trust):
+    "The trained net of a run; channels last where it is one for images."
+    model = _from_weights(what, run_id, recipe, trust) if 'model.pth' in files else _from_pickle(what, run_id)
+    if any(p.ndim == 5 for p in model.parameters()): return model
+    return model.to(memory_format=torch.channels_last)
+
+# %% ../../nbs/learning/09_predictor.ipynb #c1baef23
+def _recipe(what, files, run_id, trust_pickle, recipe):
+    "The recipe of a run, or the one that is given. Raises `PredictError` for what the files do not give."
+    if not files & _KEPT:
+        raise PredictError(f'{what} keeps no model', 'Choose the run of a trained row, or train it again')
+    if 'learner.pkl' in files and 'model.pth' not in files and not trust_pickle:
+        raise PredictError(f'{what} keeps its model only as a pickle, learner.pkl, and reading a pickle runs the code '
+                           'that is in it', 'Train it again, or, if you trust whoever wrote it: '
+                           'load_predictor(run, trust_pickle=True, recipe=Recipe(...))')
+    if not recipe and 'recipe.json' not in files:
+        raise PredictError(f'{what} does not say how its net was made and fed',
+                           'Say it: load_predictor(run, recipe=Recipe(...))')
+    return recipe or _artifact(run_id, 'recipe.json', lambda file: Recipe.from_json(Path(file).read_text()))
+
+# %% ../../nbs/learning/09_predictor.ipynb #e53192fd
+def _seen(what, recipe, trust):
+    "The modality of a recipe."
+    modality = make(recipe.modality, trust)
+    if hasattr(modality, 'stream'): return modality
+    raise PredictError(f'{what}: {recipe.modality.name} gives {type(modality).__name__}, which takes nothing from '
+                       'a video', 'Its recipe is wrong: train it again')
+
+def _fusion(what, recipe, members, trust):
+    "One predictor of several."
+    if odd := [m for m in members if m.classes != recipe.classes]:
+        raise PredictError(f'{what} fuses runs with other classes: {", ".join(odd[0].classes)}',
+                           'Its recipe is wrong: choose another run')
+    fuse = partial(imported(recipe.fuse.name, trust), **make(recipe.fuse.arguments or {}, trust))
+    return Predictor(recipe, members=members, fuse=fuse)
+
+# %% ../../nbs/learning/09_predictor.ipynb #124640e3
 def load_predictor(
     run_id:str, # of a finished run
     device=None, # default: fastai's default device
@@ -154,19 +226,17 @@ def load_predictor(
 )->Predictor:
     "A predictor from the artifacts of a run. Raises `PredictError`."
     from fastai.torch_core import default_device
-    what, files, run_id = _finished_run(run_id) # of the run that was trained, where this one took its numbers over
-    if not files & {'model.pth', 'learner.pkl', 'recipe.json'}: raise PredictError(f'{what} keeps no model', 'Choose the run of a trained row, or train it again')
-    if 'learner.pkl' in files and 'model.pth' not in files and not trust_pickle: raise PredictError(f'{what} keeps its model only as a pickle, learner.pkl, and reading a pickle runs the code that is in it',
-        'Train it again, or, if you trust whoever wrote it: load_predictor(run, trust_pickle=True, recipe=Recipe(...))')
-    if not recipe and 'recipe.json' not in files: raise PredictError(f'{what} does not say how its net was made and fed', 'Say it: load_predictor(run, recipe=Recipe(...))')
-    recipe = recipe or _artifact(run_id, 'recipe.json', lambda file: Recipe.from_json(Path(file).read_text()))
+    what, files, run_id = _finished_run(run_id)
+    recipe = _recipe(what, files, run_id, trust_pickle, recipe)
     if recipe.members:
-        if run_id in _above: raise PredictError(f'{what} is a member of itself', 'Its recipe is wrong: choose another run')
-        members = tuple(load_predictor(member, device, trust, trust_pickle, _above=(*_above, run_id)) for member in recipe.members)
-        if odd := [m for m in members if m.classes != recipe.classes]: raise PredictError(f'{what} fuses runs with other classes: {", ".join(odd[0].classes)}', 'Its recipe is wrong: choose another run')
-        return Predictor(recipe, members=members, fuse=partial(imported(recipe.fuse.name, trust), **make(recipe.fuse.arguments or {}, trust)))
-    if not files & {'model.pth', 'learner.pkl'}: raise PredictError(f'{what} has a recipe, but keeps no weights', 'Choose the run that trained the net, or train it again')
-    if not hasattr(modality := make(recipe.modality, trust), 'stream'): raise PredictError(f'{what}: {recipe.modality.name} gives {type(modality).__name__}, which takes nothing from a video', 'Its recipe is wrong: train it again')
-    model = _from_weights(what, run_id, recipe, trust) if 'model.pth' in files else _from_pickle(what, run_id)
-    if all(p.ndim != 5 for p in model.parameters()): model = model.to(memory_format=torch.channels_last)
+        if run_id in _above:
+            raise PredictError(f'{what} is a member of itself', 'Its recipe is wrong: choose another run')
+        members = tuple(load_predictor(member, device, trust, trust_pickle, _above=(*_above, run_id))
+                        for member in recipe.members)
+        return _fusion(what, recipe, members, trust)
+    if not files & {'model.pth', 'learner.pkl'}:
+        raise PredictError(f'{what} has a recipe, but keeps no weights',
+                           'Choose the run that trained the net, or train it again')
+    modality = _seen(what, recipe, trust)
+    model = _net(what, files, run_id, recipe, trust)
     return Predictor(recipe, model.to(device or default_device()).eval(), modality)

@@ -46,6 +46,7 @@ def module_of(
     if not begin.endswith('_ablations'): return f'har_nb.papers.{begin}.tables'
     return f'har_nb.papers.{paper_of(name)}.ablations'
 
+# %% ../../nbs/tools/01_cli.ipynb #749461ba
 def find_table(
     name:str, # 'mei.table2', or 'package.module:table'
     counted:bool=False # also tables that are counted, not measured
@@ -56,40 +57,64 @@ def find_table(
     try: found = getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as e:
         raise SettingsError(f'no table {name!r}: {e}. Names look like mei.table2 or package.module:table') from e
-    if isinstance(found, Counted) and not counted: raise SettingsError(f'{name} is counted, not measured: har run {name}')
-    if not isinstance(found, Table | Counted): raise SettingsError(f'{name} is a {type(found).__name__}, not a table. Names look like mei.table2')
+    if isinstance(found, Counted) and not counted:
+        raise SettingsError(f'{name} is counted, not measured: har run {name}')
+    if not isinstance(found, Table | Counted):
+        raise SettingsError(f'{name} is a {type(found).__name__}, not a table. Names look like mei.table2')
     return found
 
 # %% ../../nbs/tools/01_cli.ipynb #f16f9319
-SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int, lr=float, stop_above=float, fps=float, aspect=str)
+SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs=int, freeze_epochs=int, batch_size=int,
+                lr=float, stop_above=float, fps=float, aspect=str)
 
+# %% ../../nbs/tools/01_cli.ipynb #071edfe7
 def run(args)->None:
     "har run TABLE --data DIR; started by torchrun, the first process shows what came out"
     from har_nb.learning.processes import helper, leave, processes
     run = import_module(f'har_nb.experiments.{"cluster" if args.scheduler else "tables"}').run
     where = dict(scheduler=args.scheduler) if args.scheduler else {}
-    if where and processes() > 1: raise data.UsageError('--scheduler spreads rows over workers, torchrun one row over processes: choose one')
-    asked = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    if asked.get('weights') == 'none': asked['weights'] = None
+    if where and processes() > 1:
+        raise data.UsageError('--scheduler spreads rows over workers, torchrun one row over processes: choose one')
     table = find_table(args.table, counted=True)
     if hasattr(table, 'count'): return show_counted(table)
     if not args.data: raise data.UsageError(f'{table.name} is measured on videos: --data FOLDER')
-    asked |= dict(setting(words) for words in args.set)
+    asked = _asked(args)
     check_values(table, asked)
     own = args.protocol in table.protocols
     dataset = open_any(args.data, args.group, args.split, None if own else args.protocol, args.leave_out)
-    if args.classes:
-        try: dataset = dataset.subset(classes=args.classes.split(','))
-        except ValueError as e: raise data.UsageError(str(e)) from e
-        if len(dataset.classes) < 2: raise data.UsageError('one class cannot be told from others: name at least two')
-    if not helper():
-        for line in import_module('har_nb.data.audit').before_training(dataset): print(f'har: {line}', file=sys.stderr)
-    if not helper() and not (table.chosen or 'validation' in table.settings or args.validation is not None or len(dataset.valid)):
-        print('har: nothing is chosen by validation in this table; --validation none trains on its clips, too', file=sys.stderr)
-    result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows, pairs=order_pairs(dataset), skip_bad=args.skip_bad,
-                 validation=args.validation, validation_by=args.validation_by, command=typed(args.words), protocols=[args.protocol] if own else None, again=args.again, deterministic=args.deterministic, cache=data_folder()/'cache', **where, **asked)
+    dataset = _classes_of(dataset, args.classes)
+    if not helper(): _warn(table, dataset, args.validation)
+    result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows,
+                 pairs=order_pairs(dataset), skip_bad=args.skip_bad,
+                 validation=args.validation, validation_by=args.validation_by, command=typed(args.words),
+                 protocols=[args.protocol] if own else None, again=args.again, deterministic=args.deterministic,
+                 cache=data_folder()/'cache', **where, **asked)
     if not helper(): show(result)
     if processes() > 1: leave()
+
+# %% ../../nbs/tools/01_cli.ipynb #5dee888d
+def _asked(args):
+    "The settings of a table that the command line names."
+    asked = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    if asked.get('weights') == 'none': asked['weights'] = None
+    return asked | dict(setting(words) for words in args.set)
+
+def _classes_of(dataset, names):
+    "A data set, or the part of it with classes that are named, separated by commas."
+    if not names: return dataset
+    try: dataset = dataset.subset(classes=names.split(','))
+    except ValueError as e: raise data.UsageError(str(e)) from e
+    if len(dataset.classes) < 2: raise data.UsageError('one class cannot be told from others: name at least two')
+    return dataset
+
+# %% ../../nbs/tools/01_cli.ipynb #c45fbe29
+def _warn(table, dataset, validation):
+    "Say what is wrong with a data set, and which of its clips are of no use, before it is trained on."
+    for line in import_module('har_nb.data.audit').before_training(dataset): print(f'har: {line}', file=sys.stderr)
+    decided = validation is not None or 'validation' in table.settings
+    if not (table.chosen or decided or len(dataset.valid)):
+        print('har: nothing is chosen by validation in this table; --validation none trains on its clips, too',
+              file=sys.stderr)
 
 # %% ../../nbs/tools/01_cli.ipynb #2600931c
 MEANS = dict(stop_above='end a fit once accuracy of validation is above this; 1: never')
@@ -115,6 +140,7 @@ def _bare(word): # 'weights=nets/net.pth' -> 'weights=net.pth'
     there = os.sep in value and Path(value).exists()
     return f'{name}{equals}{Path(value).name}' if there else word
 
+# %% ../../nbs/tools/01_cli.ipynb #be1a405b
 def setting(
     words:str # NAME=VALUE
 )->tuple: # name, value: a number, True, False, None, or the words themselves
@@ -122,8 +148,11 @@ def setting(
     name, equals, value = words.partition('=')
     if not equals: raise data.UsageError(f'--set {words}: write NAME=VALUE')
     try: return name.replace('-', '_'), ast.literal_eval(value)
-    except (ValueError, SyntaxError): return name.replace('-', '_'), float(value) if value.lower().lstrip('+-') in ('nan', 'inf', 'infinity') else value
+    except (ValueError, SyntaxError):
+        no_number = value.lower().lstrip('+-') not in ('nan', 'inf', 'infinity')
+        return name.replace('-', '_'), value if no_number else float(value)
 
+# %% ../../nbs/tools/01_cli.ipynb #c4789978
 def check_values(
     table, # a `Table`
     asked:dict # settings by name
@@ -133,7 +162,8 @@ def check_values(
     for name,value in asked.items():
         kind = numbers.get(name) or type(table.settings.get(name))
         if kind is int and type(value) is not int: raise data.UsageError(f'{name} is a whole number, not {value!r}')
-        if kind is float and (type(value) not in (int, float) or not math.isfinite(value)): raise data.UsageError(f'{name} is a number, not {value!r}')
+        if kind is float and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise data.UsageError(f'{name} is a number, not {value!r}')
         if name == 'lr' and not value > 0: raise data.UsageError(f'{name} is above 0, not {value!r}')
 
 def order_pairs(dataset)->tuple:
@@ -152,55 +182,65 @@ def show(result)->None:
     from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes
     from har_nb.learning.runs import page_address
     about, other = result.attrs, ''.join(f'Not what the paper has: {text}. ' for text in substitutes(result))
-    print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. {other}Accuracy in percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
+    print(f"\n{about['table']} on {about['dataset']} ({about['protocol']}): {about['title']}. {other}Accuracy in "
+          "percent, mean ± standard deviation over seeds; interval of the accuracy per video over the test's groups.\n")
     print(readable(result).to_string(index=False))
     if about['leaky']: print('\nLeaky: test clips have siblings in training.')
     if about['preset']: print(f"\nPreset {about['preset']}: cut down, not as printed.")
     for text in remarks(result): print(f'\n{text}')
-    others, decided = literature(result), decisions(result)
-    if len(others): print(f"\nThe literature, as printed ({about['printed_on']}), measured by nobody here:\n\n{others.to_string(index=False)}")
+    _show_beside(literature(result), decisions(result), about)
+    runs = '; '.join(f'{line.row}: {line.run_ids[0]}' for line in result.itertuples())
+    print(f'\nRuns, for har predict --run: {runs}')
+    print(f"\nAll of them by accuracy, on the page of har ui: {page_address()}/{about['rows']}")
+    if len(about['versions']) > 1:
+        print(f"\nThese runs come from {len(about['versions'])} versions of the code; --again measures all rows anew.")
+    for file in about.get('report', ()):
+        print(f"{'left out' if file['severity'] == 'error' else 'note'}: {file['path']}: {file['problem']}")
+
+# %% ../../nbs/tools/01_cli.ipynb #98a32390
+def _show_beside(others, decided, about):
+    "Numbers that nobody measured here, and what the paper left open."
+    if len(others):
+        print(f"\nThe literature, as printed ({about['printed_on']}), measured by nobody here:\n")
+        print(others.to_string(index=False))
     if len(decided): print('\nLeft open by the paper, and decided here:')
     for what, ours, why in decided.itertuples(index=False): print(f'  {what}: {ours}' + (f' ({why})' if why else ''))
-    print('\nRuns, for har predict --run: ' + '; '.join(f'{line.row}: {line.run_ids[0]}' for line in result.itertuples()))
-    print(f"\nAll of them by accuracy, on the page of har ui: {page_address()}/{about['rows']}")
-    if len(about['versions']) > 1: print(f"\nThese runs come from {len(about['versions'])} versions of the code; --again measures all rows anew.")
-    for file in about.get('report', ()): print(f"{'left out' if file['severity'] == 'error' else 'note'}: {file['path']}: {file['problem']}")
 
+# %% ../../nbs/tools/01_cli.ipynb #1504b74c
 def compare(args)->None:
     "har compare TABLE"
-    from har_nb.experiments.results import (
-        compare,
-        compare_by,
-        paired,
-        printed_table,
-        publish,
-        results_folder,
-        to_markdown,
-    )
+    from har_nb.experiments import results
     from har_nb.learning.runs import page_address
-    table = printed_table(args.table, args.run) or find_table(args.table) # importing a table imports torch
-    result = compare(table, args.run)
+    table = results.printed_table(args.table, args.run) or find_table(args.table) # importing a table imports torch
+    result = results.compare(table, args.run)
     show(result)
-    for file, text in ((args.csv, result.assign(run_ids=result.run_ids.str.join(' ')).to_csv(index=False)), (args.markdown, to_markdown(result, page_address()))):
-        if file: Path(file).write_text(text, encoding='utf-8')
+    if args.csv:
+        text = result.assign(run_ids=result.run_ids.str.join(' ')).to_csv(index=False)
+        Path(args.csv).write_text(text, encoding='utf-8')
+    if args.markdown: Path(args.markdown).write_text(results.to_markdown(result, page_address()), encoding='utf-8')
     if args.by:
-        divided = compare_by(result, args.by, args.data).round(1)
-        print(f'\nBy {args.by}, accuracy per video in percent, interval over the groups of each part:\n\n{divided.to_string(index=False)}')
+        divided = results.compare_by(result, args.by, args.data).round(1)
+        print(f'\nBy {args.by}, accuracy per video in percent, interval over the groups of each part:\n')
+        print(divided.to_string(index=False))
     if args.publish:
-        file = results_folder()/f'{paper_of(result.attrs["table"])}.csv'
+        file = results.results_folder()/f'{paper_of(result.attrs["table"])}.csv'
         file.parent.mkdir(parents=True, exist_ok=True)
-        for key in publish(result, file).key: print(f'published in {file}: {key}')
+        for key in results.publish(result, file).key: print(f'published in {file}: {key}')
     if args.paired:
-        found = paired(table, *args.paired, args.run)
-        print(f"\n{args.paired[0]} - {args.paired[1]}, video by video ({found.attrs['videos']} videos in {found.attrs['groups']} groups), percent:\n\n{found.round(4).to_string(index=False)}")
+        found = results.paired(table, *args.paired, args.run)
+        counted = f"{found.attrs['videos']} videos in {found.attrs['groups']} groups"
+        print(f'\n{" - ".join(args.paired)}, video by video ({counted}), percent:\n')
+        print(found.round(4).to_string(index=False))
 
 # %% ../../nbs/tools/01_cli.ipynb #5aac4347
 def predict(args)->None:
     "har predict VIDEO... --run RUN"
     from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
     from har_nb.learning.predictor import load_predictor
-    if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf: raise data.UsageError('--top is at least 1, --window and --step are seconds above 0')
-    if args.fps is not None and not 0 < args.fps < math.inf: raise data.UsageError('--fps is a number of frames a second, above 0')
+    if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf:
+        raise data.UsageError('--top is at least 1, --window and --step are seconds above 0')
+    if args.fps is not None and not 0 < args.fps < math.inf:
+        raise data.UsageError('--fps is a number of frames a second, above 0')
     predictor = load_predictor(args.run, trust_pickle=args.trust_pickle)
     if args.timeline:
         if len(args.videos) > 1: raise data.UsageError('a timeline is drawn of one video')
@@ -222,7 +262,8 @@ def export(args)->None:
     "har export RUN FILE"
     from har_nb.learning.export import export_run
     found = export_run(args.run, args.file, args.tolerance)
-    print(f'{args.file}: {Path(args.file).stat().st_size/2**20:.1f} MiB. Its scores differ from those of the run by {found:.0e} of the largest; what it needs to be used stands in it as har_nb.json')
+    print(f'{args.file}: {Path(args.file).stat().st_size/2**20:.1f} MiB. Its scores differ from those of the run by '
+          f'{found:.0e} of the largest; what it needs to be used stands in it as har_nb.json')
 
 def rerun(args)->None:
     "har rerun RUN"
@@ -260,18 +301,22 @@ def stages(
     own = runs[runs['tags.mlflow.parentRunId'] == parent].groupby('tags.row')['metrics.seconds'].sum()
     return ', '.join(f'{row.name} {own[row.name]:.0f} s' for row in table.rows if row.name in own)
 
+# %% ../../nbs/tools/01_cli.ipynb #37f6a48d
 def demo(args)->None:
     "har demo"
     from har_nb.experiments.tables import run
     from har_nb.papers.mei.tables import table2
     began = time.perf_counter()
-    print(f'Drawing the built-in set: eight actions by thirty people, as videos in {data_folder()/"demo_people"}', flush=True)
+    print(f'Drawing the built-in set: eight actions by thirty people, as videos in {data_folder()/"demo_people"}',
+          flush=True)
     dataset = demo_set()
     drawn = time.perf_counter() - began
     print(f'Drawn in {drawn:.0f} s. Training three streams in turn, on frames and on motion images', flush=True)
-    result = run(table2, dataset, preset='demo', seeds=args.seeds, pairs=order_pairs(dataset), cache=data_folder()/'cache')
+    result = run(table2, dataset, preset='demo', seeds=args.seeds, pairs=order_pairs(dataset),
+                 cache=data_folder()/'cache')
     show(result)
-    print(f'\nSeconds: drawing {drawn:.0f} s, {stages(table2, result.attrs["parent"])}; in all {time.perf_counter() - began:.0f} s.')
+    print(f'\nSeconds: drawing {drawn:.0f} s, {stages(table2, result.attrs["parent"])}; in all '
+          f'{time.perf_counter() - began:.0f} s.')
     print(AFTER_DEMO)
 
 # %% ../../nbs/tools/01_cli.ipynb #cc55c66f
@@ -283,14 +328,18 @@ def ui(args)->None:
     print(f'MLflow on http://127.0.0.1:{args.port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)')
     sys.exit(_wait(command, environment))
 
-CALM = {'@jupyterlab/apputils-extension:notification': {'fetchNews': 'false'}} # JupyterLab asks nobody about news and calls nobody, until its settings say otherwise
+# %% ../../nbs/tools/01_cli.ipynb #9baa8e0e
+# JupyterLab asks nobody about news and calls nobody, until its settings say otherwise
+CALM = {'@jupyterlab/apputils-extension:notification': {'fetchNews': 'false'}}
 
 def lab(args)->None:
     "har lab"
     from har_nb.learning.tracking import project_folder
     notebooks = project_folder()/'nbs'
-    command = [sys.executable, '-m', 'jupyterlab', '--ip=127.0.0.1', f'--port={args.port}', f'--ServerApp.root_dir={notebooks if notebooks.is_dir() else Path.cwd()}', '--allow-root']
-    if (notebooks/'tutorials'/'quickstart.ipynb').exists(): command.append('--LabApp.default_url=/lab/tree/tutorials/quickstart.ipynb')
+    command = [sys.executable, '-m', 'jupyterlab', '--ip=127.0.0.1', f'--port={args.port}',
+               f'--ServerApp.root_dir={notebooks if notebooks.is_dir() else Path.cwd()}', '--allow-root']
+    if (notebooks/'tutorials'/'quickstart.ipynb').exists():
+        command.append('--LabApp.default_url=/lab/tree/tutorials/quickstart.ipynb')
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder)/'labconfig').mkdir()
         (Path(folder)/'labconfig'/'default_setting_overrides.json').write_text(json.dumps(CALM))
@@ -306,12 +355,15 @@ def _wait(command, environment):
 # %% ../../nbs/tools/01_cli.ipynb #c7d08d65
 def _folder(command):
     command.add_argument('folder')
-    command.add_argument('--leave-out', action='append', metavar='FOLDER', help='a folder beside train and test, or beside the classes, that is not part of the set')
+    command.add_argument('--leave-out', action='append', metavar='FOLDER',
+                         help='a folder beside train and test, or beside the classes, that is not part of the set')
     command.add_argument('--group', help='column of index.csv that must never be split, for example recording')
 
 def _building(command):
     command.add_argument('--seed', type=int, default=0, help='of all that is drawn by chance')
-    command.add_argument('--codec', help='H264, or one of OpenCV: mp4v, XVID, MJPG, FFV1 (default: H264, mp4v where it cannot be written)')
+    command.add_argument('--codec',
+                         help='H264, or one of OpenCV: mp4v, XVID, MJPG, FFV1 (default: H264, mp4v where it cannot be '
+                              'written)')
     command.add_argument('--workers', type=int, help='files in work at a time (default: one for each core)')
 
 def number_or_name(
@@ -321,47 +373,71 @@ def number_or_name(
     try: return int(word)
     except ValueError: return word
 
-# %% ../../nbs/tools/01_cli.ipynb #a7dadae6
-def parser()->argparse.ArgumentParser:
-    "Every command with its options."
-    top = argparse.ArgumentParser('har', description='Human action recognition in short videos: run and compare the tables of five papers.')
-    commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    def add(to, name, work, text):
-        command = to.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.set_defaults(work=work)
-        return command
+# %% ../../nbs/tools/01_cli.ipynb #68aa8fef
+def _add(to, name, work, text):
+    command = to.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command.set_defaults(work=work)
+    return command
 
-    c = add(commands, 'run', run, 'train and measure the rows of a paper table on a folder of videos')
+# %% ../../nbs/tools/01_cli.ipynb #631f8ba1
+def _run_options(commands):
+    "har run: the table, its data, and how they are split."
+    c = _add(commands, 'run', run, 'train and measure the rows of a paper table on a folder of videos')
     c.add_argument('table', help='for example mei.table2')
-    c.add_argument('--data', help='folder of videos, needed by tables that train: UCF101-style lists, an index.csv (file,label,group), or a folder for each class')
+    c.add_argument('--data',
+                   help='folder of videos, needed by tables that train: UCF101-style lists, an index.csv '
+                        '(file,label,group), or a folder for each class')
     c.add_argument('--preset', help='settings for smaller machines, for example demo')
     c.add_argument('--seeds', type=int, default=1, help='runs of each row')
     c.add_argument('--folds', type=int, help='measure this many folds by group instead of one split')
     c.add_argument('--rows', nargs='+', metavar='ROW', help='only these rows, and those they need')
     c.add_argument('--group', help='column of index.csv that must never be split, for example recording')
-    c.add_argument('--leave-out', action='append', metavar='FOLDER', help='a folder beside train and test, or beside the classes, that is not part of the set')
+    c.add_argument('--leave-out', action='append', metavar='FOLDER',
+                   help='a folder beside train and test, or beside the classes, that is not part of the set')
     c.add_argument('--classes', help='only these classes, separated by commas')
-    c.add_argument('--split', type=number_or_name, help='number of the split of its lists, or the column of splits of index.csv')
-    c.add_argument('--protocol', help='official, or paper: as the paper split the set, even where it leaks; for tables that measure both, only this one')
+    c.add_argument('--split', type=number_or_name,
+                   help='number of the split of its lists, or the column of splits of index.csv')
+    c.add_argument('--protocol',
+                   help='official, or paper: as the paper split the set, even where it leaks; for tables that measure '
+                        'both, only this one')
     c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='any other setting of the table')
-    c.add_argument('--validation', type=share_or_none, metavar='SHARE', help='share of the training groups that validates, or none, where nothing is chosen by it (default: as the table has it, mostly 0.3)')
-    c.add_argument('--validation-by', default='group', choices=('group', 'clip'), help='what validation is carved by; by clip it leaks')
-    c.add_argument('--skip-bad', action='store_true', help='go on without files that cannot be read; they are listed in the run')
+    _training_options(c)
+
+# %% ../../nbs/tools/01_cli.ipynb #6a815692
+def _training_options(c):
+    "har run: how its rows are trained; every setting of a table has an option."
+    c.add_argument('--validation', type=share_or_none, metavar='SHARE',
+                   help='share of the training groups that validates, or none, where nothing is chosen by it '
+                        '(default: as the table has it, mostly 0.3)')
+    c.add_argument('--validation-by', default='group', choices=('group', 'clip'),
+                   help='what validation is carved by; by clip it leaks')
+    c.add_argument('--skip-bad', action='store_true',
+                   help='go on without files that cannot be read; they are listed in the run')
     c.add_argument('--again', action='store_true', help='measure anew what is finished already')
     c.add_argument('--deterministic', action='store_true', help='only repeatable operations on a GPU, slower')
-    c.add_argument('--scheduler', metavar='WHERE', help="spread rows over Dask's workers: tcp://host:8786, or a number of processes on this machine (pip install 'har_nb[cluster]')")
-    for name,kind in SETTINGS.items(): c.add_argument(f'--{name.replace("_", "-")}', type=kind, help=f'{MEANS.get(name, name.replace("_", " "))} (default: as the table has it)')
+    c.add_argument('--scheduler', metavar='WHERE',
+                   help="spread rows over Dask's workers: tcp://host:8786, or a number of processes on this machine "
+                        "(pip install 'har_nb[cluster]')")
+    for name,kind in SETTINGS.items():
+        c.add_argument(f'--{name.replace("_", "-")}', type=kind,
+                       help=f'{MEANS.get(name, name.replace("_", " "))} (default: as the table has it)')
 
-    c = add(commands, 'compare', compare, 'printed and measured numbers of a table, from MLflow')
+# %% ../../nbs/tools/01_cli.ipynb #93aa1038
+def _compare_options(commands):
+    "har compare, and the figures beside a table."
+    c = _add(commands, 'compare', compare, 'printed and measured numbers of a table, from MLflow')
     c.add_argument('table')
     c.add_argument('--run', help='id of one run of the table (default: the newest)')
     c.add_argument('--csv', help='also write the table here')
     c.add_argument('--markdown', help='also write the table here')
-    c.add_argument('--by', metavar='COLUMN', help="divide the test by a column of the set's table: has_effects, platform, any other")
+    c.add_argument('--by', metavar='COLUMN',
+                   help="divide the test by a column of the set's table: has_effects, platform, any other")
     c.add_argument('--data', metavar='FOLDER', help='with --by: where the set lies (default: where it was)')
-    c.add_argument('--publish', action='store_true', help='write the table to results/PAPER.csv, and the predictions of each video beside it; lines with the same key are replaced')
+    c.add_argument('--publish', action='store_true',
+                   help='write the table to results/PAPER.csv, and the predictions of each video beside it; lines '
+                        'with the same key are replaced')
     c.add_argument('--paired', nargs=2, metavar='ROW', help='compare two rows video by video')
-    c = add(commands, 'figure', figure, 'draw a figure of a paper from your own videos and runs')
+    c = _add(commands, 'figure', figure, 'draw a figure of a paper from your own videos and runs')
     c.add_argument('name', help='for example mei.figure7, kpsem.figure10')
     c.add_argument('--data', help='folder of videos')
     c.add_argument('--group', help='column of index.csv that must never be split')
@@ -369,7 +445,11 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('--against', help='id of the run of the row to hold against it')
     c.add_argument('--masks', help='folder of pictures and masks of people (default: drawn people)')
     c.add_argument('--to', help='file of the picture (default: NAME.png)')
-    c = add(commands, 'predict', predict, 'what a trained run says of videos')
+
+# %% ../../nbs/tools/01_cli.ipynb #cf279242
+def _predict_options(commands):
+    "har predict: what a trained run is shown."
+    c = _add(commands, 'predict', predict, 'what a trained run says of videos')
     c.add_argument('videos', nargs='+', help='videos, or folders of them')
     c.add_argument('--run', required=True, help='id of the run of a row')
     c.add_argument('--top', type=int, default=5, help='classes for each video')
@@ -377,54 +457,99 @@ def parser()->argparse.ArgumentParser:
     c.add_argument('--timeline', metavar='PICTURE', help='slide over one long video and draw what happens when')
     c.add_argument('--window', type=float, default=2., help='seconds seen at a time')
     c.add_argument('--step', type=float, default=.5, help='seconds from one window to the next')
-    c.add_argument('--fps', type=float, help='with --timeline: every frame is so long, for a folder of pictures or a file whose time stamps are wrong')
-    c.add_argument('--trust-pickle', action='store_true', help='read a learner that was kept as a pickle, which runs the code in it')
-    c = add(commands, 'export', export, 'write the net of a run for other programs, checked against the run')
+    c.add_argument('--fps', type=float,
+                   help='with --timeline: every frame is so long, for a folder of pictures or a file whose time '
+                        'stamps are wrong')
+    c.add_argument('--trust-pickle', action='store_true',
+                   help='read a learner that was kept as a pickle, which runs the code in it')
+
+# %% ../../nbs/tools/01_cli.ipynb #e3f920c1
+def _again_options(commands):
+    "har export and har rerun: a run elsewhere, and again."
+    c = _add(commands, 'export', export, 'write the net of a run for other programs, checked against the run')
     c.add_argument('run', help='id of the run of a row')
     c.add_argument('file', help='.onnx, .pt2 (torch.export) or .ts (TorchScript)')
-    c.add_argument('--tolerance', type=float, default=1e-4, help='largest difference of scores, as a share of the largest')
-    c = add(commands, 'rerun', rerun, 'train a run again from what MLflow holds, and compare; exit status 1 where a number differs')
+    c.add_argument('--tolerance', type=float, default=1e-4,
+                   help='largest difference of scores, as a share of the largest')
+    c = _add(commands, 'rerun', rerun,
+            'train a run again from what MLflow holds, and compare; exit status 1 where a number differs')
     c.add_argument('run', help='id of the run of a row')
     c.add_argument('--data', help='folder of its videos (default: where they were)')
     c.add_argument('--table', help='its table, for one of your own: package.module:table')
-    c = add(commands, 'audit', data.audit, 'find what makes an accuracy on a data set untrustworthy; exit status 1 on errors')
+
+# %% ../../nbs/tools/01_cli.ipynb #f8311fbf
+def _audit_options(commands):
+    "har audit: a data set before it is trained on."
+    c = _add(commands, 'audit', data.audit,
+            'find what makes an accuracy on a data set untrustworthy; exit status 1 on errors')
     _folder(c)
-    c.add_argument('--split', type=number_or_name, help='number of the split of its lists, or the column of splits of index.csv')
+    c.add_argument('--split', type=number_or_name,
+                   help='number of the split of its lists, or the column of splits of index.csv')
     c.add_argument('--protocol', help='official or paper')
     c.add_argument('--near-duplicates', action='store_true', help='also compare what the clips show')
     c.add_argument('--json', action='store_true', help='print everything as JSON')
     c.add_argument('--picture', help='draw it here')
-    c = add(commands, 'demo', demo, 'build the built-in set and run Table 2 of the MEI paper on it')
+
+def _page_options(commands):
+    "har demo, har ui, har lab."
+    c = _add(commands, 'demo', demo, 'build the built-in set and run Table 2 of the MEI paper on it')
     c.add_argument('--seeds', type=int, default=1, help='runs of each row; 3 show how far they spread')
-    c = add(commands, 'ui', ui, 'the MLflow page on this machine')
+    c = _add(commands, 'ui', ui, 'the MLflow page on this machine')
     c.add_argument('--port', type=int, default=5000)
-    c = add(commands, 'lab', lab, 'JupyterLab on the notebooks')
+    c = _add(commands, 'lab', lab, 'JupyterLab on the notebooks')
     c.add_argument('--port', type=int, default=8888)
     c.add_argument('--no-browser', action='store_true')
-    sets = commands.add_parser('data', help='fetch, check, describe and build data sets').add_subparsers(dest='what', required=True, metavar='WHAT')
-    add(sets, 'list', data.catalog, 'the data sets of the papers')
-    c = add(sets, 'get', data.get, 'fetch a data set of the papers, unpack and check it; call it again to go on')
+
+# %% ../../nbs/tools/01_cli.ipynb #9d668715
+def _set_options(sets):
+    "har data list, get, check and statistics: sets that are there or can be fetched."
+    _add(sets, 'list', data.catalog, 'the data sets of the papers')
+    c = _add(sets, 'get', data.get, 'fetch a data set of the papers, unpack and check it; call it again to go on')
     c.add_argument('name', help='as in har data list')
     c.add_argument('--to', help='folder (default: data/NAME)')
-    _folder(add(sets, 'check', data.check, 'hold a folder against its lists and decode every file; exit status 1 on errors'))
-    c = add(sets, 'statistics', data.statistics, 'clips, durations, audio (Table 1 of the MEI paper)')
+    _folder(_add(sets, 'check', data.check,
+                'hold a folder against its lists and decode every file; exit status 1 on errors'))
+    c = _add(sets, 'statistics', data.statistics, 'clips, durations, audio (Table 1 of the MEI paper)')
     _folder(c)
     c.add_argument('--picture', help='draw clips and durations of each class beside this name')
-    c = add(sets, 'seags', data.seags, 'cut a table of sources into a data set of the SEAGS_V1 form')
+
+# %% ../../nbs/tools/01_cli.ipynb #a2055b9e
+def _building_options(sets):
+    "har data seags, effects and synthetic: sets that are built."
+    c = _add(sets, 'seags', data.seags, 'cut a table of sources into a data set of the SEAGS_V1 form')
     c.add_argument('sources', help='CSV: video, class, and if known start, end, platform, has_effects, intro, outro')
     c.add_argument('folder')
-    c.add_argument('--protocol', default='source', choices=('source', 'clip'), help='clip is as the paper has it, and leaks')
-    c.add_argument('--no-duplicates', action='store_true', help='do not look for clips of different sources that look the same')
+    c.add_argument('--protocol', default='source', choices=('source', 'clip'),
+                   help='clip is as the paper has it, and leaks')
+    c.add_argument('--no-duplicates', action='store_true',
+                   help='do not look for clips of different sources that look the same')
     _building(c)
-    c = add(sets, 'effects', data.effects, 'add text, stickers and filters to some clips of a set')
+    c = _add(sets, 'effects', data.effects, 'add text, stickers and filters to some clips of a set')
     c.add_argument('source', help='folder of the clean set')
     c.add_argument('folder', help='of the new set')
     c.add_argument('--share', type=float, default=.5, help='of the clean clips, in each class and split')
     _building(c)
-    c = add(sets, 'synthetic', data.synthetic, 'draw the built-in set')
+    c = _add(sets, 'synthetic', data.synthetic, 'draw the built-in set')
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
+
+# %% ../../nbs/tools/01_cli.ipynb #a7dadae6
+def parser()->argparse.ArgumentParser:
+    "Every command with its options."
+    about = 'Human action recognition in short videos: run and compare the tables of five papers.'
+    top = argparse.ArgumentParser('har', description=about)
+    commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    _run_options(commands)
+    _compare_options(commands)
+    _predict_options(commands)
+    _again_options(commands)
+    _audit_options(commands)
+    _page_options(commands)
+    own = commands.add_parser('data', help='fetch, check, describe and build data sets')
+    sets = own.add_subparsers(dest='what', required=True, metavar='WHAT')
+    _set_options(sets)
+    _building_options(sets)
     return top
 
 # %% ../../nbs/tools/01_cli.ipynb #9b403861
