@@ -2600,6 +2600,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'har_nb.tools.book._Addresses.handle_starttag': ( 'tools/book.html#_addresses.handle_starttag',
                                                                                      'har_nb/tools/book.py'),
                                    'har_nb.tools.book._for_readers': ('tools/book.html#_for_readers', 'har_nb/tools/book.py'),
+                                   'har_nb.tools.book._link_pages': ('tools/book.html#_link_pages', 'har_nb/tools/book.py'),
                                    'har_nb.tools.book._settings': ('tools/book.html#_settings', 'har_nb/tools/book.py'),
                                    'har_nb.tools.book._skip': ('tools/book.html#_skip', 'har_nb/tools/book.py'),
                                    'har_nb.tools.book._sphinx': ('tools/book.html#_sphinx', 'har_nb/tools/book.py'),

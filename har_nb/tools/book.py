@@ -169,10 +169,18 @@ def _settings(title):
                 myst_enable_extensions=['dollarmath'], myst_heading_anchors=4, html_math_renderer='outlines', html_static_path=['_static'], html_css_files=['book.css'],
                 html_copy_source=False, html_show_sphinx=False, html_show_copyright=False, html_use_index=False, suppress_warnings=['myst.header'])
 
+def _link_pages(notebook):
+    "Links in what cells print lead to pages; those in prose are led there by Sphinx."
+    for output in (output for cell in notebook.cells for output in cell.get('outputs', [])):
+        said = output.get('data', {})
+        if 'text/markdown' in said:
+            said['text/markdown'] = re.sub(r'\]\((?!\w+:)([^)]+)\.ipynb', r'](\1.html', said['text/markdown'])
+
 def _stage(notebooks, to):
     chapters = contents(notebooks)
     for name in ['index', *(name for names in chapters.values() for name in names)]:
         with open(notebooks/f'{name}.ipynb', encoding='utf-8') as f: notebook = _for_readers(read(f, as_version=4))
+        _link_pages(notebook)
         if name == 'index': notebook.cells += [new_markdown_cell('```{toctree}\n:hidden:\n:caption: ' + '\n'.join([title, '', *names]) + '\n```') for title, names in chapters.items()]
         notebook.metadata = NotebookNode(kernelspec=dict(name='python3', display_name='python3', language='python')) # of which colours are chosen
         (to/name).parent.mkdir(parents=True, exist_ok=True)
