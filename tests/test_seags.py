@@ -186,6 +186,14 @@ def test_seconds_without_a_new_picture_are_no_clip(tmp_path):
     assert report[report.problem == 'still'][['line', 'severity']].to_numpy().tolist() == [[2, 'error']]
 
 
+def test_the_moving_part_of_a_source_that_stands_still_for_a_while_is_used():
+    times = [*np.arange(200)/20, 29., 30.] # ten seconds that move, twenty that do not
+    source = read_sources(pd.DataFrame([('screen.mp4', 'Run')], columns=['video', 'class']))
+    segments = plan(source.assign(n_frames=len(times), fps=len(times)/30, times=[times]))
+    assert segments[['start', 'stop', 'part', 'parts']].to_numpy().tolist() == [[0, 199, 1, 1]], 'ten seconds of thirty'
+    assert segments.problem.tolist() == ['still'] and segments.detail[0].startswith('2 of 3 clips')
+
+
 @needs_h264
 def test_the_published_form_has_h264_even_sizes_the_rate_of_the_source_and_no_sound(tmp_path):
     import av

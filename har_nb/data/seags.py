@@ -146,8 +146,10 @@ def plan(
     for source in sources.to_dict('records'):
         here = {name: source[name] for name in ('line', 'video', 'class')}
         spans, problem, detail = _ticks(source, rule)
-        if any(_shown(source, a, b)[1] - _shown(source, a, b)[0] < 2 for a, b in spans):
-            spans, problem, detail = [], 'still', 'a clip of it would have less than two frames: nothing moves there'
+        moving = [(a, b) for a, b in spans if np.subtract(*_shown(source, a, b)[1::-1]) > 1]
+        if still := len(spans) - len(moving):
+            told = f'{still} of {len(spans)} clips would have less than two frames, for nothing moves there: left out'
+            spans, problem, detail = moving, 'still', f'{detail}; {told}' if detail else told
         about = here | dict(parts=len(spans), problem=problem, detail=detail)
         for part, (a, b) in enumerate(spans, 1):
             start, stop, fps = _shown(source, a, b)
