@@ -7,8 +7,7 @@ __all__ = ['CS', 'TOGETHER', 'similarity', 'centred', 'coordinates', 'Logistic',
            'quality', 'inner_predictions', 'Chosen', 'paired_error', 'cheaper', 'choose', 'part_of', 'said_of',
            'outer_fold', 'Nested', 'nested', 't_interval', 'scores', 'scoreboard', 'curve_points', 'extrapolated']
 
-# %% ../../nbs/experiments/06_choice.ipynb #758edfb2
-import hashlib
+# %% ../../nbs/experiments/06_choice.ipynb #c083d424
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core import HarError
 from ..data.dataset import split_groups
 from ..learning.metrics import balanced_accuracy, bootstrap_interval, per_class
 
