@@ -114,7 +114,8 @@ def keep_memory()->bool: # whether freed memory is kept from now on
     if os.environ.get('HAR_NB_KEEP_MEMORY') == '0' or not sys.platform.startswith('linux'): return False
     try: mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError): return False
-    blocks = mallopt(M_MMAP_THRESHOLD, 32*2**20) # bytes: smaller blocks come from the heap; glibc takes no larger number
+    # bytes: smaller blocks come from the heap; glibc takes no larger number
+    blocks = mallopt(M_MMAP_THRESHOLD, 32*2**20)
     return bool(blocks and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) # bytes that may lie free at the heap's end
 
 # %% ../nbs/00_core.ipynb #c0e00043
@@ -173,5 +174,6 @@ class Taps:
             raise ValueError(f'nothing has passed {", ".join(missing)} since the taps were opened')
         changed = [name for name, (output, version) in self._kept.items()
                    if version is not None and output._version != version]
-        if changed: raise ValueError(f'what left {", ".join(changed)} was changed in place by the next layer: tap that one')
+        if changed:
+            raise ValueError(f'what left {", ".join(changed)} was changed in place by the next layer: tap that one')
         return {name: self._kept[name][0] for name in self.levels}
