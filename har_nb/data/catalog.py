@@ -342,7 +342,7 @@ def _read_seags(folder, split, must_exist):
 
 SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video, by manifest.csv',
     layout='Class/v_Class_1.mp4\nclassInd.txt (1 Class)\ntrainlist.txt (Class/v_Class_1.mp4 1)\ntestlist.txt (Class/v_Class_2.mp4)\nmanifest.csv (path, source, ...)', exact=False,
-    licence='never released', homepage='https://www.informatica.si/', citation='Le, Huynh-Duc, Nguyen, Tran: Motion embedded images: An approach to capture spatial and temporal features for action recognition. Informatica, 2023',
+    licence='not known: no copy was found', homepage='https://www.informatica.si/', citation='Le, Huynh-Duc, Nguyen, Tran: Motion embedded images: An approach to capture spatial and temporal features for action recognition. Informatica, 2023',
     read=_read_seags, marks=(('classInd.txt', 'trainlist.txt', 'testlist.txt', 'manifest.csv'),), protocols=dict(official=official, paper=mei),
     access='Its authors have not released it. Build a set of the same form from your own sources with har_nb.data.seags.')
 
