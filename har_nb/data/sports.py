@@ -40,16 +40,16 @@ from har_nb.data.people import (
 from har_nb.data.synthetic import (
     FPS,
     BuildError,
-    _moving,
-    _shadow,
-    _then,
     background,
     camera_path,
+    carried,
     clip_name,
     edit,
     person_of,
     phases,
     pulldown,
+    then,
+    with_shadow,
 )
 from .video import progress_bar, write_video
 
@@ -154,8 +154,8 @@ def bystander(take:Take, rng):
 def _corners(layer, camera, pictures):
     "Per part: pictures, corners, 2."
     stage = layer.stage if layer.stage.ndim == 2 else layer.stage[pictures]
-    bones = {name: _then(_then(frame[pictures], stage), camera[pictures]) for name, frame in bone_frames(layer.poses, layer.person).items()}
-    return [_moving(bones[part.bone], part.polygon) for part in layer.parts]
+    bones = {name: then(then(frame[pictures], stage), camera[pictures]) for name, frame in bone_frames(layer.poses, layer.person).items()}
+    return [carried(bones[part.bone], part.polygon) for part in layer.parts]
 
 def film_layers(take:Take, layers:list,
                 pictures,           # numbers of source pictures
@@ -164,9 +164,9 @@ def film_layers(take:Take, layers:list,
     "Paint layers into a take, the last on top."
     height, width = take.size
     margin = (np.array(take.place.shape[1::-1]) - (width, height))/2
-    backdrop = _then(np.array([[1, 0, -margin[0]], [0, 1, -margin[1]]]), take.camera)
-    place, double = _shadow(take, margin) if shadow else take.place, np.array([[2, 0, .5], [0, 2, .5]])
-    def seen(picture): return cv2.warpAffine(place, _then(backdrop[picture], double), (2*width, 2*height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    backdrop = then(np.array([[1, 0, -margin[0]], [0, 1, -margin[1]]]), take.camera)
+    place, double = with_shadow(take, margin) if shadow else take.place, np.array([[2, 0, .5], [0, 2, .5]])
+    def seen(picture): return cv2.warpAffine(place, then(backdrop[picture], double), (2*width, 2*height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     corners = [part for layer in layers for part in _corners(layer, take.camera, pictures)]
     colours = [part.colour for layer in layers for part in layer.parts]
     still = seen(0) if not np.ptp(take.camera, axis=0).any() else None
