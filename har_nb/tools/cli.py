@@ -185,6 +185,19 @@ def _again_options(to):
     c.add_argument('--data', help='folder of its videos (default: where they were)')
     c.add_argument('--table', help='its table, for one of your own: package.module:table')
 
+# %% ../../nbs/tools/09_cli.ipynb #d1a6e503
+def _diagnose_options(to):
+    "har diagnose: what a run uses."
+    c = _add(to, 'diagnose', commands.diagnose,
+             'what a trained run uses: its test once more, with one thing changed at a time; logged to the run',
+             ('har diagnose RUN --picture probes.png',))
+    c.add_argument('run', help='id of the run of a row')
+    c.add_argument('--data', metavar='FOLDER', help='folder of its videos (default: where they were)')
+    c.add_argument('--clips', type=int, metavar='N', help='of the test, N at most (default: all)')
+    c.add_argument('--picture', metavar='FILE', help='also draw here what was shown and what came of it')
+    c.add_argument('--trust', action='append', default=[], metavar='PACKAGE',
+                   help='a package of your own that its recipe may import from')
+
 # %% ../../nbs/tools/09_cli.ipynb #f8311fbf
 def _audit_options(to):
     "har audit: a data set before it is trained on."
@@ -248,6 +261,12 @@ def _building_options(sets):
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
+    c = _add(sets, 'sports', _data('sports'), 'draw the built-in set with power: 56 people to learn from, 24 to test')
+    c.add_argument('folder')
+    c.add_argument('--level', default='hard', choices=('plain', 'hard'))
+    for name,default in dict(train=56, test=24, takes=2, seed=101).items():
+        c.add_argument(f'--{name}', type=int, default=default)
+    c.add_argument('--workers', type=int)
 
 # %% ../../nbs/tools/09_cli.ipynb #5fa34b43
 def _table_options(to):
@@ -283,6 +302,7 @@ def parser()->Parser:
     _compare_options(to)
     _predict_options(to)
     _again_options(to)
+    _diagnose_options(to)
     _audit_options(to)
     _page_options(to)
     own = to.add_parser('data', help='fetch, check, describe and build data sets', formatter_class=Help)

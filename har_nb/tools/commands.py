@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MEANS', 'run', 'share_or_none', 'typed', 'setting', 'check_values', 'order_pairs', 'compare', 'predict',
-           'figure', 'export', 'rerun']
+           'figure', 'export', 'rerun', 'diagnose']
 
 # %% ../../nbs/tools/06_commands.ipynb #0b4f6bb1
 import ast
@@ -201,3 +201,17 @@ def rerun(args)->None:
     out.note(run=args.run, same=bool(result.attrs['same']), verdict=verdict(result))
     out.say(f'\n{verdict(result)}')
     if not result.attrs['same']: sys.exit(1)
+
+# %% ../../nbs/tools/06_commands.ipynb #d1a6e502
+def diagnose(args)->None:
+    "har diagnose RUN"
+    from har_nb.experiments.diagnose import diagnose_run, plot_diagnosis, shown
+    if args.clips is not None and args.clips < 1: raise UsageError('--clips is at least 1')
+    found, out = diagnose_run(args.run, args.data, args.clips, tuple(args.trust)), screen()
+    if args.picture: plot_diagnosis(found).savefig(args.picture)
+    clips, groups = len(found.of('as it is')), found.said.group.nunique()
+    out.note(run=args.run, clips=clips, groups=groups, unit='percent')
+    out.say(f'{clips} clips of {groups} groups; percent, differences in points with a 95% interval over groups; moved: '
+            'how far probabilities went\n')
+    out.table('probes', shown(found.table), values=found.table)
+    out.say(f'\nLogged to run {args.run}')
