@@ -24,7 +24,8 @@ def find_figure(
     for part in ('tables', 'figures'):
         try: module = import_module(f'har_nb.papers.{paper}.{part}')
         except ModuleNotFoundError: continue
-        known |= {f'{paper}.{key}': one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        own = {key: one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        known |= {f'{paper}.{key}': one for key, one in own.items()}
     if name in known: return known[name]
     raise UsageError(f'no figure {name!r}.{nearest(name, known)} Names look like mei.figure7 or kpsem.figure10')
 
