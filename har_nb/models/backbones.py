@@ -242,7 +242,8 @@ def _download(backbone):
     "A net with the weights that torchvision or timm publishes for it, and what they say."
     if getattr(backbone, 'func', None) is timm_net: return _from_timm(backbone)
     from torchvision.models import get_model_weights
-    try: published = get_model_weights(backbone).DEFAULT
+    # torchvision's own callables say by a type which weights are theirs
+    try: published = get_model_weights('inception_v3' if backbone is inception_v3 else backbone).DEFAULT
     except ValueError as error: raise WeightsError(f"{_name(backbone)}: torchvision publishes no ImageNet weights for it. Pass weights=None to train from scratch, or a file") from error
     try: model = backbone(weights=published)
     except OSError as error: raise WeightsError(f'{_name(backbone)}: {published.url} could not be downloaded ({error}). Fetch it elsewhere and pass the file: weights=PATH') from error
