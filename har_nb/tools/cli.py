@@ -533,6 +533,12 @@ def _building_options(sets):
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
+    c = _add(sets, 'sports', data.sports, 'draw the built-in set with power: 56 people to learn from, 24 to test')
+    c.add_argument('folder')
+    c.add_argument('--level', default='hard', choices=('plain', 'hard'))
+    for name,default in dict(train=56, test=24, takes=2, seed=101).items():
+        c.add_argument(f'--{name}', type=int, default=default)
+    c.add_argument('--workers', type=int)
 
 # %% ../../nbs/tools/01_cli.ipynb #a7dadae6
 def parser()->argparse.ArgumentParser:

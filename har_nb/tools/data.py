@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'open_any', 'whatever_is_right', 'data_folder', 'catalog', 'get', 'check_folder', 'check', 'audit',
-           'statistics', 'synthetic', 'seags', 'effects']
+           'statistics', 'synthetic', 'sports', 'seags', 'effects']
 
 # %% ../../nbs/tools/00_data.ipynb #c59b2b8b
 import json
@@ -167,6 +167,12 @@ def synthetic(args)->None:
     "har data synthetic DIR"
     from har_nb.data.synthetic import build
     dataset = build(args.folder, people=args.people, takes=args.takes, seed=args.seed, camera_motion=args.camera_motion, effects=args.effects)
+    print(dataset.summary().to_string())
+
+def sports(args)->None:
+    "har data sports DIR"
+    from har_nb.data.sports import build_sports
+    dataset = build_sports(args.folder, args.level, args.train, args.test, args.takes, args.seed, workers=args.workers)
     print(dataset.summary().to_string())
 
 def seags(args)->None:
