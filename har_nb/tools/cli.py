@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAPERS', 'SETTINGS', 'MEANS', 'AFTER_DEMO', 'DEMO', 'DEMO_SEED', 'CALM', 'paper_of', 'module_of', 'find_table', 'run',
            'share_or_none', 'typed', 'setting', 'check_values', 'order_pairs', 'show_counted', 'show', 'compare',
-           'predict', 'figure', 'export', 'rerun', 'demo_set', 'stages', 'demo', 'ui', 'lab', 'number_or_name',
-           'parser', 'main']
+           'predict', 'diagnose', 'figure', 'export', 'rerun', 'demo_set', 'stages', 'demo', 'ui', 'lab',
+           'number_or_name', 'parser', 'main']
 
 # %% ../../nbs/tools/01_cli.ipynb #c8d151dd
 import argparse
@@ -252,6 +252,21 @@ def predict(args)->None:
     else: print(table.to_string(index=False))
     if 'error' in table and table.error.ne('').any(): sys.exit(1)
 
+# %% ../../nbs/tools/01_cli.ipynb #d1a6e502
+def diagnose(args)->None:
+    "har diagnose RUN"
+    from har_nb.experiments.diagnose import diagnose_run, plot_diagnosis, shown
+    if args.clips is not None and args.clips < 1: raise data.UsageError('--clips is at least 1')
+    found = diagnose_run(args.run, args.data, args.clips, tuple(args.trust))
+    if args.picture: plot_diagnosis(found).savefig(args.picture)
+    clips, groups = len(found.of('as it is')), found.said.group.nunique()
+    if args.json:
+        probes = json.loads(found.table.to_json(orient='records')) # NaN is null there
+        print(json.dumps(dict(run=args.run, clips=clips, groups=groups, unit='percent', probes=probes), indent=1))
+        return
+    print(f'{clips} clips of {groups} groups; percent, differences in points with a 95% interval over groups; moved: '
+          f'how far probabilities went\n\n{shown(found.table).to_string(index=False)}\n\nLogged to run {args.run}')
+
 # %% ../../nbs/tools/01_cli.ipynb #f16d6101
 def figure(args)->None:
     "har figure NAME"
@@ -463,6 +478,19 @@ def _predict_options(commands):
     c.add_argument('--trust-pickle', action='store_true',
                    help='read a learner that was kept as a pickle, which runs the code in it')
 
+# %% ../../nbs/tools/01_cli.ipynb #d1a6e503
+def _diagnose_options(commands):
+    "har diagnose: what a run uses."
+    c = _add(commands, 'diagnose', diagnose,
+            'what a trained run uses: its test once more, with one thing changed at a time; logged to the run')
+    c.add_argument('run', help='id of the run of a row')
+    c.add_argument('--data', metavar='FOLDER', help='folder of its videos (default: where they were)')
+    c.add_argument('--clips', type=int, metavar='N', help='of the test, N at most (default: all)')
+    c.add_argument('--picture', metavar='FILE', help='also draw here what was shown and what came of it')
+    c.add_argument('--json', action='store_true', help='print everything as JSON')
+    c.add_argument('--trust', action='append', default=[], metavar='PACKAGE',
+                   help='a package of your own that its recipe may import from')
+
 # %% ../../nbs/tools/01_cli.ipynb #e3f920c1
 def _again_options(commands):
     "har export and har rerun: a run elsewhere, and again."
@@ -549,6 +577,7 @@ def parser()->argparse.ArgumentParser:
     _run_options(commands)
     _compare_options(commands)
     _predict_options(commands)
+    _diagnose_options(commands)
     _again_options(commands)
     _audit_options(commands)
     _page_options(commands)
