@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from har_nb.tools.book import BookError, chapter, contents
-from har_nb.tools.pages import broken_links, outside_links, write_docs
+from har_nb.tools.web import broken_links, outside_links, write_docs
 
 LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)')
 

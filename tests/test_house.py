@@ -219,7 +219,7 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)], 'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
     'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)], 'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)], 'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
-    'nbs/tools/01_cli.ipynb': [('perf_counter', 'seconds of the demo, told')],
+    'nbs/tools/07_pages.ipynb': [('perf_counter', 'seconds of the demo, told')],
     'nbs/tutorials/reproducing_a_paper.ipynb': [('perf_counter', MEASURED)]}
 
 
