@@ -152,8 +152,8 @@ leak = Table('transnet_ablations.leak', 'The same nets, with and without sibling
     rows=(net('TransNet'), net('mean over time', head='MeanHead')), decided=BUT_FIRST, **COMMON)
 
 # %% ../../../nbs/papers/transnet/02_ablations.ipynb #5a1c0d02
-video = Table('transnet_ablations.video', 'A net of clips, from random numbers and from Kinetics, beside frozen images', PAPER,
-    rows=(Row('R3D-18 from random numbers', r3d, modality=clip),
+video = Table('transnet_ablations.video', 'A net of clips, from random numbers and from Kinetics, beside frozen images',
+    PAPER, rows=(Row('R3D-18 from random numbers', r3d, modality=clip),
           Row('R3D-18 from Kinetics', r3d, dict(kinetics=True), modality=clip), net('MobileNet, frozen'),
           linear('MobileNet, frozen, logistic, mean over time', summary=mean_over_time),
           linear('MobileNet, frozen, logistic, mean and change', summary=mean_and_change)),
