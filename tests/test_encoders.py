@@ -4,10 +4,11 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import torch
 from later import collecting
 
 if not collecting:
+    import torch
+
     from har_nb.models.weights import (
         KINETICS,
         about_hub,

@@ -4,13 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from later import collecting
 
 from har_nb.data.video import write_video
 from har_nb.learning.runs import load_table, runs_table
 
 if not collecting:
+    import torch
+
     from har_nb.models.mfnet import mfnet
     from har_nb.models.resnext3d import resnext3d
     from har_nb.papers.dual_action.tables import DEMO
