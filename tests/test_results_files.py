@@ -24,7 +24,9 @@ from har_nb.learning.metrics import bootstrap_interval
 
 if not collecting:
     from har_nb.papers.mei.tables import table2
-    from har_nb.tools.cli import paper_of, parser, typed
+    from har_nb.tools.cli import parser
+    from har_nb.tools.commands import typed
+    from har_nb.tools.tables import paper_of
 
 RESULTS = Path(__file__).resolve().parent.parent/'results'
 PAPERS = sorted(file.stem for file in RESULTS.glob('*.csv'))

@@ -6,7 +6,7 @@
 __all__ = ['PICTURE_SUFFIXES', 'VIDEO_SUFFIXES', 'PICTURES_PER_SECOND', 'WRITABLE', 'FIRST_GUESS', 'VideoError', 'PictureFolder',
            'is_picture_clip', 'name_for_ffmpeg', 'PyAVCapture', 'open_video', 'expected_frames', 'header_frames',
            'Clock', 'rate_of', 'VideoInfo', 'declared_frames', 'info_of', 'probe', 'frame_times', 'write_video',
-           'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'progress_bar']
+           'iter_pictures', 'iter_frames', 'frames', 'diagnose', 'ProgressLines', 'progress_bar']
 
 # %% ../../nbs/data/00_video.ipynb #ee6103f7
 import mmap
@@ -24,7 +24,7 @@ from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import NamedTuple
 
 import cv2
@@ -700,6 +700,25 @@ def diagnose(
     elif path.is_file() and not path.stat().st_size or path.is_dir() and detail == 'a folder without pictures': problem = 'empty'
     return problem, detail, 'error'
 
+# %% ../../nbs/data/00_video.ipynb #67b971bc
+class ProgressLines(tqdm):
+    "A bar where nobody watches, as in a log: a line now and then."
+    def __init__(self, *items, every:float, over=None, **options):
+        self.over = over or Event()
+        super().__init__(*items, delay=float('inf'), **options)
+        if not self.disable: Thread(target=self.tell, args=(every,), daemon=True).start()
+    def display(self, msg=None, pos=None): pass
+    def line(self)->str:
+        done = f'{self.n:,}' + (f' of {self.total:,}' if self.total else '')
+        where = f', {self.postfix}' if self.postfix else ''
+        return f'{self.desc or "at work"}: {done} ({self.unit}){where}, {self.format_interval(self.format_dict["elapsed"])}'
+    def tell(self, every):
+        "Until the bar is closed. `over` says when: its wait is all that this knows of time."
+        while not self.over.wait(every): print(self.line(), file=self.fp, flush=True)
+    def close(self):
+        self.over.set()
+        super().close()
+
 # %% ../../nbs/data/00_video.ipynb #36d4ed43
 def progress_bar(
     items=None,         # what to go through, or None and a total
@@ -708,6 +727,8 @@ def progress_bar(
     unit:str='file',
     shown:bool=True,    # False: never
 ):                      # tqdm bar
-    "A bar on a terminal or in a notebook."
+    "A bar on a terminal or in a notebook; elsewhere a line each half minute (HAR_NB_PROGRESS: seconds, 0: none)."
     watched = sys.stderr.isatty() or 'ipykernel' in sys.modules
-    return tqdm(items, about, total, unit=unit, disable=not (shown and watched))
+    every = float(os.environ.get('HAR_NB_PROGRESS', 30))
+    if watched or not (shown and every): return tqdm(items, about, total, unit=unit, disable=not (shown and watched))
+    return ProgressLines(items, about, total, unit=unit, every=every)

@@ -90,7 +90,8 @@ def recorded(
     if dataset.digest != tags['data_digest']:
         raise RerunError(f'{what}: split.parquet is not the list of clips that the run was made with. Its artifacts '
                          'were changed')
-    return Recorded(run_id, tags, run.data.params, run.data.metrics, about, dataset,
+    metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith('diagnose/')}
+    return Recorded(run_id, tags, run.data.params, metrics, about, dataset,
                     json.loads(_text(run_id, 'environment.json')))
 
 # %% ../../nbs/experiments/03_rerun.ipynb #c1ac8781

@@ -554,6 +554,9 @@ def set_from(
     mark = Path(root)/'set.json'
     if mark.is_file():
         drawn = json.loads(mark.read_text())
+        if drawn.get('set') == 'sports':
+            said = ('level', 'train', 'test', 'takes', 'seed')
+            return shlex.join(['har', 'data', 'sports', 'FOLDER', *(f'--{name}={drawn[name]}' for name in said)])
         words = ['har', 'data', 'synthetic', 'FOLDER', *(word for option in ('people', 'takes', 'seed')
                                                          for word in (f'--{option}', str(drawn[option])))]
         return shlex.join(words + [f'--{way.replace("_", "-")}' for way in ('camera_motion', 'effects') if drawn[way]])

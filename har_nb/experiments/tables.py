@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import HarError, name_of
+from ..core import HarError, name_of, nearest
 from ..data.video import progress_bar
 from har_nb.experiments.results import (
     COSTS,
@@ -213,11 +213,14 @@ def settings_of(
     "The settings all rows share. Raises `SettingsError` for a preset or a setting the table does not have."
     presets = dict(paper={}) | table.presets
     if preset and preset not in presets:
-        raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(presets)}')
+        raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(presets)}.'
+                            f'{nearest(preset, presets)}')
     shared = table.settings | presets[preset or 'paper']
     asked = {name: value for name, value in asked.items() if name not in SHOWN or value != SHOWN[name]}
     if unknown := set(asked) - set(shared) - set(SHOWN):
-        raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}')
+        near = ''.join(nearest(name, shared) for name in sorted(unknown))
+        raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}.'
+                            f'{near}')
     shared |= asked
     try: Modality(**{name: shared[name] for name in SHOWN if name in shared})
     except (TypeError, ValueError) as e: raise SettingsError(str(e)) from e
@@ -237,7 +240,9 @@ def choose(
     "The rows to run. Raises `SettingsError` for a name the table does not have."
     by_name = {row.name: row for row in table.rows}
     if unknown := set(names or ()) - set(by_name):
-        raise SettingsError(f'{table.name} has no row {", ".join(sorted(unknown))}; it has: {"; ".join(by_name)}')
+        near = ''.join(nearest(name, by_name) for name in sorted(unknown))
+        raise SettingsError(f'{table.name} has no row {", ".join(sorted(unknown))}; it has: {"; ".join(by_name)}.'
+                            f'{near}')
     wanted = set(names or by_name)
     for row in reversed(table.rows):
         if row.name in wanted: wanted |= set(row.needs)

@@ -20,6 +20,7 @@ import numpy as np
 from ..data.video import VideoError, expected_frames, frame_times, iter_frames, iter_pictures, probe
 from ..motion.camera import camera_motion, hold_still
 from ..motion.mei import motion_embed, stream_embed
+from ..motion.moving_crop import MovingCrop
 from .samplers import Batches, looped, ticks
 
 # %% ../../nbs/samples/01_modalities.ipynb #57256897
@@ -85,6 +86,7 @@ class Modality:
     "What a net sees of a clip: which frames (`sampler`), as what (`shape`), one sample after the other (`stream`)."
     fps:float|None = field(default=None, kw_only=True) # ticks a second at which frames are looked at; None: at every frame
     aspect:str = field(default='squash', kw_only=True) # one of `ASPECTS`
+    crop:MovingCrop|None = field(default=None, kw_only=True) # what cuts frames before all else; None: they stay whole
     channels = 3 # of an image
     passing = False # whether `stream` is done with a frame when it gives something, and red, green and blue are treated alike
     kinds = None # types of a batch of images and of a batch of clips, where they are not fastai's
@@ -123,6 +125,7 @@ class Modality:
             if times is None: raise ValueError(f'{self}: frames alone do not say when they were shown')
             shown = ticks(times, self.fps)
             frames, n_frames = repeated(frames, np.bincount(shown, minlength=len(times))), len(shown)
+        if self.crop: frames = self.crop(frames)
         if self.aspect == 'keep':
             first = next(frames := iter(frames))
             frames, size = chain([first], frames), kept_size(first.shape, size)
@@ -313,7 +316,8 @@ def stream_video(
 )->int: # frames that were read
     "Read a video once and hand on every sample. Raises `VideoError`, also for a video that was cut off."
     rates = {modality.fps for modality in modalities} - {None}
-    passing, n_frames, times = not rates and all(modality.passing for modality in modalities), None, None
+    passing = not rates and all(modality.passing and modality.crop is None for modality in modalities)
+    n_frames, times = None, None
     frames = (iter_pictures if passing else iter_frames)(path, start, stop)
     if rates: times = frame_times(path, fps=max(rates))[start:stop] # a folder of pictures has the rate that is asked for
     if any(modality.sampler.counted for modality in modalities):

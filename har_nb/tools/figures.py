@@ -10,7 +10,9 @@ from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 
-from .data import UsageError, open_any
+from ..core import nearest
+from .data import open_any
+from .terminal import UsageError, screen
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6005
 def find_figure(
@@ -18,11 +20,13 @@ def find_figure(
 ): # -> function
     "A figure of a paper by its name. Raises `UsageError` when there is none."
     paper, _, figure = name.rpartition('.')
-    for part in ('figures', 'tables'):
-        try: found = getattr(import_module(f'har_nb.papers.{paper}.{part}'), figure)
-        except (ModuleNotFoundError, AttributeError): continue
-        if figure.startswith('figure') and callable(found): return found
-    raise UsageError(f'no figure {name!r}: names look like mei.figure7 or kpsem.figure10')
+    known = {}
+    for part in ('tables', 'figures'):
+        try: module = import_module(f'har_nb.papers.{paper}.{part}')
+        except ModuleNotFoundError: continue
+        known |= {f'{paper}.{key}': one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+    if name in known: return known[name]
+    raise UsageError(f'no figure {name!r}.{nearest(name, known)} Names look like mei.figure7 or kpsem.figure10')
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6008
 OPTIONS = dict(dataset='data', run='run', against='against', masks='masks') # parameter of a figure -> word on the command line
@@ -50,4 +54,5 @@ def figure(args)->None:
     file = Path(args.to or f'{args.name}.png')
     try: picture.savefig(file, dpi=120)
     except ValueError as e: raise UsageError(str(e)) from e
-    print(file)
+    screen().note(file=file)
+    screen().say(str(file))
