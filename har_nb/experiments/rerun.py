@@ -16,7 +16,16 @@ import pandas as pd
 
 from ..core import HarError
 from ..data.dataset import ActionDataset
-from .tables import Job, choose, known_runs, row_key, run_row
+from har_nb.experiments.tables import (
+    Job,
+    as_they_are,
+    choose,
+    known_runs,
+    row_key,
+    run_row,
+    tested,
+    untrained,
+)
 from ..learning.learner import repeatable
 from ..learning.metrics import table_probabilities
 from ..learning.provenance import flatten
@@ -206,6 +215,9 @@ def rerun(
     progress:bool=True # show bars
 )->pd.DataFrame: # as `side_by_side` gives it, also logged as repeat.csv
     "Train a row again and compare it with the run. Raises `RerunError`; nothing is trained then."
+    asked = table.settings | table.presets.get(said.tags.get('preset', ''), {}) | said.about['asked']
+    if untrained(asked): table = as_they_are(table, asked)
+    only = dict(only=tested([said.dataset])) if untrained(asked) else {}
     (shared, row), root = settings_again(said, table), said.dataset.root
     if not root.is_dir():
         raise RerunError(f'{root}: the videos of the run are not there. Bring them back, or say where they are: har '
@@ -213,7 +225,7 @@ def rerun(
     chosen = choose(table, [row.name])
     sees = {one.name: one.sees(shared | one.settings) for one in chosen if one.modality}
     modalities = list(dict.fromkeys(sees.values()))
-    samples, report = decode_samples(said.dataset, modalities, shared['size'], cache, progress=progress)
+    samples, report = decode_samples(said.dataset, modalities, shared['size'], cache, progress=progress, **only)
     where, decoded = _same_videos(said, samples, report), dict(zip(modalities, samples, strict=True))
     with repeatable('deterministic' in said.tags):
         seen = {name: decoded[modality] for name, modality in sees.items()}
