@@ -138,7 +138,7 @@ def test_a_substitute_is_loud_in_the_output_and_in_mlflow(tracking, built_set, t
     assert own.tags['substitute'] == 'drawn people' and own.tags['row'] == 'MobileNet, HSS'
     assert 'drawn people: MobileNet, HSS' in load_text('table.md', result.attrs['parent'])
     assert literature(result).shape == (12, 4)
-    from har_nb.tools.cli import show
+    from har_nb.tools.terminal import show
     capsys.readouterr()
     show(result)
     heading = capsys.readouterr().out.strip().splitlines()[0]

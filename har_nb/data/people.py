@@ -34,6 +34,8 @@ class Person:
     tempo: float = 1.       # > 1 is faster
     vigour: float = 1.      # > 1 is wider
     stoop: float = 0.       # habitual lean, radians
+    pace: float = 1.        # of loops: > 1 goes round more often
+    start: float = 0.       # where loops begin, radians
 
     @classmethod
     def draw(cls,
@@ -119,15 +121,16 @@ def rest_pose(phase, person, yaw=SIDE):
 # %% ../../nbs/data/03_people.ipynb #2d0cf06f
 ROUND = 12    # source pictures (15 shown frames) in which a loop is gone round once: then every batch of 10 frames shows which way
 
-def rounds(phase):
+def rounds(phase, person):
     "How often a loop is gone round in the moving part of a clip."
-    return max(1, round(np.count_nonzero(phase)/ROUND))
+    return max(1, round(np.count_nonzero(phase)*person.pace/ROUND))
 
 STRIPE = .17    # height of a stripe of the climbing belt; three colours make a round
 
 def climb(phase, person):
     "Climb an endless striped belt that runs down, seen from behind. Its reversal climbs down."
-    pose, bone, turn = rest_pose(phase, person, yaw=np.pi), person.lengths, 2*np.pi*rounds(phase)*phase
+    pose, bone = rest_pose(phase, person, yaw=np.pi), person.lengths
+    turn = person.start + 2*np.pi*rounds(phase, person)*phase
     for side, sign in (('l', -1), ('r', 1)):
         beat = turn + (np.pi if side == 'l' else 0); beat = beat - .5*np.cos(beat)*person.vigour
         hand = (bone['upper'] + bone['fore'])*np.stack([sign*(.42 + .2*np.cos(beat)), -.5 - .36*np.sin(beat)], -1)
@@ -135,7 +138,7 @@ def climb(phase, person):
         foot = np.stack([np.full_like(phase, sign*.06), (bone['thigh'] + bone['shin'])*(.84 + .13*np.sin(beat))], -1)
         pose[f'thigh_{side}'], pose[f'shin_{side}'] = reach(foot, bone['thigh'], bone['shin'], sign)
     pose['torso'] = .05*np.sin(turn); pose['lift'] = np.full_like(phase, .07)
-    pose['prop'] = 3*STRIPE*turn/(2*np.pi) - 3*STRIPE*rounds(phase)
+    pose['prop'] = 3*STRIPE*turn/(2*np.pi) - 3*STRIPE*rounds(phase, person)
     return pose
 
 HUB, HANDLE = np.array([.01, -.6]), .09     # axle of the crank, from the middle of the stage, and how far from it the handle is, body heights
@@ -143,7 +146,7 @@ WHEEL = np.array([.24, -.56])               # axle of the flywheel that it drive
 
 def crank(phase, person):
     "Turn a flywheel by a crank. Its reversal turns it the other way."
-    pose, bone, turn = rest_pose(phase, person), person.lengths, 2*np.pi*rounds(phase)*phase
+    pose, bone, turn = rest_pose(phase, person), person.lengths, person.start + 2*np.pi*rounds(phase, person)*phase
     pose['torso'] = .36 + .5*person.stoop + .1*person.vigour*np.cos(turn + .6); pose['head'] = pose['torso']*.3
     pose['thigh_l'] = pose['thigh_l'] + .3; pose['shin_l'] = pose['shin_l'] - .1; pose['thigh_r'] = pose['thigh_r'] - .2; pose['shin_r'] = pose['shin_r'] - .25
     pose['prop'], pose['shift'] = turn, np.full_like(phase, -.3)

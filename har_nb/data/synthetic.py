@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FPS', 'SUFFIX', 'STILL', 'VERSION', 'pulldown', 'phases', 'background', 'Scene', 'camera_path', 'make_scene',
-           'Rendered', 'film', 'edit', 'render_clip', 'long_take', 'BuildError', 'person_of', 'clip_name',
-           'split_people', 'build', 'ACTIONS', 'APPEARANCE_PAIR', 'JOINTS', 'ORDER_PAIRS']
+           'Rendered', 'carried', 'then', 'film', 'with_shadow', 'edit', 'render_clip', 'long_take', 'BuildError',
+           'person_of', 'clip_name', 'split_people', 'build', 'ACTIONS', 'APPEARANCE_PAIR', 'JOINTS', 'ORDER_PAIRS']
 
 # %% ../../nbs/data/04_synthetic.ipynb #57089e88
 import json
@@ -153,9 +153,9 @@ class Rendered:
     joints: np.ndarray = None   # T J 2 float32: x, y in pixels, order of `JOINTS`
     flow: np.ndarray = None     # T-1 2 H W float32: x, y in pixels, from frame t to t+1
 
-def _moving(matrices, points): return points @ np.moveaxis(matrices[..., :2], -1, -2) + matrices[..., None, :, 2] # T 2 3, P 2 -> T P 2
+def carried(matrices, points): return points @ np.moveaxis(matrices[..., :2], -1, -2) + matrices[..., None, :, 2] # T 2 3, P 2 -> T P 2
 
-def _then(first, second):
+def then(first, second):
     "Composition of affine maps, ... 2 3: apply `first`, then `second`."
     return np.concatenate([second[..., :2] @ first[..., :2], second[..., :2] @ first[..., 2:] + second[..., 2:]], -1)
 
@@ -173,33 +173,33 @@ def film(scene:Scene, poses:np.ndarray, person:Person,
     "Paint the poses into the scene; equal pictures are painted once, so they are equal bit by bit."
     margin = (np.array(scene.place.shape[1::-1]) - scene.size[::-1])/2
     stage = np.array([[scene.scale*scene.facing, 0, scene.x], [0, scene.scale, scene.y]])
-    bones = {name: _then(_then(frame, stage), scene.camera) for name, frame in bone_frames(poses, person).items()}
-    backdrop = _then(np.array([[1, 0, -margin[0]], [0, 1, -margin[1]]]), scene.camera)
-    shadowed = _shadow(scene, margin)
+    bones = {name: then(then(frame, stage), scene.camera) for name, frame in bone_frames(poses, person).items()}
+    backdrop = then(np.array([[1, 0, -margin[0]], [0, 1, -margin[1]]]), scene.camera)
+    shadowed = with_shadow(scene, margin)
     on = np.ones((len(poses), len(parts)), bool) if shown is None else np.stack([np.ones(len(poses), bool) if s is None else s for s in shown], 1)
     keys = np.concatenate([poses, scene.camera.reshape(len(poses), -1), on], 1)
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    corners = [*zip(*[_moving(bones[p.bone][first], p.polygon) for p in parts], strict=True)]
+    corners = [*zip(*[carried(bones[p.bone][first], p.polygon) for p in parts], strict=True)]
     visible = [np.flatnonzero(on[s]) for s in first]
     height, width = scene.size
     double = np.array([[2, 0, .5], [0, 2, .5]])
     pictures, drawn = [], None
     for s, points, seen in zip(first, corners, visible, strict=True):
         if drawn is None or not np.array_equal(scene.camera[s], scene.camera[drawn]):
-            canvas, drawn = cv2.warpAffine(shadowed, _then(backdrop[s], double), (2*width, 2*height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), s
+            canvas, drawn = cv2.warpAffine(shadowed, then(backdrop[s], double), (2*width, 2*height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), s
         pictures.append(paint(canvas.copy(), [points[i] for i in seen], [parts[i].colour for i in seen]))
     order = scene.order[::-1] if reverse else scene.order
     frames = np.stack(pictures)[which[order]]
     if not truth: return Rendered(frames)
     ids = np.stack([np.append(seen, -1)[owners(scene.size, [points[i] for i in seen])] for points, seen in zip(corners, visible, strict=True)])[which[order]]
     masks = np.append([p.person for p in parts], False)[ids]
-    joints = np.einsum('sab,sjb->sja', _then(stage[None], scene.camera)[..., :2], joint_positions(poses, person)) + _then(stage[None], scene.camera)[:, None, :, 2]
+    joints = np.einsum('sab,sjb->sja', then(stage[None], scene.camera)[..., :2], joint_positions(poses, person)) + then(stage[None], scene.camera)[:, None, :, 2]
     if scene.facing < 0: joints = joints[:, SWAP]
     return Rendered(frames, masks, joints[order].astype(np.float32), _flow(ids, [bones[p.bone][order] for p in parts] + [backdrop[order]]))
 
 def _flow(ids, maps):
     "Motion of the part seen in each pixel: its map of the next frame after the inverse of its map of this one."
-    step = np.stack([_then(_inverse(m[:-1]), m[1:]) for m in maps])     # parts+1, T-1, 2, 3
+    step = np.stack([then(_inverse(m[:-1]), m[1:]) for m in maps])     # parts+1, T-1, 2, 3
     n, height, width = ids.shape
     grid = np.stack([*np.meshgrid(np.arange(width), np.arange(height)), np.ones((height, width))], -1)
     flow = np.empty((n - 1, 2, height, width), np.float32)
@@ -207,7 +207,7 @@ def _flow(ids, maps):
         flow[t] = np.moveaxis(np.einsum('hwab,hwb->hwa', step[:, t][ids[t]], grid) - grid[..., :2], -1, 0)
     return flow
 
-def _shadow(scene, margin):
+def with_shadow(scene, margin):
     "The place with a soft shadow where the feet stand."
     dark = np.ones(scene.place.shape[:2], np.float32)
     centre = tuple(int(round(v)) for v in (scene.x + margin[0], scene.y + margin[1]))

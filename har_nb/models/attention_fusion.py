@@ -116,6 +116,7 @@ class EarlyFusion(nn.Module):
             ends = enumerate(zip([n_in, *channels], channels, strict=False), 1)
             return nn.Sequential(OrderedDict((f'conv{i}', conv(i, a, b)) for i, (a, b) in ends))
         self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
+        self.branches = dict(frames='frames', motion='motion') if frames and motion else {} # for `experiments.diagnose`
         joined = 2*channels[-1] if frames and motion else channels[-1]
         self.attention = SelfAttention(joined, gamma=gamma) if attention else nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(places)
@@ -161,6 +162,7 @@ class LateFusion(nn.Module):
                 attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(), pool=nn.AdaptiveMaxPool2d(places),
                 C=nn.Sequential(nn.Flatten(), *_linear([d[-1]*places**2, linear, linear, linear], dropout[0]))))
         self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
+        self.branches = dict(frames='frames', motion='motion') if frames and motion else {} # for `experiments.diagnose`
         self.classify = nn.Sequential(*_linear([linear*(bool(frames) + bool(motion)), linear], dropout[1]), nn.Linear(linear, n_classes))
 
     def forward(self,

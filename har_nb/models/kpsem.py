@@ -211,6 +211,7 @@ class KPSEM(nn.Module):
 # %% ../../nbs/models/08_kpsem.ipynb #ff6483f7
 class WithKPSEM(nn.Module):
     "A 3D net whose last layer also sees key point shifts (Cao et al. 2020, equation 1, figure 2). Made by `with_kpsem`."
+    branches = {'frames': 'net', 'key point shifts': 'kpsem'} # what `experiments.diagnose` can take away
     def __init__(self,
         net:nn.Module, # B 3 T H W -> logits; its last linear layer is taken out
         stage:str, # path of the module behind which to look, as 'conv4' or 'layer2.0'

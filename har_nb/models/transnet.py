@@ -145,6 +145,7 @@ class GRUHead(nn.Module):
 # %% ../../nbs/models/03_transnet.ipynb #1f661136
 class TransNet(nn.Module):
     "A 2D net for each frame and 1D convolutions over time (TransNet, figure 1): B 3 n H W -> B C scores before softmax."
+    branches = dict(encoder='net') # what `experiments.diagnose` can take away
     def __init__(self,
         backbone, # callable as in `models.backbones`, or a net B 3 H W -> B c h w
         n_classes:int, # C

@@ -54,6 +54,7 @@ class EnsembleNet(nn.Module):
 # %% ../../nbs/models/01_two_stream.ipynb #8f33f227
 class TwoStream(EnsembleNet):
     "A normal and a motion stream (MEI paper, figure 1): `forward(frame, mei)` gives log-probabilities, B C."
+    branches = dict(normal='nets.0', motion='nets.1') # what `experiments.diagnose` can take away
     def __init__(self,
         normal:nn.Module, # frames B 3 H W -> logits B C
         motion:nn.Module, # motion embedded images B 3 H W -> logits B C

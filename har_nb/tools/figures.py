@@ -10,7 +10,9 @@ from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 
-from .data import UsageError, open_any
+from ..core import nearest
+from .data import open_any
+from .terminal import UsageError, screen
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6005
 def find_figure(
@@ -18,20 +20,25 @@ def find_figure(
 ): # -> function
     "A figure of a paper by its name. Raises `UsageError` when there is none."
     paper, _, figure = name.rpartition('.')
-    for part in ('figures', 'tables'):
-        try: found = getattr(import_module(f'har_nb.papers.{paper}.{part}'), figure)
-        except (ModuleNotFoundError, AttributeError): continue
-        if figure.startswith('figure') and callable(found): return found
-    raise UsageError(f'no figure {name!r}: names look like mei.figure7 or kpsem.figure10')
+    known = {}
+    for part in ('tables', 'figures'):
+        try: module = import_module(f'har_nb.papers.{paper}.{part}')
+        except ModuleNotFoundError: continue
+        own = {key: one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        known |= {f'{paper}.{key}': one for key, one in own.items()}
+    if name in known: return known[name]
+    raise UsageError(f'no figure {name!r}.{nearest(name, known)} Names look like mei.figure7 or kpsem.figure10')
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6008
-OPTIONS = dict(dataset='data', run='run', against='against', masks='masks') # parameter of a figure -> word on the command line
+# parameter of a figure -> word on the command line
+OPTIONS = dict(dataset='data', run='run', against='against', masks='masks')
 
 def drawn(
     name:str, # of the figure
     given:dict # parameter -> value; None: not given
 ): # matplotlib figure
-    "A figure of a paper. Raises `UsageError` for what it lacks and for what it does not take, and what the figure raises."
+    """A figure of a paper.
+    Raises `UsageError` for what it lacks and for what it does not take, and what the figure raises."""
     figure = find_figure(name)
     takes, given = signature(figure).parameters, {key: value for key, value in given.items() if value is not None}
     if lacks := [key for key, one in takes.items() if one.default is Parameter.empty and key not in given]:
@@ -50,4 +57,5 @@ def figure(args)->None:
     file = Path(args.to or f'{args.name}.png')
     try: picture.savefig(file, dpi=120)
     except ValueError as e: raise UsageError(str(e)) from e
-    print(file)
+    screen().note(file=file)
+    screen().say(str(file))
