@@ -86,7 +86,7 @@ def _splits_of(args):
     if args.split != 'all': return [args.split]
     names = [file.name for depth in ('*.txt', '*/*.txt') for file in Path(args.data).glob(depth)]
     found = {int(said[1]) for name in names if (said := re.search(r'(?:trainlist0*|_test_split)(\d+)\.txt$', name))}
-    if len(found) < 2: raise UsageError(f'--split all: {args.data} holds {len(found)} lists of splits, and needs several')
+    if len(found) < 2: raise UsageError(f'--split all: {args.data} has {len(found)} lists of splits, and needs several')
     return sorted(found)
 
 def _show_means(table, results):
