@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'SettingsError', 'Row', 'Settings', 'takes', 'call_row', 'read_by', 'Table', 'literature', 'Job', 'splits',
            'BadClips', 'settings_of', 'choose', 'untrained', 'as_they_are', 'tested', 'rows_as_they_are', 'Counted',
            'contents', 'row_key', 'known_runs', 'log_origin', 'run_row', 'RowsFailed', 'in_turn', 'Options', 'planned',
-           'run']
+           'run', 'mean_of_splits']
 
 # %% ../../nbs/experiments/01_tables.ipynb #ad3cd7f5
 import hashlib
@@ -61,6 +61,7 @@ class Row:
     printed:float|None = None # accuracy in percent as printed, None where the paper has no such row
     needs:tuple = () # names of the rows whose predictions it uses
     note:Callable|None = None # settings -> what stands in for what the paper has, or '': shown behind the name
+    flow:bool = True # False: it does not look at the flow that its samples hold
     as_it_is:Callable|None = None # (row, settings) -> the row where weights are tested and nothing is trained, or None
     def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
         return shown(self.modality(settings), settings)
@@ -145,6 +146,16 @@ class Table:
             if unknown:
                 raise SettingsError(f'{self.name}, {row.name}: no such setting: {", ".join(sorted(unknown))}',
                                     f'Known are: {", ".join(known)}')
+
+    def flow_behind(self,
+        row:Row,
+        shared:dict # settings of all rows
+    )->str: # '' where there is none
+        "The method of optical flow behind a row's number, its own or that of the rows it needs, as it is shown."
+        own, by_name = shared | row.settings, {one.name: one for one in self.rows}
+        found = [self.flow_behind(by_name[name], shared) for name in row.needs]
+        if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
+        return ', '.join(dict.fromkeys(filter(None, found)))
 
     def look_at_words(self):
         "Decisions and literature are what is shown of them."
@@ -572,3 +583,19 @@ def run(
         log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
         if failures: raise RowsFailed(failures)
     return result
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c5d02
+def mean_of_splits(
+    table:Table,
+    results:dict # number of a split -> what `run` gave
+)->pd.DataFrame: # a line a row: printed, mean over the splits, lowest and highest, runs, accuracy of each split
+    "What a table shows on several splits."
+    name = f'test_acc_{table.unit}'
+    parts = [pd.DataFrame(dict(row=result.row, printed=result.printed, accuracy=result[name], runs=result.runs,
+                               split=number)) for number, result in results.items()]
+    each = pd.concat(parts)
+    by_row = each.groupby('row', sort=False)
+    wide = each.pivot(index='row', columns='split', values='accuracy').add_prefix('split ')
+    over_all = by_row.agg(printed=('printed', 'first'), mean=('accuracy', 'mean'), lowest=('accuracy', 'min'),
+                          highest=('accuracy', 'max'), runs=('runs', 'sum'))
+    return over_all.join(wide)
