@@ -46,10 +46,10 @@ notebooks: $(READY)  ## run every notebook in place, keep outputs, clean metadat
 	@$(BIN)/nbdev-clean
 
 docs: $(READY)  ## the notebooks as web pages in _docs/, every link inside them checked
-	@$(BIN)/python -c "from har_nb.tools.book import write_docs; print('Open', write_docs())"
+	@$(BIN)/python -c "from har_nb.tools.web import write_docs; print('Open', write_docs())"
 
 docs-links: $(READY)  ## ask every address outside of them whether it answers (needs the network)
-	@$(BIN)/python -c "from har_nb.tools.book import outside_links; t = outside_links(); print(t.to_string(index=False)); raise SystemExit(bool((t.status == 'broken').any()))"
+	@$(BIN)/python -c "from har_nb.tools.web import outside_links; t = outside_links(); print(t.to_string(index=False)); raise SystemExit(bool((t.status == 'broken').any()))"
 
 lint: $(READY)  ## ruff over notebooks and tests
 	@$(BIN)/ruff check .

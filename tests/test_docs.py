@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from har_nb.tools.book import BookError, broken_links, contents, outside_links, write_docs
+from har_nb.tools.book import BookError, chapter, contents
+from har_nb.tools.web import broken_links, outside_links, write_docs
 
 LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)')
 
@@ -27,10 +28,26 @@ def write(folder, **pages):
 def test_links_between_notebooks_lead_to_notebooks(root):
     "Seconds where building all pages takes half a minute."
     pytest.importorskip('myst_nb', reason='pip install har_nb[docs]')
-    names = [name for chapter in contents(root/'nbs').values() for name in chapter]
+    names = [name for wing in contents(root/'nbs').values() for name in wing]
     assert len(names) > 50 and len(set(names)) == len(names)
     lost = [f'{name}: {target}' for name in [*names, 'index'] for text in texts(root/'nbs'/f'{name}.ipynb') for target in LINK.findall(text) if not ((root/'nbs'/name).parent/target).exists()]
     assert not lost
+
+
+def test_every_chapter_says_what_it_is_about(root):
+    "A title that a reader understands, one of its own, and the module it is."
+    said = {name: chapter(root/'nbs'/f'{name}.ipynb') for wing in contents(root/'nbs').values() for name in wing}
+    titles = [one.title for one in said.values()]
+    assert len(titles) == len(set(titles)), 'two chapters of one title'
+    assert [name for name, one in said.items() if '.' in one.title or '_' in one.title.replace('SEAGS_V1', '')] == []
+    assert [name for name, one in said.items() if not one.module and '/' in name and not name.startswith('tutorials/')] == []
+    assert all(one.papers for name, one in said.items() if name.startswith('papers/') and 'comparison' not in name)
+
+
+def test_readme_is_short(root):
+    "One screen, then what a visitor decides by."
+    words = [word for word in (root/'README.md').read_text().split() if re.search(r'\w', word)]
+    assert len(words) < 1200
 
 
 def test_tutorials_lead_to_each_other(root):
@@ -67,7 +84,8 @@ def test_the_whole_book_builds(root, tmp_path):
     pytest.importorskip('myst_nb', reason='pip install har_nb[docs]')
     first = write_docs(root/'nbs', tmp_path/'pages')
     pages = {path.relative_to(first.parent).with_suffix('').as_posix() for path in first.parent.rglob('*.html')}
-    assert {name for chapter in contents(root/'nbs').values() for name in chapter} <= pages and 'search' in pages
+    assert {name for wing in contents(root/'nbs').values() for name in wing} <= pages and 'search' in pages
+    assert {'api/motion', 'api/models'} <= pages
     text = re.sub(r'<[^>]+>', '', (first.parent/'data'/'00_video.html').read_text())
     assert 'def frames(' in text and '#| export' not in text and 'default_exp' not in text
 
