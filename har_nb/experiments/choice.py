@@ -18,8 +18,8 @@ import pandas as pd
 from ..data.dataset import split_groups
 from ..learning.metrics import balanced_accuracy, bootstrap_interval, per_class
 
-# %% ../../nbs/experiments/06_choice.ipynb #661159da
-CS = (.03, .3, 3., 30.) # inverse strengths of the penalty, of features whose squares sum to one on average
+# %% ../../nbs/experiments/06_choice.ipynb #647cc802
+CS = (.3, 3., 30.) # inverse strengths of the penalty, of features whose squares sum to one on average
 
 def similarity(
     features:np.ndarray, # N F: one block of all clips
