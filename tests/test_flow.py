@@ -83,7 +83,7 @@ def test_tiny_and_odd_sizes_have_an_answer(name, size):
 
 @parametrize('name', ['TVL1', 'half', 'median', 'Brox', 'DIS', 'Farneback'], lambda: METHODS)
 def test_bytes_floats_arrays_and_tensors_are_the_same_to_a_method(name, pairs):
-    before, after = (x.round().astype(np.uint8) for x in pairs[:2])
+    before, after = (x[:1].round().astype(np.uint8) for x in pairs[:2])
     method, backwards = METHODS[name], np.ascontiguousarray(before[:, ::-1])[:, ::-1]
     flow = method(before, after)
     for one, other in (
