@@ -17,6 +17,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HAR_NB_KEEP_MEMORY', '0')
 # lines that come by the clock are looked at where the clock is the test's own
 os.environ.setdefault('HAR_NB_PROGRESS', '0')
+# one sample a second of a thread of its own; a test asks for it
+os.environ.setdefault('HAR_NB_SYSTEM_METRICS', '0')
 import later
 import pytest
 from filelock import FileLock
