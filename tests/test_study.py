@@ -120,7 +120,8 @@ def test_who_chooses_cannot_see_the_outer_fold():
 def test_real_clips_are_told_apart(har, shared_data):
     "As `test_a_folder_becomes_a_run_that_is_used`, of cameras and with a net that has seen something."
     done = har('study', shared_data/'indoor_actions', '--group', 'recording', '--size', 160,
-               '--encoders', 'mobilenet_v1', '--weights', shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth')
+               '--encoders', 'mobilenet_v1', '--weights',
+               shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth')
     assert done.code == 0, done.err
     board = load_table('candidates.csv', done.out.partition('--run ')[2].split(';')[0]).set_index('candidate')
     assert board.accuracy['chosen'] > .65 > board.accuracy['largest class']
