@@ -68,8 +68,8 @@ def narrow_resnet(
     children = OrderedDict(conv1=nn.Conv2d(3, width, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(width),
                            relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool2d(3, 2, 1))
     for stage, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False), 1):
-        def narrowed(): return nn.Sequential(nn.Conv2d(n_in, n_out, 1, 2, bias=False), nn.BatchNorm2d(n_out))
-        shortcut = None if n_in == n_out else narrowed()
+        shortcut = None
+        if n_in != n_out: shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, 2, bias=False), nn.BatchNorm2d(n_out))
         children[f'layer{stage}'] = nn.Sequential(BasicBlock(n_in, n_out, 1 if n_in == n_out else 2, shortcut))
     end = OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(widths[-1], num_classes))
     return nn.Sequential(children | end)
