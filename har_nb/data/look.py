@@ -21,18 +21,15 @@ class Moments:
         stop:int|None=None, # frame after the last; None: to the end of the file
         n:int=4,            # moments to end with
     ): self.start, self.stop, self.n, self.step, self.kept = start, stop, n, 1, []
-    # of the file, as its header says; a wrong word costs time, or moments, and nothing else
-    def expect(self, n_frames:int):
+    def expect(self, n_frames:int): # of the file, as its header says; a wrong word costs time, or moments, and nothing else
         self.step = max(1, (min(self.stop or n_frames, n_frames) - self.start)//(6*self.n or 1))
     def wants(self, number:int)->bool:
-        if not self.n or number < self.start or self.stop is not None and number >= self.stop: return False
-        return (number - self.start) % self.step == 0
+        return bool(self.n) and self.start <= number and (self.stop is None or number < self.stop) and (number - self.start) % self.step == 0
     def take(self, picture):
         self.kept.append(picture)
         if len(self.kept) == 8*self.n: self.kept, self.step = self.kept[::2], 2*self.step
     def pictures(self)->list: # at most n, the middles of n equal parts
-        places = sorted({int((i + .5)*len(self.kept)/self.n) for i in range(self.n)})
-        return [self.kept[i] for i in places] if self.kept else []
+        return [self.kept[i] for i in sorted({int((i + .5)*len(self.kept)/self.n) for i in range(self.n)})] if self.kept else []
 
 # %% ../../nbs/data/07_look.ipynb #f2e4a551
 def fingerprints(
@@ -45,8 +42,7 @@ def fingerprints(
         bits = imagehash.phash(Image.fromarray(picture), hash_size=16).hash
         return np.packbits(bits.reshape(2, 8, 2, 8).swapaxes(1, 2)).view(np.uint64)
     lively = [picture for picture in pictures if picture.std() >= 4]
-    return tuple(np.array([packed(np.ascontiguousarray(p[:, ::turn])) for p in lively], np.uint64).reshape(-1, 4)
-                 for turn in (1, -1))
+    return tuple(np.array([packed(np.ascontiguousarray(p[:, ::turn])) for p in lively], np.uint64).reshape(-1, 4) for turn in (1, -1))
 
 def small_grey(
     picture, # H W 3 uint8, blue first as OpenCV reads it
@@ -59,20 +55,15 @@ def look(
     path,               # a video, or a folder of numbered pictures
     spans=((0, None),), # (first frame, frame after the last) of each clip in it
     moments:int=0,      # pictures of each clip for its fingerprint; 0: none
-    # dict: problem, detail, severity, n_file, fps, varies, seconds (of each span), height, width, codec, bytes, audio;
-    # for each span its `fingerprints`
-)->tuple:
+)->tuple: # dict: problem, detail, severity, n_file, fps, varies, seconds (of each span), height, width, codec, bytes, audio; for each span its `fingerprints`
     "Decode a file once and tell everything about it; a fault is told, too."
     path, clips = Path(path), [Moments(*span, moments) for span in spans]
     try: info, times = _watch(path, clips)
     except Exception:
         problem, detail, severity = diagnose(path) or ('unreadable', 'decoding fails at times', 'error')
         return dict(problem=problem, detail=detail, severity=severity), [fingerprints([])]*len(clips) if moments else []
-    about = dict(n_file=info.n_frames, fps=info.fps, varies=info.varies,
-                 seconds=[_seconds(info, times, *span) for span in spans], height=info.height, width=info.width,
-                 codec=info.codec, bytes=sum(f.stat().st_size for f in parts_of(path)), audio=has_audio(path))
-    if info.truncated:
-        about |= dict(problem='truncated', detail=f'{info.n_frames} of {info.n_declared} frames', severity='error')
+    about = dict(n_file=info.n_frames, fps=info.fps, varies=info.varies, seconds=[_seconds(info, times, *span) for span in spans], height=info.height, width=info.width, codec=info.codec, bytes=sum(f.stat().st_size for f in parts_of(path)), audio=has_audio(path))
+    if info.truncated: about |= dict(problem='truncated', detail=f'{info.n_frames} of {info.n_declared} frames', severity='error')
     return about, [fingerprints(clip.pictures()) for clip in clips] if moments else []
 
 def _watch(path, clips):

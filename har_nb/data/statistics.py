@@ -19,21 +19,15 @@ def media(
     files:pd.DataFrame|None=None,   # a `survey` of it; default: every file is decoded once, now
     workers:int|None=None,          # processes; default: one for each core
     progress:bool=True,             # a bar, on a terminal
-    # a row a clip: path, label, split, duration (s), fps, varies, frames, height, width (pixels), audio (bool),
-    # problem; NaN where a file cannot be read
-)->pd.DataFrame:
+)->pd.DataFrame: # a row a clip: path, label, split, duration (s), fps, varies, frames, height, width (pixels), audio (bool), problem; NaN where a file cannot be read
     "Length, rate, size and sound of every clip."
     files = survey(dataset, workers=workers, progress=progress) if files is None else files
-    if files.path.tolist() != dataset.clips.path.tolist():
-        raise ValueError('this survey is of other clips: make one of this data set')
-    names = ['duration', 'fps', 'varies', 'n_frames', 'height', 'width', 'audio', 'problem']
-    told = files[names].rename(columns=dict(n_frames='frames'))
+    if files.path.tolist() != dataset.clips.path.tolist(): raise ValueError('this survey is of other clips: make one of this data set')
+    told = files[['duration', 'fps', 'varies', 'n_frames', 'height', 'width', 'audio', 'problem']].rename(columns=dict(n_frames='frames'))
     return pd.concat([dataset.clips[['path', 'label', 'split']], told], axis=1)
 
 # %% ../../nbs/data/09_statistics.ipynb #6d5967f4
-SEAGS_V1_PRINTED = pd.Series({'Actions': '8', 'Clips': '1169', 'Total Duration': '188 m',
-                              'Mean Clip Length': '9.64 s', 'Min Clip Length': '1.0 s', 'Max Clip Length': '20.0 s',
-                              'Audio': 'No'},
+SEAGS_V1_PRINTED = pd.Series({'Actions': '8', 'Clips': '1169', 'Total Duration': '188 m', 'Mean Clip Length': '9.64 s', 'Min Clip Length': '1.0 s', 'Max Clip Length': '20.0 s', 'Audio': 'No'},
                              name='SEAGS_V1, printed in Table 1 (Le et al. 2023)')
 
 def table1(
@@ -41,22 +35,15 @@ def table1(
     clips:pd.DataFrame|None=None,   # its `media`; default: every file is decoded once, now
     printed=SEAGS_V1_PRINTED,       # numbers to stand beside them, in the same rows; None: nothing
     **options, # of `media`
-    # rows as in the paper's Table 1, as text; and clips without a steady rate or that could not be measured, where
-    # there are some
-)->pd.DataFrame:
+)->pd.DataFrame: # rows as in the paper's Table 1, as text; and clips without a steady rate or that could not be measured, where there are some
     "Actions, clips, total, mean, shortest and longest duration, audio (Le et al. 2023, Table 1)."
     clips = media(dataset, **options) if clips is None else clips
     seconds, sound = clips.duration.dropna(), clips.audio.eq(True)
     total = seconds.sum()/60
-    lengths = ['-']*4
-    if len(seconds):
-        whole = f'{total:.0f} m' if total >= 10 else f'{total:.2f} m'
-        lengths = [whole, f'{seconds.mean():.2f} s', f'{seconds.min():.1f} s', f'{seconds.max():.1f} s']
+    lengths = [f'{total:.0f} m' if total >= 10 else f'{total:.2f} m', *(f'{number:.{digits}f} s' for number, digits in ((seconds.mean(), 2), (seconds.min(), 1), (seconds.max(), 1)))] if len(seconds) else ['-']*4
     audio = 'Yes' if sound.all() and len(clips) else f'{sound.sum()} of {len(clips)} clips' if sound.any() else 'No'
-    measured = pd.Series([str(len(dataset.classes)), str(len(dataset)), *lengths, audio], SEAGS_V1_PRINTED.index,
-                         name=f'{dataset.name}, measured')
-    if uneven := int(clips.varies.eq(True).sum()) if 'varies' in clips else 0:
-        measured['Variable rate'] = f'{uneven} clips'
+    measured = pd.Series([str(len(dataset.classes)), str(len(dataset)), *lengths, audio], SEAGS_V1_PRINTED.index, name=f'{dataset.name}, measured')
+    if uneven := int(clips.varies.eq(True).sum()) if 'varies' in clips else 0: measured['Variable rate'] = f'{uneven} clips'
     if missing := len(clips) - len(seconds): measured['Not measured'] = f'{missing} clips'
     return pd.concat([measured] if printed is None else [measured, printed], axis=1).fillna('')
 
@@ -67,14 +54,12 @@ def _bars(data, x, y, ax, **kwargs):
     seaborn.barplot(data, x=x, y=y, ax=ax, errorbar=None, **kwargs)
     many = data[x].nunique() > 15
     for bars in ax.containers if not many else []: ax.bar_label(bars, fmt='%.3g', fontsize=7)
-    ax.set_xlabel(''); ax.tick_params(axis='x', rotation=90 if many else 40, labelsize=6 if many else 8)
-    ax.margins(x=.01, y=.1)
+    ax.set_xlabel(''); ax.tick_params(axis='x', rotation=90 if many else 40, labelsize=6 if many else 8); ax.margins(x=.01, y=.1)
     for label in ax.get_xticklabels(): label.set_horizontalalignment('center' if many else 'right')
 
 def _panels(n, classes, height=3):
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, n, figsize=(max(3.6 + 2.4*n, .12*n*classes), height), dpi=80, layout='constrained',
-                                squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(max(3.6 + 2.4*n, .12*n*classes), height), dpi=80, layout='constrained', squeeze=False)
     return figure, axes[0]
 
 def plot_clips_per_class(
@@ -85,9 +70,7 @@ def plot_clips_per_class(
     columns = ['label', 'split'] if by_split else ['label']
     counts = dataset.clips.groupby(columns).size().rename('clips').reset_index()
     figure, (ax,) = _panels(1, len(dataset.classes))
-    there = [split for split in ('train', 'valid', 'test') if split in set(counts.split)]
-    colours = dict(hue='split', hue_order=there) if by_split else {}
-    _bars(counts, 'label', 'clips', ax, order=dataset.classes, **colours)
+    _bars(counts, 'label', 'clips', ax, order=dataset.classes, **dict(hue='split', hue_order=[s for s in ('train', 'valid', 'test') if s in set(counts.split)]) if by_split else {})
     ax.set_title(f'{dataset.name}: clips of each class')
     return figure
 
@@ -102,8 +85,7 @@ def plot_durations(
     each = clips.groupby('label').duration.agg(['sum', 'mean']).reindex(dataset.classes).reset_index()
     minutes = each['sum'].max() >= 120
     figure, axes = _panels(2, len(dataset.classes))
-    for ax, data, y, title in zip(axes, (each.assign(sum=each['sum']/(60 if minutes else 1)), each), ('sum', 'mean'),
-                                  ('total', 'mean duration of a clip'), strict=True):
+    for ax, data, y, title in zip(axes, (each.assign(sum=each['sum']/(60 if minutes else 1)), each), ('sum', 'mean'), ('total', 'mean duration of a clip'), strict=True):
         _bars(data, 'label', y, ax, color='tab:blue' if y == 'sum' else 'tab:orange')
         ax.set(title=title, ylabel='minutes' if minutes and y == 'sum' else 'seconds')
     figure.suptitle(dataset.name, fontsize=9)
@@ -122,17 +104,13 @@ def plot_flips_and_effects(
         return film[round(moment*(len(film) - 1))]
     rows = {'original': [still(clip) for clip in clips]}
     if edited is not None: rows['with effects'] = [still(clip) for clip in edited]
-    rows = {row: images for name, stills in rows.items()
-            for row, images in ((name, stills),
-                                (f'{name}, flipped' if edited is not None else 'flipped',
-                                 [image[:, ::-1] for image in stills]))}
+    rows = {row: images for name, stills in rows.items() for row, images in ((name, stills), (f'{name}, flipped' if edited is not None else 'flipped', [image[:, ::-1] for image in stills]))}
     return _gallery(rows, titles)
 
 def _gallery(rows, titles):
     import matplotlib.pyplot as plt
     n = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), n, figsize=(1.5*n + .9, 1.2*len(rows) + .2), dpi=80, layout='constrained',
-                                squeeze=False)
+    figure, axes = plt.subplots(len(rows), n, figsize=(1.5*n + .9, 1.2*len(rows) + .2), dpi=80, layout='constrained', squeeze=False)
     for line, (row, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(line, images, strict=True): ax.imshow(image); ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(row.replace(', ', ',\n'), fontsize=8)

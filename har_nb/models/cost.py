@@ -22,10 +22,8 @@ def count_parameters(
     statistics:bool=False, # also the running mean and variance of batch norm, as Keras counts
 )->int:
     "Number of parameters of `model`."
-    kept = model.named_buffers() if statistics else ()
-    running = [value for name, value in kept if name.endswith(('running_mean', 'running_var'))]
-    learnt = [p for p in model.parameters() if p.requires_grad or not trainable]
-    return sum(map(torch.numel, [*learnt, *running]))
+    running = [value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))] if statistics else []
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable) + sum(map(torch.numel, running))
 
 # %% ../../nbs/models/02_cost.ipynb #e91d9692
 def _forward(model, batch): return model(*batch) if isinstance(batch, tuple) else model(batch)
@@ -50,8 +48,7 @@ def count_operations(
     model:nn.Module, # any module; its mode and its numbers stay as they are
     batch:torch.Tensor|tuple, # its input, or a tuple of inputs; only shapes are looked at
 )->int:
-    """Multiply-adds of one forward pass of `batch` in evaluation mode:
-    for a batch of one, what torchvision publishes as FLOPs."""
+    "Multiply-adds of one forward pass of `batch` in evaluation mode: for a batch of one, what torchvision publishes as FLOPs."
     with FlopCounterMode(display=False) as counter: _shapes_only(model, batch)
     return counter.get_total_flops() // 2
 
@@ -96,11 +93,8 @@ def latency(
 # %% ../../nbs/models/02_cost.ipynb #3dd2dec7
 def cost(
     model:nn.Module, # any module
-    # its input, or a tuple of inputs; one sample, where figures are compared with published ones
-    batch:torch.Tensor|tuple,
+    batch:torch.Tensor|tuple, # its input, or a tuple of inputs; one sample, where figures are compared with published ones
     times:int=20, # passes that are measured
 )->dict: # parameters, gflops, latency_ms
-    """The three costs of a forward pass of `batch`:
-    parameters, multiply-adds in billions (printed as GFLOPs in most tables), median milliseconds on this machine."""
-    return dict(parameters=count_parameters(model), gflops=count_operations(model, batch)/1e9,
-                latency_ms=latency(model, batch, times))
+    "The three costs of a forward pass of `batch`: parameters, multiply-adds in billions (printed as GFLOPs in most tables), median milliseconds on this machine."
+    return dict(parameters=count_parameters(model), gflops=count_operations(model, batch)/1e9, latency_ms=latency(model, batch, times))

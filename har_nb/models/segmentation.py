@@ -29,14 +29,12 @@ def decoder(
     "Transposed convolutions of kernel 4 that double the picture, batch norm and ReLU between them."
     layers, width = [], min(width, channels//2)
     for step in range(1, doublings):
-        up = nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False)
-        layers.append((f'up{step}', nn.Sequential(up, nn.BatchNorm2d(width), nn.ReLU(inplace=True))))
+        layers.append((f'up{step}', nn.Sequential(nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))))
         channels, width = width, max(width//2, 16)
     return nn.Sequential(OrderedDict([*layers, ('mask', nn.ConvTranspose2d(channels, 1, 4, 2, 1))]))
 
 class Autoencoder(nn.Module):
-    """Pictures B 3 H W -> logits of the person's mask B 1 H W, all of it through the encoder's last maps (TransNet+,
-    figure 2)."""
+    "Pictures B 3 H W -> logits of the person's mask B 1 H W, all of it through the encoder's last maps (TransNet+, figure 2)."
     def __init__(self,
         backbone, # callable as in `models.backbones`, or a net B 3 H W -> B c h w
         weights=None, # of the backbone, as `build` takes them: None, 'imagenet', a file, `Weights`
@@ -52,8 +50,7 @@ class Autoencoder(nn.Module):
         pictures:torch.Tensor, # B 3 H W, normalised as .weights says
     )->torch.Tensor: # B 1 H W logits
         logits = self.decoder(self.encoder(pictures))
-        if logits.shape[2:] == pictures.shape[2:]: return logits
-        return F.interpolate(logits, pictures.shape[2:], mode='bilinear', align_corners=False)
+        return logits if logits.shape[2:] == pictures.shape[2:] else F.interpolate(logits, pictures.shape[2:], mode='bilinear', align_corners=False)
 
 # %% ../../nbs/models/04_segmentation.ipynb #2fa1b5a1
 def _overlap(logits, masks):
@@ -94,8 +91,7 @@ def save_encoder(
     model:Autoencoder, # trained
     file:str|Path, # 'person.pth'; person.json is written beside it
 )->Path:
-    """Write the encoder's numbers and how they want to be fed: weights for `build`, `TransNet` and `Autoencoder`.
-    Nothing half-written stays."""
+    "Write the encoder's numbers and how they want to be fed: weights for `build`, `TransNet` and `Autoencoder`. Nothing half-written stays."
     file = Path(file)
     said = {key: value for key, value in asdict(model.weights).items() if key != 'file'}
     aside = file.with_name(f'{file.name}.part')

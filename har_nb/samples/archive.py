@@ -37,8 +37,7 @@ def told(
     try: yield
     except OSError as error:
         remedy = ('Name a folder that you may write to' if error.errno in FORBIDDEN else
-                  'Make room, or name a folder on another disk; finished clips are kept, and the next call goes on '
-                  'from there')
+                  'Make room, or name a folder on another disk; finished clips are kept, and the next call goes on from there')
         raise StoreError(folder, f'cannot be written ({error.strerror or error})', remedy) from error
 
 # %% ../../nbs/samples/02_archive.ipynb #aee33582
@@ -60,13 +59,10 @@ class ArrayFile:
     kind = 'memory-mapped array'
     def __init__(self,
         folder:Path, shape:tuple # of a sample
-    ):
-        self.path, self.shape = folder/'samples.uint8', shape
-        self.file, self.array = None, np.empty((0, *shape), np.uint8)
+    ): self.path, self.shape, self.file, self.array = folder/'samples.uint8', shape, None, np.empty((0, *shape), np.uint8)
     def pack(self, sample): return np.ascontiguousarray(sample).data.cast('B')
     def open(self, end): # samples that count; whatever is behind them goes
-        # what a full disk refuses must not wait here, and fail again
-        self.file = open(self.path, 'r+b' if self.path.exists() else 'w+b', buffering=0)
+        self.file = open(self.path, 'r+b' if self.path.exists() else 'w+b', buffering=0) # what a full disk refuses must not wait here, and fail again
         self.undo(end)
     def append(self, packed, first, count):
         self.file.seek(first*math.prod(self.shape))
@@ -99,13 +95,11 @@ def _environment(path:Path, may_write=True):
         found = path.stat().st_ino if path.exists() else None
         if environment and (pid, inode) == (os.getpid(), found): return environment
         if environment: environment.close()
-        # LMDB's own lock is mapped into memory, too
-        if may_write and not found: reserve(path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}'), 2**18)
+        if may_write and not found: reserve(path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}'), 2**18) # LMDB's own lock is mapped into memory, too
         try: environment = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, max_readers=1024, readahead=False)
         except lmdb.Error:
             if may_write or not found: raise
-            environment = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readonly=True, lock=False,
-                                    readahead=False)
+            environment = lmdb.open(str(path), subdir=False, map_size=MAP_SIZE, readonly=True, lock=False, readahead=False)
         _opened[path] = os.getpid(), path.stat().st_ino, environment
         return environment
 
@@ -115,9 +109,7 @@ class JpegFile:
     kind = 'JPEG pictures in LMDB'
     def __init__(self,
         folder:Path, shape:tuple # of a sample: ... height width channels
-    ):
-        self.path, self.shape = folder.absolute()/'samples.lmdb', shape
-        self.pictures, self.transaction, self.size = math.prod(shape[:-3]), None, 0
+    ): self.path, self.shape, self.pictures, self.transaction, self.size = folder.absolute()/'samples.lmdb', shape, math.prod(shape[:-3]), None, 0
     def _key(self, picture): return int(picture).to_bytes(8, 'big')
     def pack(self, sample)->bytes:
         pictures = [encode_image(image) for image in sample.reshape(-1, *self.shape[-3:])]
@@ -145,14 +137,12 @@ class JpegFile:
     def holds(self, end):
         if not end: return True
         if not self.path.exists(): return False
-        with _lmdb_errors(), _environment(self.path, False).begin() as transaction:
-            return transaction.get(self._key(end*self.pictures - 1)) is not None
+        with _lmdb_errors(), _environment(self.path, False).begin() as transaction: return transaction.get(self._key(end*self.pictures - 1)) is not None
     def read(self, numbers):
         out = np.empty((len(numbers), *self.shape), np.uint8)
         with _lmdb_errors(), _environment(self.path, False).begin(buffers=True) as transaction:
             for number, sample in zip(numbers.tolist(), out, strict=True):
-                for offset, image in enumerate(sample.reshape(-1, *self.shape[-3:])):
-                    decode_image(transaction.get(self._key(number*self.pictures + offset)), image)
+                for offset, image in enumerate(sample.reshape(-1, *self.shape[-3:])): decode_image(transaction.get(self._key(number*self.pictures + offset)), image)
         return out
 
 # %% ../../nbs/samples/02_archive.ipynb #0b714d0a
@@ -195,8 +185,7 @@ class Archive:
             with told(self.folder):
                 self.load()
                 if self._index.exists(): os.truncate(self._index, self.length)
-                if not (self.folder/'info.json').exists():
-                    write_whole(self.folder/'info.json', json.dumps(self.info, indent=1))
+                if not (self.folder/'info.json').exists(): write_whole(self.folder/'info.json', json.dumps(self.info, indent=1))
                 self.data.open(self.end)
             try:
                 yield self
@@ -205,8 +194,7 @@ class Archive:
             finally: self.data.close()
         finally: lock.release()
     @property
-    def info(self)->dict:
-        return dict(kind=self.data.kind, coding=self.coding, shape=self.shape, dtype='uint8') | self.about
+    def info(self)->dict: return dict(kind=self.data.kind, coding=self.coding, shape=self.shape, dtype='uint8') | self.about
     def add(self,
         key:str,    # of the clip
         packed,     # open file of samples as `data.pack` makes them, at its beginning
@@ -215,8 +203,7 @@ class Archive:
         problem=None # what is wrong with the video; then there are no samples
     ):
         "Append the samples of a clip; they exist after the next `commit`, which comes about every second."
-        with told(self.folder):
-            self.data.append(packed, first := self.end + sum(entry[2] for entry in self.waiting), count)
+        with told(self.folder): self.data.append(packed, first := self.end + sum(entry[2] for entry in self.waiting), count)
         self.waiting.append((key, first, count, frames, problem))
         if time.monotonic() - self.committed >= COMMIT_EVERY: self.commit()
     def commit(self):

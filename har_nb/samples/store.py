@@ -50,10 +50,6 @@ def _state(path):
 def _sum(path):
     with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
-def _sum_of_folder(path):
-    each = [[file.name, _sum(file)] for file in sorted(path.iterdir())]
-    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
-
 class Digests:
     "SHA-256 of files, remembered in a file between calls. Raises `VideoError` for files that cannot be read."
     def __init__(self,
@@ -68,10 +64,8 @@ class Digests:
         path = Path(path)
         state = _state(path)
         if self.known.get(str(path), (None,))[0] == state: return self.known[str(path)][1], state
-        try:
-            digest = _sum_of_folder(path) if path.is_dir() else _sum(path)
-        except OSError as error:
-            raise VideoError(path, f'cannot be read ({error.strerror})', 'Check the file and its disk') from None
+        try: digest = hashlib.sha256(json.dumps([[file.name, _sum(file)] for file in sorted(path.iterdir())]).encode()).hexdigest() if path.is_dir() else _sum(path)
+        except OSError as error: raise VideoError(path, f'cannot be read ({error.strerror})', 'Check the file and its disk') from None
         if time.time_ns() - state[1] > 2e9: self.new.append([str(path), state, digest])
         return digest, state
     def save(self):
@@ -137,15 +131,10 @@ class Samples:
         keys:list, # key of each clip, None where the file cannot be read
     ):
         found = [archive.entries.get(key, (0, 0, 0, None)) for key in keys]
-        # equal for equal videos, whatever is taken from them
-        self.content = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
-        # key: equal for equal videos, settings and code
-        key = json.dumps([archive.folder.name, keys])
-        self.archive, self.modality, self.key = archive, modality, hashlib.sha256(key.encode()).hexdigest()[:16]
-        # N int: row in dataset.clips
-        self.clip = np.repeat(np.arange(len(keys)), np.array([count for _, count, *_ in found], int))
-        # N int: place in the archive
-        self.numbers = np.concatenate([np.arange(first, first + count) for first, count, *_ in found] or [np.arange(0)])
+        self.content = hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16] # equal for equal videos, whatever is taken from them
+        self.archive, self.modality, self.key = archive, modality, hashlib.sha256(json.dumps([archive.folder.name, keys]).encode()).hexdigest()[:16] # key: equal for equal videos, settings and code
+        self.clip = np.repeat(np.arange(len(keys)), np.array([count for _, count, *_ in found], int)) # N int: row in dataset.clips
+        self.numbers = np.concatenate([np.arange(first, first + count) for first, count, *_ in found] or [np.arange(0)]) # N int: place in the archive
     def __len__(self): return len(self.clip)
     @property
     def shape(self)->tuple: return self.archive.shape # of one sample
@@ -168,8 +157,7 @@ class Samples:
     def images(self)->np.ndarray: # N x shape uint8, memory-mapped
         "All samples as one array, where they lie in a row as bytes; `read` works everywhere."
         first = int(self.numbers[0]) if len(self) else 0
-        if self.coding != 'raw' or not np.array_equal(self.numbers, np.arange(first, first + len(self))):
-            raise AttributeError('these samples are not one array: use read(rows)')
+        if self.coding != 'raw' or not np.array_equal(self.numbers, np.arange(first, first + len(self))): raise AttributeError('these samples are not one array: use read(rows)')
         return self.archive.data.map(first + len(self))[first:first + len(self)]
     def __repr__(self):
         shape = ' x '.join(map(str, self.shape))
@@ -180,8 +168,7 @@ WAITING = 2**23 # bytes of one clip's finished samples that may wait in memory; 
 
 def _other_shape(path, shape, kept):
     (height, width), (tall, wide) = shape[-3:-1], kept[-3:-1]
-    return VideoError(path, f'its pictures become {width} x {height}, those of the set {wide} x {tall}',
-                      'Only one shape can be kept: aspect crop, letterbox or squash')
+    return VideoError(path, f'its pictures become {width} x {height}, those of the set {wide} x {tall}', 'Only one shape can be kept: aspect crop, letterbox or squash')
 
 def decode_clip(
     clip:dict, # from `missing_clips`
@@ -189,8 +176,7 @@ def decode_clip(
     size, # of a sample, in pixels
     stopped, # `threading.Event`: set, it ends
 ): # frames, problem, whether it will stay, place -> (file, count)
-    """Samples of one clip, as frames, problem, whether the problem will stay, and a temporary file and a count for each
-    archive."""
+    "Samples of one clip, as frames, problem, whether the problem will stay, and a temporary file and a count for each archive."
     files = {place: SpooledTemporaryFile(WAITING, dir=archives[place].folder) for place in clip['places']}
     counts, places = dict.fromkeys(files, 0), list(files)
     def take(number, sample):
@@ -203,8 +189,7 @@ def decode_clip(
     frames, problem, stays = 0, None, True
     try:
         frames = stream_video(clip['path'], [clip['modalities'][place] for place in places], size, take, *clip['span'])
-    except (VideoError, cv2.error) as error:
-        problem = f'{error.reason}. {error.remedy}' if isinstance(error, VideoError) else f'{error}'
+    except (VideoError, cv2.error) as error: problem = f'{error.reason}. {error.remedy}' if isinstance(error, VideoError) else f'{error}'
     try: changed = _state(clip['path']) != clip['state']
     except VideoError: changed = True
     if changed: problem, stays = 'changed while it was read. Call again when it is complete', False
@@ -214,23 +199,18 @@ def decode_clip(
 # %% ../../nbs/samples/03_store.ipynb #dec3789f
 def _build(clips, archives, size, workers, progress):
     "Decode clips into their archives; problems that will not stay, by key."
-    stopped, ahead, passing, waiting, todo = threading.Event(), 2*workers, {}, deque(), iter(clips)
-    read, begun = 0, time.monotonic()
-    bar = progress_bar(about='decoding', total=len(clips), unit='clip', shown=progress)
-    with ThreadPoolExecutor(workers) as pool, bar:
+    stopped, ahead, passing, waiting, todo, read, begun = threading.Event(), 2*workers, {}, deque(), iter(clips), 0, time.monotonic()
+    with ThreadPoolExecutor(workers) as pool, progress_bar(about='decoding', total=len(clips), unit='clip', shown=progress) as bar:
         try:
             while True:
-                while len(waiting) < ahead and (clip := next(todo, None)):
-                    waiting.append((clip, pool.submit(decode_clip, clip, archives, size, stopped)))
+                while len(waiting) < ahead and (clip := next(todo, None)): waiting.append((clip, pool.submit(decode_clip, clip, archives, size, stopped)))
                 if not waiting: return passing
                 clip, result = waiting.popleft()
                 frames, problem, stays, files = result.result()
                 for place, (file, count) in files.items():
                     with told(archives[place].folder), file:
                         file.seek(0)
-                        if stays:
-                            archives[place].add(clip['key'], file, count, frames,
-                                                problem and [cv2.__version__, problem])
+                        if stays: archives[place].add(clip['key'], file, count, frames, problem and [cv2.__version__, problem])
                         else: passing[clip['key']] = problem
                 read += frames
                 bar.set_postfix_str(f'{read/max(time.monotonic() - begun, 1e-9):,.0f} frames/s', refresh=False)
@@ -254,13 +234,11 @@ def keyed_clips(
         except VideoError as error: return error
     paths = list(dict.fromkeys(dataset.paths))
     with ThreadPoolExecutor(workers) as pool:
-        looked = progress_bar(pool.map(look, paths), 'looking at files', len(paths), shown=progress)
-        found = dict(zip(paths, looked, strict=True))
+        found = dict(zip(paths, progress_bar(pool.map(look, paths), 'looking at files', len(paths), shown=progress), strict=True))
     digests.save()
     clips = []
     for row, (path, span) in enumerate(zip(dataset.paths, dataset.spans, strict=True)):
-        if isinstance(found[path], VideoError):
-            faults[row] = f'{found[path].reason}. {found[path].remedy}'; clips.append(dict(key=None))
+        if isinstance(found[path], VideoError): faults[row] = f'{found[path].reason}. {found[path].remedy}'; clips.append(dict(key=None))
         else: clips.append(dict(key=clip_key(found[path][0], *span), path=path, span=span, state=found[path][1]))
     return clips, faults
 
@@ -282,10 +260,8 @@ def missing_clips(
     archives:dict, # place -> `Archive`
     modalities:dict, # place -> modality
 )->list: # of dicts
-    """Clips that an archive has not got, or that another version of OpenCV could not read, each once, with the archives
-    that want it."""
-    def wants(archive, key):
-        return key not in archive.entries or (problem := archive.entries[key][3]) and problem[0] != cv2.__version__
+    "Clips that an archive has not got, or that another version of OpenCV could not read, each once, with the archives that want it."
+    def wants(archive, key): return key not in archive.entries or (problem := archive.entries[key][3]) and problem[0] != cv2.__version__
     wanted = {}
     for clip in clips:
         places = [place for place, archive in archives.items() if wants(archive, clip['key'])]
@@ -303,8 +279,7 @@ def decode_samples(
     limit:float=LIMIT, # bytes of a modality above which it is kept as JPEG: 0 for always, math.inf for never
     only=None, # rows of dataset.clips that are wanted, default all; the others have no samples
 )->tuple[list[Samples], pd.DataFrame]: # one `Samples` for each modality; report: path, severity, problem
-    """Decode every clip of a data set once. Files that cannot be read are rows of the report;
-    `StoreError` where samples cannot be kept."""
+    "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
     keep_memory()
     cache, workers, passing = Path(cache), workers or os.cpu_count() or 1, {}
     rows = np.arange(len(dataset)) if only is None else np.asarray(only, int)
@@ -314,8 +289,7 @@ def decode_samples(
     if missing_clips(clips, archives, modality_of):
         with ExitStack() as alone:
             for place in sorted(archives): alone.enter_context(archives[place].writing())
-            if wanted := missing_clips(clips, archives, modality_of):
-                passing = _build(wanted, archives, size, workers, progress)
+            if wanted := missing_clips(clips, archives, modality_of): passing = _build(wanted, archives, size, workers, progress)
     report = _report(dataset, clips, faults, passing, archives, modality_of)
     keys = [None]*whole
     for row, clip in zip(rows, clips, strict=True): keys[row] = clip['key']
@@ -326,21 +300,16 @@ def _report(dataset, clips, faults, passing, archives, modality_of):
     "Report of a data set, as `decode_samples` gives it, also written beside each archive."
     rows, columns = [], ['path', 'severity', 'problem']
     for row, clip in enumerate(clips):
-        entries = {place: archive.entries[clip['key']]
-                   for place, archive in archives.items() if clip['key'] in archive.entries}
-        stored = next((entry[3][1] for entry in entries.values() if entry[3]), None)
-        problem = faults.get(row) or passing.get(clip['key']) or stored
+        entries = {place: archive.entries[clip['key']] for place, archive in archives.items() if clip['key'] in archive.entries}
+        problem = faults.get(row) or passing.get(clip['key']) or next((entry[3][1] for entry in entries.values() if entry[3]), None)
         spans = {place: modality_of[place].sampler.span for place in entries if not modality_of[place].fps}
         short = {span: entries[place][2] for place, span in spans.items() if entries[place][2] < span}
         if problem: rows.append((dataset.clips.path.iloc[row], 'error', problem))
-        elif short:
-            said = f'{min(short.values())} frames, fewer than the {max(short)} of a sample: one sample from all of them'
-            rows.append((dataset.clips.path.iloc[row], 'note', said))
+        elif short: rows.append((dataset.clips.path.iloc[row], 'note', f'{min(short.values())} frames, fewer than the {max(short)} of a sample: one sample from all of them'))
     report = pd.DataFrame(rows, columns=columns)
     for archive in archives.values():
         file = archive.folder/'report.csv'
-        there = file.exists()
-        before = pd.read_csv(file, keep_default_na=False) if there else pd.DataFrame(columns=['folder', *columns])
+        before = pd.read_csv(file, keep_default_na=False) if file.exists() else pd.DataFrame(columns=['folder', *columns])
         kept = before[before.folder != str(dataset.root)]
         after = pd.concat([kept, report.assign(folder=str(dataset.root))], ignore_index=True)[['folder', *columns]]
         if not archive.folder.exists() or after.to_csv() == before.to_csv(): continue
