@@ -2860,8 +2860,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'har_nb.samples.store._report': ('samples/store.html#_report', 'har_nb/samples/store.py'),
                                       'har_nb.samples.store._state': ('samples/store.html#_state', 'har_nb/samples/store.py'),
                                       'har_nb.samples.store._sum': ('samples/store.html#_sum', 'har_nb/samples/store.py'),
-                                      'har_nb.samples.store._sum_of_folder': ( 'samples/store.html#_sum_of_folder',
-                                                                               'har_nb/samples/store.py'),
                                       'har_nb.samples.store.cache_key': ('samples/store.html#cache_key', 'har_nb/samples/store.py'),
                                       'har_nb.samples.store.clip_key': ('samples/store.html#clip_key', 'har_nb/samples/store.py'),
                                       'har_nb.samples.store.decode_clip': ('samples/store.html#decode_clip', 'har_nb/samples/store.py'),

@@ -47,20 +47,16 @@ def _write_h264(path, frames, fps):
     partial, n_frames = path.with_name(f'.{uuid.uuid4().hex}.mp4'), 0
     try:
         with av.open(str(partial), 'w') as container:
-            stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(10_000),
-                                          options=dict(crf=str(QUALITY), preset='faster', bf='0', threads='1',
-                                                       mbtree='0'))
+            stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(10_000), options=dict(crf=str(QUALITY), preset='faster', bf='0', threads='1', mbtree='0'))
             stream.pix_fmt = 'yuv420p'
             for n_frames, frame in enumerate(frames, 1):
                 if n_frames == 1: stream.height, stream.width = frame.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')))
             if n_frames: container.mux(stream.encode())
         info = probe(partial)
-        if info.n_frames != n_frames:
-            raise VideoError(path, f'of {n_frames} frames {info.n_frames} arrived', 'Is the disk full?')
+        if info.n_frames != n_frames: raise VideoError(path, f'of {n_frames} frames {info.n_frames} arrived', 'Is the disk full?')
         partial.replace(path)
-    except av.FFmpegError as error:
-        raise VideoError(path, f'cannot be written ({error.strerror})', 'Is the disk full?') from None
+    except av.FFmpegError as error: raise VideoError(path, f'cannot be written ({error.strerror})', 'Is the disk full?') from None
     finally: partial.unlink(missing_ok=True)
     return replace(info, path=path)
 
@@ -83,11 +79,9 @@ def choose_codec(
         if codec: raise ValueError(note.replace('mp4v is used', 'install av, or choose another codec'))
         print(note, file=sys.stderr)
     codec = codec or ('mp4v' if note else 'H264')
-    if codec != 'H264' and codec not in WRITABLE:
-        raise ValueError(f'codec {codec} is none of H264, {", ".join(WRITABLE)}')
+    if codec != 'H264' and codec not in WRITABLE: raise ValueError(f'codec {codec} is none of H264, {", ".join(WRITABLE)}')
     suffixes = WRITABLE.get(codec, ('.mp4',))
-    suffix = '.mp4' if '.mp4' in suffixes else suffixes[0]
-    return codec, suffix, f'libx264, crf {QUALITY}' if codec == 'H264' else f'OpenCV {codec}', note
+    return codec, '.mp4' if '.mp4' in suffixes else suffixes[0], f'libx264, crf {QUALITY}' if codec == 'H264' else f'OpenCV {codec}', note
 
 def _even(picture): return picture[:picture.shape[0]//2*2, :picture.shape[1]//2*2]
 
@@ -123,8 +117,7 @@ def write_if_new(
 
 # %% ../../nbs/data/10_cutting.ipynb #96a4663e
 class Workshop:
-    """The hidden folder of a set: lock, ledger of what was measured and made, and clips without a place yet. A context:
-    one build at a time is inside."""
+    "The hidden folder of a set: lock, ledger of what was measured and made, and clips without a place yet. A context: one build at a time is inside."
     def __init__(self,
         root, # folder of the set
     ):
@@ -133,10 +126,8 @@ class Workshop:
         self.bench, self.ledger, self.turn = self.home/'bench', self.home/'ledger.jsonl', threading.Lock()
     def __enter__(self):
         foreign = [name for name in (*LISTS, 'set.json', 'index.csv') if (self.root/name).is_file()]
-        if foreign and not self.home.is_dir():
-            raise BuildError(f'{self.root}: holds another data set ({foreign[0]}). Choose another folder')
-        # a worker that runs its parent's script again would wait for the parent's lock for ever
-        if getattr(multiprocessing.current_process(), '_inheriting', False):
+        if foreign and not self.home.is_dir(): raise BuildError(f'{self.root}: holds another data set ({foreign[0]}). Choose another folder')
+        if getattr(multiprocessing.current_process(), '_inheriting', False): # a worker that runs its parent's script again would wait for the parent's lock for ever
             raise RuntimeError("in a script of your own, build below if __name__ == '__main__'")
         self.bench.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.home/'lock')
@@ -144,8 +135,7 @@ class Workshop:
         except Timeout:
             print('another build works in this folder: waiting for it', file=sys.stderr)
             self.lock.acquire()
-        for left in [*self.bench.glob('.*'), *self.home.glob('.*')]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in [*self.bench.glob('.*'), *self.home.glob('.*')]: shutil.rmtree(left) if left.is_dir() else left.unlink()
         self.known = dict(source={}, clip={})
         lines = self.ledger.read_text(encoding='utf-8').split('\n') if self.ledger.is_file() else ['']
         for line in lines[:-1]:
@@ -157,23 +147,18 @@ class Workshop:
     def __exit__(self, *error): self.lock.release()
     def note(self, what, key, **facts):
         "A line of the ledger: facts of a 'source' or of a 'clip'."
-        with self.turn, self.ledger.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
+        with self.turn, self.ledger.open('a', encoding='utf-8') as file: file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
         self.known[what][key] = dict(key=key) | facts
     def made(self, key, path, **facts):
         "A clip that is complete: into the ledger."
         stat = path.stat()
         self.note('clip', key, sha256=digest_of(path), size=stat.st_size, mtime=stat.st_mtime_ns, **facts)
     def find(self)->dict:
-        """Where the clips of the ledger are: on the bench or in any place of the set.
-        Told by size and time of change, or else by content."""
+        "Where the clips of the ledger are: on the bench or in any place of the set. Told by size and time of change, or else by content."
         found, by_size = {}, defaultdict(list)
         for row in self.known['clip'].values(): by_size[row['size']].append(row)
         for path in sorted([*self.bench.glob('*'), *self.root.glob('[!.]*/*')]):
-            if path.parent.name == 'sources' or not path.is_file(): continue
-            stat = path.stat()
-            if not (like := by_size.get(stat.st_size)):
-                continue
+            if path.parent.name == 'sources' or not path.is_file() or not (like := by_size.get((stat := path.stat()).st_size)): continue
             same = [row for row in like if row['mtime'] == stat.st_mtime_ns]
             if len(same) != 1: same = [row for row in like if row['sha256'] == digest_of(path)]
             if free := [row for row in same if row['key'] not in found]: found[free[0]['key']] = path
@@ -185,8 +170,7 @@ def settle(
     names:dict, # {key of a clip: its path in the set}
     texts:dict, # {name: content} of lists and manifest
 ):
-    """Move every clip to its place, take away those that have none, write the lists;
-    `BuildError` where files of others are in the way."""
+    "Move every clip to its place, take away those that have none, write the lists; `BuildError` where files of others are in the way."
     where, places = shop.find(), {key: shop.root/name for key, name in names.items()}
     old = shop.root/'manifest.csv'
     ours = set(pd.read_csv(old, dtype=str).path) if old.is_file() else set()
@@ -194,8 +178,7 @@ def settle(
         if place.exists() and where.get(key) != place and place not in where.values() and names[key] not in ours:
             raise BuildError(f'{place}: was not made here and is in the way. Take it away, or choose another folder')
     moves = {key: path for key, path in where.items() if places.get(key) != path}
-    if moves or any(not (shop.root/name).is_file() or (shop.root/name).read_text(encoding='utf-8') != text
-                    for name, text in texts.items()):
+    if moves or any(not (shop.root/name).is_file() or (shop.root/name).read_text(encoding='utf-8') != text for name, text in texts.items()):
         for name in (*LISTS, 'near_duplicates.csv'): (shop.root/name).unlink(missing_ok=True)
     for key, path in moves.items():
         if path.parent != shop.bench: path.replace(shop.bench/f'{key}{path.suffix}')
@@ -222,8 +205,7 @@ class Job(NamedTuple):
 
 def _passing(pictures, paint, halt):
     "Pictures on their way into a clip: of even size, painted."
-    while not halt.is_set() and (some := [_even(picture) for picture in islice(pictures, 16)]):
-        yield from paint(np.stack(some)) if paint else some
+    while not halt.is_set() and (some := [_even(picture) for picture in islice(pictures, 16)]): yield from paint(np.stack(some)) if paint else some
 
 def cut_clips(
     shop:Workshop,
@@ -240,8 +222,7 @@ def cut_clips(
         info = write_clip(path, _passing(wanted, job.paint, halt), cut.fps, codec)
         if info.n_frames != cut.stop - cut.start:
             path.unlink()
-            raise VideoError(job.video, f'ends {cut.stop - cut.start - info.n_frames} frames before its clip does',
-                             'Did it change meanwhile? Build again')
+            raise VideoError(job.video, f'ends {cut.stop - cut.start - info.n_frames} frames before its clip does', 'Did it change meanwhile? Build again')
         shop.made(cut.key, path, height=info.height, width=info.width)
 
 def in_threads(
@@ -265,6 +246,5 @@ def in_threads(
 def failures(shop, work, jobs, workers, about, progress):
     "(job, error) of those that cannot be done. A full disk is no job's fault: it stops the build with a `BuildError`."
     for job, error in in_threads(work, jobs, workers, about, progress):
-        if error and shutil.disk_usage(shop.root).free < 2**24:
-            raise BuildError(f'{shop.root}: the disk is full. Make room and build again: what is made stays')
+        if error and shutil.disk_usage(shop.root).free < 2**24: raise BuildError(f'{shop.root}: the disk is full. Make room and build again: what is made stays')
         if error: yield job, error

@@ -41,8 +41,7 @@ class People:
     def __len__(self): return len(self.pictures)
     def __getitem__(self, which): return People(self.pictures[which], self.masks[which], self.group[which])
     @cached_property
-    def digest(self)->str: # of what is shown
-        return f'{zlib.crc32(self.masks.tobytes(), zlib.crc32(self.pictures.tobytes())):08x}-{len(self)}'
+    def digest(self)->str: return f'{zlib.crc32(self.masks.tobytes(), zlib.crc32(self.pictures.tobytes())):08x}-{len(self)}' # of what is shown
     def split(self,
         valid:float=.15, # share of the groups
         seed:int=0
@@ -64,25 +63,20 @@ def drawn_people(
     "Frames of the built-in set's actions, done by people that are in none of its clips, with their masks."
     height, width = (size, size) if isinstance(size, int) else size
     actions = [name for name, action in ACTIONS.items() if not action.reverse]
-    clips = [(render_clip(name, person, take % 3, (height, width), 30, seed=seed), person)
-             for person in range(1, people + 1) for take, name in enumerate(actions)]
+    clips = [(render_clip(name, person, take % 3, (height, width), 30, seed=seed), person) for person in range(1, people + 1) for take, name in enumerate(actions)]
     at = [round(moment*29) for moment in moments]
-    return People(np.concatenate([clip.frames[at] for clip, _ in clips]),
-                  np.concatenate([clip.masks[at] for clip, _ in clips]),
-                  np.repeat([f'person {person}' for _, person in clips], len(at)))
+    return People(np.concatenate([clip.frames[at] for clip, _ in clips]), np.concatenate([clip.masks[at] for clip, _ in clips]), np.repeat([f'person {person}' for _, person in clips], len(at)))
 
 # %% ../../nbs/data/12_masks.ipynb #ddede153
 def _filled(shape, thing):
     "The mask of one Supervisely object."
     mask, bitmap, points = np.zeros(shape, np.uint8), thing.get('bitmap'), thing.get('points') or {}
     if bitmap and bitmap.get('data'):
-        part = cv2.imdecode(np.frombuffer(zlib.decompress(base64.b64decode(bitmap['data'])), np.uint8),
-                            cv2.IMREAD_UNCHANGED)
+        part = cv2.imdecode(np.frombuffer(zlib.decompress(base64.b64decode(bitmap['data'])), np.uint8), cv2.IMREAD_UNCHANGED)
         if part is None: raise ValueError('a bitmap is not a picture')
         part = part[..., -1] if part.ndim == 3 else part
         x, y = map(int, bitmap['origin'])
-        if x < 0 or y < 0 or y + part.shape[0] > shape[0] or x + part.shape[1] > shape[1]:
-            raise ValueError('a bitmap leaves the picture')
+        if x < 0 or y < 0 or y + part.shape[0] > shape[0] or x + part.shape[1] > shape[1]: raise ValueError('a bitmap leaves the picture')
         mask[y:y + part.shape[0], x:x + part.shape[1]] = part > 0
     elif points.get('exterior'):
         cv2.fillPoly(mask, [np.int32(np.round(points['exterior']))], 1)
@@ -102,16 +96,12 @@ def _read(picture, mask):
     if image is None: raise ValueError('not a picture')
     if mask.suffix == '.json':
         try: found = supervisely_mask(json.loads(mask.read_text()))
-        except (KeyError, TypeError, AttributeError, zlib.error) as error:
-            why = f'{type(error).__name__}: {error}'
-            raise ValueError(f'{mask.name} is not an annotation of Supervisely ({why})') from error
+        except (KeyError, TypeError, AttributeError, zlib.error) as error: raise ValueError(f'{mask.name} is not an annotation of Supervisely ({type(error).__name__}: {error})') from error
     else:
         found = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
         if found is None: raise ValueError(f'{mask.name} is not a picture')
         found = found > found.max()/2
-    if found.shape != image.shape[:2]:
-        raise ValueError(f'the picture has {image.shape[1]} x {image.shape[0]} pixels, its mask {found.shape[1]} x '
-                         f'{found.shape[0]}')
+    if found.shape != image.shape[:2]: raise ValueError(f'the picture has {image.shape[1]} x {image.shape[0]} pixels, its mask {found.shape[1]} x {found.shape[0]}')
     return image, found
 
 # %% ../../nbs/data/12_masks.ipynb #e5a657c5
@@ -135,8 +125,7 @@ def people_from(
     "Pictures and masks of a folder. Raises `MaskError` with everything that is wrong."
     folder, (height, width) = Path(folder), (size, size) if isinstance(size, int) else size
     pairs, problems, pictures, masks = _pairs(folder), [], [], []
-    if not pairs:
-        raise MaskError([(folder, 'holds neither DATASET/img and DATASET/ann (Supervisely) nor images and masks')])
+    if not pairs: raise MaskError([(folder, 'holds neither DATASET/img and DATASET/ann (Supervisely) nor images and masks')])
     if limit and limit < len(pairs): pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, limit).astype(int)]
     for picture, mask in pairs:
         if mask is None: problems.append((picture.relative_to(folder), 'has no annotation or mask')); continue
@@ -145,5 +134,4 @@ def people_from(
         pictures.append(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
         masks.append(cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > .5)
     if problems: raise MaskError(problems)
-    return People(np.stack(pictures), np.stack(masks),
-                  np.array([str(picture.relative_to(folder)) for picture, _ in pairs]))
+    return People(np.stack(pictures), np.stack(masks), np.array([str(picture.relative_to(folder)) for picture, _ in pairs]))

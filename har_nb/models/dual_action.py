@@ -20,12 +20,9 @@ from ..core import Taps
 # %% ../../nbs/models/10_dual_action.ipynb #8ceb462a
 def _same(students, teachers):
     "The levels of both, in float32 or better. Raises `ValueError` where names or shapes differ."
-    if students.keys() != teachers.keys():
-        raise ValueError(f'levels differ: {", ".join(students)} and {", ".join(teachers)}')
+    if students.keys() != teachers.keys(): raise ValueError(f'levels differ: {", ".join(students)} and {", ".join(teachers)}')
     if not students: raise ValueError('no level to compare')
-    if other := [f'{name} {tuple(students[name].shape)} and {tuple(teachers[name].shape)}'
-                 for name in students if students[name].shape != teachers[name].shape]:
-        raise ValueError(f'features of student and teacher differ in shape: {"; ".join(other)}')
+    if other := [f'{name} {tuple(students[name].shape)} and {tuple(teachers[name].shape)}' for name in students if students[name].shape != teachers[name].shape]: raise ValueError(f'features of student and teacher differ in shape: {"; ".join(other)}')
     wide = lambda x: x if x.dtype == torch.float64 else x.float()
     return [(wide(students[name]), wide(teachers[name])) for name in students]
 
@@ -67,8 +64,7 @@ def gram(
 def gram_loss(
     students:dict, # level -> B C T H W, or B C
     teachers:dict, # the same
-    # 'printed': sum over the matrix; 'mean': mean over its entries; both over (n-1) C T H W, and n-1 T H W
-    scale:str='printed',
+    scale:str='printed', # 'printed': sum over the matrix; 'mean': mean over its entries; both over (n-1) C T H W, and n-1 T H W
 )->torch.Tensor: # scalar
     "Distance of Gram matrices (equation 3). Raises `ValueError` where levels or shapes differ."
     if scale not in ('printed', 'mean'): raise ValueError(f"scale={scale!r} is neither 'printed' nor 'mean'")
@@ -92,8 +88,7 @@ class MARS:
 
 @dataclass(frozen=True)
 class DualAction:
-    """Imitate features at several levels, and how their channels go together (equations 2 and 3).
-    Raises `ValueError` where it asks for neither."""
+    "Imitate features at several levels, and how their channels go together (equations 2 and 3). Raises `ValueError` where it asks for neither."
     levels:tuple=LEVELS
     mae:bool=True; gram:bool=True # the two terms
     squared:bool=False # squared instead of absolute differences
@@ -101,35 +96,26 @@ class DualAction:
     scale:str='printed' # as for `gram_loss`
     mse:bool=False # MARS's term on the last of the levels, too: the other terms are added to it
     def __post_init__(self):
-        if not (self.mae or self.gram) or not self.levels:
-            raise ValueError('a student must be asked for something: mae, gram, or both, of one level or more')
+        if not (self.mae or self.gram) or not self.levels: raise ValueError('a student must be asked for something: mae, gram, or both, of one level or more')
     def __call__(self, students:dict, teachers:dict)->dict: # part -> scalar
         parts = {}
-        if self.mse:
-            parts['mse_last'] = mimic_loss(*(features[self.levels[-1]] for features in (students, teachers)),
-                                           self.reduction)
-        if self.mae:
-            parts['mse' if self.squared else 'mae'] = level_loss(students, teachers, self.squared, self.reduction)
+        if self.mse: parts['mse_last'] = mimic_loss(*(features[self.levels[-1]] for features in (students, teachers)), self.reduction)
+        if self.mae: parts['mse' if self.squared else 'mae'] = level_loss(students, teachers, self.squared, self.reduction)
         if self.gram: parts['gram'] = gram_loss(students, teachers, self.scale)
         return parts
 
 # %% ../../nbs/models/10_dual_action.ipynb #1c97cc76
 class Student(nn.Module):
-    """A net and, where its levels have other channels than its teacher's, a 1 x 1 x 1 convolution for each.
-    Raises `ValueError` where frames or places differ."""
+    "A net and, where its levels have other channels than its teacher's, a 1 x 1 x 1 convolution for each. Raises `ValueError` where frames or places differ."
     def __init__(self,
         net:nn.Module,
         own:dict, # level -> shape of the features of `net`: C T H W, or C
         teacher:dict, # level -> shape of the teacher's
     ):
         super().__init__()
-        if other := [f'{name} {tuple(own[name])} and {tuple(teacher[name])}'
-                     for name in teacher if own[name][1:] != teacher[name][1:]]:
-            raise ValueError(f'frames or places of student and teacher differ: {"; ".join(other)}')
+        if other := [f'{name} {tuple(own[name])} and {tuple(teacher[name])}' for name in teacher if own[name][1:] != teacher[name][1:]]: raise ValueError(f'frames or places of student and teacher differ: {"; ".join(other)}')
         self.net, self.levels = net, tuple(teacher)
-        unlike = [name for name in teacher if own[name][0] != teacher[name][0]]
-        def between(name): return nn.Conv3d(own[name][0], teacher[name][0], 1, bias=False)
-        self.projections = nn.ModuleDict({name.replace('.', '/'): between(name) for name in unlike})
+        self.projections = nn.ModuleDict({name.replace('.', '/'): nn.Conv3d(own[name][0], teacher[name][0], 1, bias=False) for name in teacher if own[name][0] != teacher[name][0]})
     def forward(self, x:torch.Tensor)->torch.Tensor: return self.net(x) # as `net`
     def project(self,
         features:dict, # level -> B C T H W, or B C
@@ -216,8 +202,4 @@ def weights_by_class(
     "What either stream counts for, class by class."
     with torch.no_grad(): weights = fusion.weights(*(torch.as_tensor(np.asarray(p)).float() for p in streams)).numpy()
     labels = np.asarray(labels)
-    def line(c):
-        own = labels == c
-        return dict(zip(names, weights[own].mean(0), strict=True)) | dict(clips=int(own.sum()))
-    there = np.unique(labels)
-    return pd.DataFrame([line(c) for c in there], index=[classes[c] for c in there])
+    return pd.DataFrame([dict(zip(names, weights[labels == c].mean(0), strict=True)) | dict(clips=int((labels == c).sum())) for c in np.unique(labels)], index=[classes[c] for c in np.unique(labels)])
