@@ -1764,6 +1764,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'har_nb.models.mfnet.our_name': ('models/mfnet.html#our_name', 'har_nb/models/mfnet.py')},
             'har_nb.models.r3d': { 'har_nb.models.r3d._conv': ('models/r3d.html#_conv', 'har_nb/models/r3d.py'),
                                    'har_nb.models.r3d._flat': ('models/r3d.html#_flat', 'har_nb/models/r3d.py'),
+                                   'har_nb.models.r3d._max_pool': ('models/r3d.html#_max_pool', 'har_nb/models/r3d.py'),
+                                   'har_nb.models.r3d._mean_pool': ('models/r3d.html#_mean_pool', 'har_nb/models/r3d.py'),
                                    'har_nb.models.r3d._norm': ('models/r3d.html#_norm', 'har_nb/models/r3d.py'),
                                    'har_nb.models.r3d._still': ('models/r3d.html#_still', 'har_nb/models/r3d.py'),
                                    'har_nb.models.r3d.inflate': ('models/r3d.html#inflate', 'har_nb/models/r3d.py'),
