@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SettingsError', 'Row', 'Settings', 'takes', 'call_row', 'read_by', 'Table', 'literature', 'Job', 'splits',
-           'BadClips', 'settings_of', 'choose', 'Counted', 'contents', 'row_key', 'known_runs', 'log_origin', 'run_row',
-           'RowsFailed', 'in_turn', 'Options', 'planned', 'run']
+           'BadClips', 'settings_of', 'choose', 'untrained', 'as_they_are', 'tested', 'rows_as_they_are', 'Counted',
+           'contents', 'row_key', 'known_runs', 'log_origin', 'run_row', 'RowsFailed', 'in_turn', 'Options', 'planned',
+           'run']
 
 # %% ../../nbs/experiments/01_tables.ipynb #ad3cd7f5
 import hashlib
@@ -18,6 +19,7 @@ from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -59,6 +61,7 @@ class Row:
     printed:float|None = None # accuracy in percent as printed, None where the paper has no such row
     needs:tuple = () # names of the rows whose predictions it uses
     note:Callable|None = None # settings -> what stands in for what the paper has, or '': shown behind the name
+    as_it_is:Callable|None = None # (row, settings) -> the row where weights are tested and nothing is trained, or None
     def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
         return shown(self.modality(settings), settings)
 
@@ -222,7 +225,8 @@ def settings_of(
     try: Modality(**{name: shared[name] for name in SHOWN if name in shared})
     except (TypeError, ValueError) as e: raise SettingsError(str(e)) from e
     least = dict(size=1, n=1, interval=1, batch_size=1, freeze_epochs=0)
-    least |= dict(epochs=0 if shared.get('freeze_epochs') else 1)
+    may_rest = shared.get('freeze_epochs') or any(row.as_it_is for row in table.rows)
+    least |= dict(epochs=0 if may_rest else 1)
     for name, value in least.items():
         if shared.get(name, value) < value: raise SettingsError(f'{name} is at least {value}, not {shared[name]}')
     if table.check: table.check(shared)
@@ -243,6 +247,49 @@ def choose(
     for row in reversed(table.rows):
         if row.name in wanted: wanted |= set(row.needs)
     return [row for row in table.rows if row.name in wanted]
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c1d04
+def untrained(
+    shared:dict # settings of a table
+)->bool: # whether nothing is trained with them
+    return shared.get('epochs') == 0 and not shared.get('freeze_epochs')
+
+def as_they_are(
+    table:Table, shared:dict # settings with which nothing is trained
+)->Table: # of the rows that can be tested: those with whole weights, and those that fuse such rows
+    "A table whose rows are tested and not trained."
+    there = {row.name: row.as_it_is(row, shared | row.settings) for row in table.rows if row.as_it_is}
+    there = {name: row for name, row in there.items() if row}
+    for row in table.rows:
+        if row.modality is None and row.needs and set(row.needs) <= set(there): there[row.name] = row
+    return replace(table, rows=tuple(there[row.name] for row in table.rows if row.name in there))
+
+def tested(
+    parts # ActionDatasets: splits of the same clips
+)->np.ndarray: # rows of their clips that any of them tests
+    return np.flatnonzero(np.any([part.clips.split == 'test' for part in parts], axis=0))
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c1d06
+def rows_as_they_are(
+    table:Table, shared:dict, # settings with which nothing is trained
+    names=None # rows to test, default all that can be
+)->list: # of Row
+    "The rows that are tested. Raises `SettingsError` where weights are missing, or may be those of several rows."
+    there = as_they_are(table, shared)
+    able = {row.name for row in there.rows}
+    if missing := [row.name for row in choose(table, names) if row.name in (names or ()) and row.name not in able]:
+        raise SettingsError(f'{", ".join(missing)}: epochs=0 tests weights as they are, and this has none',
+                            'Name a file that holds the whole net: --weights FILE, or what the table calls it')
+    if not able:
+        raise SettingsError(f'{table.name}: epochs=0 tests weights as they are, and none are named',
+                            'Name a file that holds a whole net: --weights FILE, or what the table calls it')
+    alike = {}
+    for row in there.rows:
+        if not row.needs: alike.setdefault(f'{name_of(row.work)} {row.settings}', []).append(row.name)
+    if several := [rows for rows in alike.values() if len(rows) > 1 and not names]:
+        raise SettingsError(f'{table.name}: the same net would stand in the rows {", ".join(several[0])}',
+                            f'Say which of them it is: --rows {several[0][-1]!r}')
+    return choose(there, names)
 
 # %% ../../nbs/experiments/01_tables.ipynb #c0de7ab1
 @dataclass(frozen=True)
@@ -439,10 +486,11 @@ class Options:
         other = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return {name: value for name, value in other.items() if name in told}
 
-    def parts(self, table:Table, dataset)->list: # ActionDatasets
-        "The splits to measure."
+    def parts(self, table:Table, dataset, trained:bool=True)->list: # ActionDatasets
+        "The splits to measure; where nothing is trained, nothing is kept for validation."
         chosen = {name: make for name,make in table.protocols.items() if name in (self.protocols or table.protocols)}
         share = table.validation if self.validation is None else self.validation
+        if not trained: share = 0
         return splits(dataset, self.folds, share, validation_by=self.validation_by, protocols=chosen)
 
 # %% ../../nbs/experiments/01_tables.ipynb #f4642857
@@ -493,11 +541,15 @@ def run(
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure a table's rows; all goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
     options, asked = Options.out_of(table, seeds, asked)
-    shared, chosen = settings_of(table, preset, **asked), choose(table, rows)
+    shared = settings_of(table, preset, **asked)
+    chosen = rows_as_they_are(table, shared, rows) if untrained(shared) else choose(table, rows)
+    if untrained(shared): table = replace(table, rows=tuple(chosen)) # what they are then is told
     preset = '' if preset in (None, 'paper') else preset
-    parts, progress, cache = options.parts(table, dataset), progress and not helper(), Path(cache)
+    parts = options.parts(table, dataset, trained=not untrained(shared))
+    progress, cache = progress and not helper(), Path(cache)
     modalities = list(dict.fromkeys(row.sees(shared | row.settings) for row in chosen if row.modality))
-    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress))
+    only = dict(only=tested(parts)) if untrained(shared) else {}
+    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress, **only))
     if (bad := (report.severity == 'error')).any() and not options.skip_bad: raise BadClips(report[bad])
     close_dead_runs()
     key = _table_key(table, shared, options.folds, parts, samples[0].content if samples else '')

@@ -183,6 +183,14 @@ class Training:
         self.track = TrackingCallback(whole if save else None, first_step)
         return self.track
 
+    def as_it_is(self)->None:
+        "Keep the net with the weights it was given. Raises `SettingsError` where a part of it has none."
+        if not getattr(self.model, 'whole', False):
+            raise SettingsError('nothing is trained with epochs=0, and not all of this net comes from a file',
+                                'Name a file with the last layer, for these classes, or train it: --epochs 1 or more')
+        self.model.to(self.device)
+        self.tracking().keep()
+
     def fit(self,
         loaders=None, # default: those of the samples
         learns:nn.Module|None=None, # what is fitted, where it is not the net itself

@@ -98,6 +98,8 @@ def _split_options(c):
     c.add_argument('--leave-out', action='append', metavar='FOLDER',
                    help='a folder beside train and test, or beside the classes, that is not part of the set')
     c.add_argument('--classes', help='only these classes, separated by commas')
+    c.add_argument('--class-index', metavar='FILE',
+                   help='list that numbers the classes as weights do (default: classInd.txt in or beside the folder)')
     c.add_argument('--split', type=number_or_name,
                    help='number of the split of its lists, or the column of splits of index.csv')
     c.add_argument('--protocol',

@@ -25,6 +25,7 @@ SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs
 # %% ../../nbs/tools/06_commands.ipynb #071edfe7
 def run(args)->None:
     "har run TABLE --data DIR; started by torchrun, the first process shows what came out"
+    from har_nb.experiments.tables import untrained
     from har_nb.learning.processes import helper, leave, processes
     from har_nb.tools.data import data_folder, open_any
     run = import_module(f'har_nb.experiments.{"cluster" if args.scheduler else "tables"}').run
@@ -39,7 +40,9 @@ def run(args)->None:
     own = args.protocol in table.protocols
     dataset = open_any(args.data, args.group, args.split, None if own else args.protocol, args.leave_out)
     dataset = _classes_of(dataset, args.classes)
-    if not helper(): _warn(table, dataset, args.validation)
+    tested = untrained(table.settings | table.presets.get(args.preset, {}) | asked)
+    if args.class_index or tested: dataset = _numbered(dataset, args.class_index)
+    if not tested and not helper(): _warn(table, dataset, args.validation)
     result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows,
                  pairs=order_pairs(dataset), skip_bad=args.skip_bad,
                  validation=args.validation, validation_by=args.validation_by, command=typed(args.words),
@@ -71,6 +74,18 @@ def _warn(table, dataset, validation):
     if not (table.chosen or decided or len(dataset.valid)):
         print('har: nothing is chosen by validation in this table; --validation none trains on its clips, too',
               file=sys.stderr)
+
+# %% ../../nbs/tools/06_commands.ipynb #5a1c4d02
+def _numbered(dataset, file):
+    "A data set whose classes are numbered as the weights number them."
+    from har_nb.data.lists import class_list, in_listed_order
+    file = file or class_list(dataset.root)
+    if file is None:
+        print('har: classes are numbered as their names are sorted; published nets of UCF101 number them as '
+              'classInd.txt does: --class-index FILE', file=sys.stderr)
+        return dataset
+    print(f'har: classes are numbered as in {file}', file=sys.stderr)
+    return in_listed_order(dataset, file)
 
 # %% ../../nbs/tools/06_commands.ipynb #2600931c
 MEANS = dict(stop_above='end a fit once accuracy of validation is above this; 1: never')
