@@ -61,6 +61,7 @@ class Row:
     printed:float|None = None # accuracy in percent as printed, None where the paper has no such row
     needs:tuple = () # names of the rows whose predictions it uses
     note:Callable|None = None # settings -> what stands in for what the paper has, or '': shown behind the name
+    flow:bool = True # False: it does not look at the flow that its samples hold
     as_it_is:Callable|None = None # (row, settings) -> the row where weights are tested and nothing is trained, or None
     def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
         return shown(self.modality(settings), settings)
@@ -145,6 +146,16 @@ class Table:
             if unknown:
                 raise SettingsError(f'{self.name}, {row.name}: no such setting: {", ".join(sorted(unknown))}',
                                     f'Known are: {", ".join(known)}')
+
+    def flow_behind(self,
+        row:Row,
+        shared:dict # settings of all rows
+    )->str: # '' where there is none
+        "The method of optical flow behind a row's number, its own or that of the rows it needs, as it is shown."
+        own, by_name = shared | row.settings, {one.name: one for one in self.rows}
+        found = [self.flow_behind(by_name[name], shared) for name in row.needs]
+        if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
+        return ', '.join(dict.fromkeys(filter(None, found)))
 
     def look_at_words(self):
         "Decisions and literature are what is shown of them."

@@ -41,10 +41,11 @@ def metric_history(
 
 # %% ../../nbs/learning/07_explain.ipynb #88308597
 def plot_curves(
-    history:pd.DataFrame, # from `metric_history`
+    history, # from `metric_history`; or the ids of runs
     metrics=None # names of the panels beside the loss, default all whose name begins with acc
 ): # figure
     "Loss and metrics for each epoch; a colour for each run."
+    history = history if isinstance(history, pd.DataFrame) else metric_history(history)
     metrics = [m for m in pd.unique(history.metric) if m.startswith('acc')] if metrics is None else list(metrics)
     losses, runs = [m for m in ('train_loss', 'valid_loss') if (history.metric == m).any()], pd.unique(history.run)
     panels = ([losses] if losses else []) + [[m] for m in metrics]

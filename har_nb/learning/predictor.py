@@ -16,11 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .learner import NoMemory, predict_probabilities
-from .metrics import video_probabilities
+from ..core import NoMemory, normalised
+from .metrics import probabilities_of, video_probabilities
 from .recipe import PredictError, Recipe, imported, make
 from .tracking import open_store, tracking_uri
-from ..samples.loaders import View, as_batch
 from ..samples.modalities import interleave, sample_video, through_jpeg
 
 # %% ../../nbs/learning/09_predictor.ipynb #85c83a30
@@ -66,15 +65,15 @@ class Predictor:
     def batches(self,
         images:np.ndarray # N H W C (or N T H W C) uint8 samples of one video
     ): # of B C H W (or B C T H W) float32, on the device of the net
-        "What the net was tested on, made of other samples: batches of bytes, through the `View` of a test loader."
-        device, view = next(self.model.parameters()).device, View(self.recipe.mean, self.recipe.std)
+        "What the net was tested on, made of other samples: batches of bytes, normalised on the device."
+        device = next(self.model.parameters()).device
         for first in range(0, len(images), self.batch_size):
-            bytes_ = as_batch(images[first:first + self.batch_size], getattr(self.modality, 'kinds', None))
-            yield view(bytes_.to(device), split_idx=1)
+            bytes_ = torch.from_numpy(images[first:first + self.batch_size]).movedim(-1, 1)
+            yield normalised(bytes_.to(device), self.recipe.mean, self.recipe.std)
 
     def _of_own(self, images):
         "Probabilities of the samples that this net itself sees."
-        try: return predict_probabilities(self.model, self.batches(images))
+        try: return probabilities_of(self.model, self.batches(images))
         except NoMemory as e:
             raise PredictError(f'no memory for {self.batch_size} samples at a time',
                                'Take fewer: predictor.batch_size = 8') from e
@@ -218,14 +217,13 @@ def _fusion(what, recipe, members, trust):
 # %% ../../nbs/learning/09_predictor.ipynb #124640e3
 def load_predictor(
     run_id:str, # of a finished run
-    device=None, # default: fastai's default device
+    device=None, # default: an accelerator where there is one
     trust=(), # packages that its recipe may import from, beside `TRUSTED`
     trust_pickle:bool=False, # open learner.pkl where there are no plain weights; `recipe` has to say what it saw
     recipe:Recipe|None=None, # instead of the run's own
     _above=() # runs that this one is a member of
 )->Predictor:
     "A predictor from the artifacts of a run. Raises `PredictError`."
-    from fastai.torch_core import default_device
     what, files, run_id = _finished_run(run_id)
     recipe = _recipe(what, files, run_id, trust_pickle, recipe)
     if recipe.members:
@@ -239,4 +237,5 @@ def load_predictor(
                            'Choose the run that trained the net, or train it again')
     modality = _seen(what, recipe, trust)
     model = _net(what, files, run_id, recipe, trust)
-    return Predictor(recipe, model.to(device or default_device()).eval(), modality)
+    device = device or torch.accelerator.current_accelerator(check_available=True) or 'cpu'
+    return Predictor(recipe, model.to(device).eval(), modality)

@@ -15,6 +15,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from ..core import importing_much
 from .tables import find_table, paper_of
 from .terminal import UsageError, screen, show, show_counted
 
@@ -172,8 +173,9 @@ def compare(args)->None:
 # %% ../../nbs/tools/06_commands.ipynb #5aac4347
 def predict(args)->None:
     "har predict VIDEO... --run RUN"
-    from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
-    from har_nb.learning.predictor import load_predictor
+    with importing_much():
+        from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
+        from har_nb.learning.predictor import load_predictor
     if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf:
         raise UsageError('--top is at least 1, --window and --step are seconds above 0')
     if args.fps is not None and not 0 < args.fps < math.inf:

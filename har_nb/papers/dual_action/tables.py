@@ -10,6 +10,8 @@ __all__ = ['PAPER', 'DECIDED', 'NET', 'CHOSEN', 'TRAINING', 'DEMO', 'SMALL', 'PR
            'plot_cost']
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #3eaab38c
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -107,7 +109,7 @@ def student(
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #2667a2f5
 FLOW = Row('Flow stream', stream, dict(motion=True), frames_and_flow, **PUBLISHED)
-RGB = Row('RGB stream', stream, {}, frames_and_flow, **PUBLISHED)
+RGB = Row('RGB stream', stream, {}, frames_and_flow, **PUBLISHED, flow=False)
 ATTENTION = dict(members=('Dual-action Stream', 'Flow stream'))
 
 def attention(name, printed=None, **settings):
@@ -172,8 +174,9 @@ table2 = Table('dual_action.table2', 'What each part of the Dual-action Stream i
 OTHER_STREAMS = (
     Row('MEI stream', stream, dict(motion=True, embedded=10), frames_and_embeddings, note=from_scratch),
     student('from motion images', teacher='MEI stream', modality=frames_and_embeddings, embedded=10),
-    Row('Key point stream', stream, dict(stage='layer2'), frames_and_flow, note=from_scratch),
-    student('from key points', mimic='mars', teacher='Key point stream', teacher_levels=('kpsem',)))
+    Row('Key point stream', stream, dict(stage='layer2'), frames_and_flow, note=from_scratch, flow=False),
+    replace(student('from key points', mimic='mars', teacher='Key point stream', teacher_levels=('kpsem',)),
+            flow=False))
 left_open = Table('dual_action.left_open', 'What the paper leaves open', PAPER, (
     FLOW, RGB, student('Dual-action Stream'), student('α = 5', alpha=5.), student('α = 500', alpha=500.),
     student('low levels', levels=LEVELS[:2]), student('high levels', levels=LEVELS[3:]),
