@@ -35,6 +35,8 @@ def like_ucf101(once):
         (folder/'classInd.txt').write_text(''.join(f'{number} {name}\n' for number, name in enumerate(CLASSES, 1)))
         (folder/'trainlist01.txt').write_text(''.join(f'{name}/v_{name}_g08_c01.avi {CLASSES.index(name) + 1}\n' for name in PAIRS))
         (folder/'testlist01.txt').write_text(''.join(f'{name}/v_{name}_g01_c01.avi\n' for name in PAIRS))
+        (folder/'trainlist02.txt').write_text(''.join(f'{name}/v_{name}_g01_c01.avi {CLASSES.index(name) + 1}\n' for name in PAIRS))
+        (folder/'testlist02.txt').write_text(''.join(f'{name}/v_{name}_g08_c01.avi\n' for name in PAIRS[:2]))
     return once('like_ucf101', make)
 
 
@@ -112,3 +114,12 @@ def test_weights_that_leave_something_to_chance_are_sent_back(har, like_ucf101, 
     assert 'none are named' in told('kpsem.table1_ucf101').err
     assert "Say which of them it is: --rows 'Dual-action Stream'" in told('dual_action.table1', '--weights', like_mars(tmp_path/'mars.pth', 'JumpRope')).err
     assert 'epochs is at least 1' in told('mei.table2', '--freeze-epochs', 0).err
+
+
+def test_the_mean_of_published_splits_is_one_command(har, like_ucf101, tmp_path):
+    file = like_mfnet(tmp_path/'published.pth', 'Hammering')
+    said = har('run', 'kpsem.table1_ucf101', '--data', like_ucf101, '--preset', 'demo', '--weights', file, '--epochs', 0, '--split', 'all')
+    assert said.code == 0, said.err
+    title, _, means = said.out.partition('mean of splits 1, 2:')
+    assert title and re.search(r'MFNet +96\.0 +37\.5 +25\.0 +50\.0 +2 +25\.0 +50\.0', means), means
+    assert 'needs several' in har('run', 'mei.table2', '--data', like_ucf101/'Hammering', '--split', 'all').err

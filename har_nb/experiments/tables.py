@@ -6,7 +6,7 @@
 __all__ = ['SHOWN', 'SettingsError', 'Row', 'Settings', 'takes', 'call_row', 'read_by', 'Table', 'literature', 'Job', 'splits',
            'BadClips', 'settings_of', 'choose', 'untrained', 'as_they_are', 'tested', 'rows_as_they_are', 'Counted',
            'contents', 'row_key', 'known_runs', 'log_origin', 'run_row', 'RowsFailed', 'in_turn', 'Options', 'planned',
-           'run']
+           'run', 'mean_of_splits']
 
 # %% ../../nbs/experiments/01_tables.ipynb #ad3cd7f5
 import hashlib
@@ -583,3 +583,19 @@ def run(
         log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
         if failures: raise RowsFailed(failures)
     return result
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c5d02
+def mean_of_splits(
+    table:Table,
+    results:dict # number of a split -> what `run` gave
+)->pd.DataFrame: # a line a row: printed, mean over the splits, lowest and highest, runs, accuracy of each split
+    "What a table shows on several splits."
+    name = f'test_acc_{table.unit}'
+    parts = [pd.DataFrame(dict(row=result.row, printed=result.printed, accuracy=result[name], runs=result.runs,
+                               split=number)) for number, result in results.items()]
+    each = pd.concat(parts)
+    by_row = each.groupby('row', sort=False)
+    wide = each.pivot(index='row', columns='split', values='accuracy').add_prefix('split ')
+    over_all = by_row.agg(printed=('printed', 'first'), mean=('accuracy', 'mean'), lowest=('accuracy', 'min'),
+                          highest=('accuracy', 'max'), runs=('runs', 'sum'))
+    return over_all.join(wide)

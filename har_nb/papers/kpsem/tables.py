@@ -7,7 +7,7 @@ __all__ = ['MFNET', 'R3D', 'PAPER', 'DECIDED', 'MODULE', 'TRAINING', 'NARROW', '
            'FULL', 'OTHER_NET', 'table2a', 'table2b', 'table2c', 'table2d', 'TABLES2', 'figure5a', 'figure5b',
            'figure5c', 'figure5d', 'left_open', 'FIGURE5', 'LITERATURE', 'table1', 'table1_ucf101', 'table1_hmdb51',
            'table1_something', 'TABLES1', 'Module', 'ClipNet', 'clip_net', 'Clips', 'train_clips', 'check_clips',
-           'every_frame', 'from_scratch', 'as_it_is', 'row', 'taken_apart', 'over', 'first_table', 'mean_of_splits']
+           'every_frame', 'from_scratch', 'as_it_is', 'row', 'taken_apart', 'over', 'first_table']
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #c7c1c82f
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,7 @@ import torch
 
 from ...core import stable_id
 from ...experiments.results import Predictions
-from ...experiments.tables import Job, Row, Settings, SettingsError, Table, run
+from ...experiments.tables import Job, Row, Settings, SettingsError, Table
 from ...experiments.training import Augmentation, Fitting, Seen, Training, with_shifts
 from ...learning.learner import fused_sgd
 from ...learning.recipe import Make
@@ -237,19 +237,3 @@ table1_ucf101 = first_table('UCF101', '_ucf101', ', mean of three splits', batch
 table1_hmdb51 = first_table('HMDB51', '_hmdb51', ', mean of three splits', batch_size=128)
 table1_something = first_table('Something-Something v1', '_something', batch_size=64, flip=False)
 TABLES1 = (table1, table1_ucf101, table1_hmdb51, table1_something)
-
-# %% ../../../nbs/papers/kpsem/00_tables.ipynb #3820d5c9
-def mean_of_splits(
-    table:Table,
-    datasets, # an ActionDataset for each published split
-    **options, # of `experiments.tables.run`: preset, seeds, rows ...
-)->pd.DataFrame: # a line a row: printed, mean over the splits, lowest and highest split, accuracy of each
-    "Measure a table on several splits. Raises what `run` raises."
-    numbered = enumerate(datasets, 1)
-    each = pd.concat([run(table, dataset, **options).assign(split=number) for number, dataset in numbered])
-    name = f'test_acc_{table.unit}'
-    by_row = each.groupby('row', sort=False)
-    wide = each.pivot(index='row', columns='split', values=name).add_prefix('split ')
-    over_all = by_row.agg(printed=('printed', 'first'), mean=(name, 'mean'), lowest=(name, 'min'),
-                          highest=(name, 'max'), runs=('runs', 'sum'))
-    return over_all.join(wide)
