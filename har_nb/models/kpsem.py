@@ -55,13 +55,16 @@ def first_maximum(
     places = torch.empty_like(values, dtype=torch.int16)
     values[..., :size], places[..., :size], at = x, torch.arange(size, dtype=torch.int16, device=x.device), 0
     for half, length in zip(lengths, lengths[1:], strict=False):
-        left, right, there = slice(at, at + size - length + 1), slice(at + half, at + size - half + 1), slice(at + size - half + 1, at + 2*size - half - length + 2)
+        left, right, there = slice(at, at + size - length + 1), slice(at + half,
+                                                                      at + size - half + 1), slice(at + size - half + 1,
+                                                                                                   at + 2*size - half - length + 2)
         keep = values[..., left] >= values[..., right]
         for table in (values, places): table[..., there] = torch.where(keep, table[..., left], table[..., right])
         at = there.start
     levels = torch.frexp((stop - start).clamp(min=1).float())[1].long() - 1
     offset, shape = levels*(size + 1) - 2**levels + 1, (*x.shape[:-1], start.shape[-1])
-    head, tail = (offset + start.clamp(max=size - 1)).expand(shape), (offset + (stop - 2**levels).clamp(min=0)).expand(shape)
+    head, tail = (offset + start.clamp(max=size - 1)).expand(shape), (offset +
+                                                                      (stop - 2**levels).clamp(min=0)).expand(shape)
     keep = (best := values.gather(-1, head)) >= (last := values.gather(-1, tail))
     return torch.where(keep, best, last), torch.where(keep, places.gather(-1, head), places.gather(-1, tail))
 
@@ -87,7 +90,8 @@ def membership(
 )->torch.Tensor: # ... n size; sums to one over n
     "How much each cell belongs to each of n regions along one axis."
     cells, shape = torch.arange(size, device=edges.device), (*edges.shape[:-1], 1, size)
-    beyond = torch.cat([edges.new_ones(shape), torch.sigmoid((cells - edges[..., None])/softness), edges.new_zeros(shape)], -2)
+    beyond = torch.cat([edges.new_ones(shape), torch.sigmoid((cells - edges[..., None])/softness),
+                        edges.new_zeros(shape)], -2)
     share = beyond[..., :-1, :] - beyond[..., 1:, :]
     if soft: return share
     start, stop = region_spans(edges, size)
@@ -123,7 +127,8 @@ class AReSE(nn.Module):
     ):
         super().__init__()
         self.side, self.sets, self.grid, self.adaptive = isqrt(regions), sets, grid, adaptive and regions > 1
-        if self.side**2 != regions or regions < 1: raise ValueError(f'{regions} regions cannot be set in rows and columns: take 1, 4, 9, 16 ...')
+        if self.side**2 != regions or regions < 1:
+            raise ValueError(f'{regions} regions cannot be set in rows and columns: take 1, 4, 9, 16 ...')
         self.sharpness, self.softness, self.soft = sharpness, softness, soft
         start = spread*(2*torch.rand(sets, 2) - 1)
         if self.adaptive:
@@ -150,13 +155,17 @@ class AReSE(nn.Module):
         "Everything on the way to the regional key point shifts, in 32 bits or more."
         if centres is None: centres = self.centres(x)
         x = x.float() if x.dtype.itemsize < 4 else x
-        with torch.autocast(x.device.type, enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext(): return self._look(x, centres.to(x.dtype))
+        with torch.autocast(x.device.type,
+                            enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext():
+            return self._look(x, centres.to(x.dtype))
 
     def _look(self, x, centres):
         height, width = x.shape[-2:]
-        edges_x, edges_y = region_edges(centres[..., 0], width, self.side), region_edges(centres[..., 1], height, self.side)
+        edges_x, edges_y = region_edges(centres[..., 0], width, self.side), region_edges(centres[..., 1], height,
+                                                                                         self.side)
         spans_x, spans_y = region_spans(edges_x, width), region_spans(edges_y, height)
-        exists = ((spans_y[1] > spans_y[0])[..., :, None] & (spans_x[1] > spans_x[0])[..., None, :]).flatten(-2)[:, None]
+        exists = ((spans_y[1] > spans_y[0])[..., :,
+                                            None] & (spans_x[1] > spans_x[0])[..., None, :]).flatten(-2)[:, None]
         now, then = exists[:, :, :-1], exists[:, :, 1:]
 
         cells = key_cells(x, spans_x, spans_y)
@@ -166,7 +175,8 @@ class AReSE(nn.Module):
         match = (self.sharpness/(gap + .1)).masked_fill(~then[..., None, :], -torch.inf).softmax(-1)
         shifts = (match @ points[:, :, 1:] - points[:, :, :-1])*now[..., None]
 
-        in_x, in_y = membership(edges_x, width, self.softness, self.soft), membership(edges_y, height, self.softness, self.soft)
+        in_x, in_y = membership(edges_x, width, self.softness, self.soft), membership(edges_y, height, self.softness,
+                                                                                      self.soft)
         sums = torch.einsum('bcthgj,btgih->bctgij', torch.einsum('bcthw,btgjw->bcthgj', x, in_x), in_y).flatten(-2)
         counts = (in_y.sum(-1)[..., :, None]*in_x.sum(-1)[..., None, :]).flatten(-2)[:, None]
         means = torch.where(exists, sums, 0)/torch.where(exists, counts, 1)
@@ -197,7 +207,8 @@ class KPSEM(nn.Module):
         self.extract = AReSE(channels, regions, sets, **settings)
         self.embed = nn.Linear(2*sets*regions, embedding, bias=False)
         self.reduce = nn.Sequential(*[layer for n_in, n_out in zip(widths, widths[1:], strict=False)
-                                      for layer in (nn.Conv2d(n_in, n_out, (1, 3), (1, 2), (0, 1), bias=False), activation())][:-1])
+                                      for layer in (nn.Conv2d(n_in, n_out, (1, 3), (1, 2), (0, 1), bias=False),
+                                                    activation())][:-1])
         self.average = nn.AdaptiveAvgPool2d((steps, 1))
         self.features = widths[-1]*steps
         for layer in (self.embed, *self.reduce):

@@ -112,7 +112,7 @@ def load_published(
     model:nn.Module, # from `mfnet`, changed in place
     file:str|Path, # checkpoint of the authors, or any saved by torch.save with theirs or our names
     head:bool|None=True, # load the last layer, too; False: leave it as it is; None: load it where its shape fits
-)->nn.Module: # the same; .weights says how its inputs are normalised
+)->nn.Module: # the same; .weights says how its inputs are normalised, .whole whether all of it was loaded
     "Load a published checkpoint. Raises `WeightsError` where it does not fit exactly; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as error:
@@ -139,5 +139,6 @@ def load_published(
         remedy = 'Other classes? Pass head=False' if only_head else 'Was the net made with another width?'
         raise WeightsError(f'{file}: {len(other)} of other shapes: {other[:3]}. {remedy}')
     model.load_state_dict(state, strict=False)
+    model.whole = head # no number of it is by chance
     model.weights = Weights(file, mean=[v/255 for v in (124, 117, 104)], std=[1/(.0167*255)]*3)
     return model

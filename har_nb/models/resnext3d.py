@@ -152,7 +152,7 @@ def load_published(
     model:nn.Module, # from `resnext3d`, changed in place
     file:str|Path, # checkpoint of 3D-ResNets-PyTorch or MARS, or any saved by torch.save with these names
     head:bool|None=True, # load the last layer, too; False: leave it as it is; None: load it where its shape fits
-)->nn.Module: # the same
+)->nn.Module: # the same; .whole says whether all of it was loaded
     "Load a published checkpoint. Raises `WeightsError` where it does not fit exactly; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as error:
@@ -170,4 +170,5 @@ def load_published(
         state = body | {name: value for name, value in own.items() if name.startswith('fc.')}
     if wrong := _differences(file, state, own): raise WeightsError(wrong)
     model.load_state_dict(state, strict=False)
+    model.whole = head # no number of it is by chance
     return model
