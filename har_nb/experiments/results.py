@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COSTS', 'NO_LINES', 'SHOWN_COSTS', 'NAMES', 'OPTIONS', 'PACKAGES', 'Predictions', 'measure', 'log_results', 'drawing',
            'log_pictures', 'load_predictions', 'PrintedRow', 'PrintedTable', 'decided_in_words', 'as_text',
-           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'compare', 'readable',
-           'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'paired', 'videos_of',
-           'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line', 'results_folder',
-           'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
+           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'newest_page', 'compare',
+           'readable', 'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'log_summary',
+           'paired', 'videos_of', 'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line',
+           'results_folder', 'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
 
 # %% ../../nbs/experiments/00_results.ipynb #c991a11b
 import hashlib
@@ -42,6 +42,7 @@ from har_nb.learning.metrics import (
 )
 from har_nb.learning.runs import (
     current_run,
+    describe,
     load_table,
     load_text,
     log_figure,
@@ -271,6 +272,11 @@ def _links(own):
     place = f'#/experiments/{own.experiment_id}/runs'
     return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
 
+def newest_page()->str:
+    "Where MLflow's page shows the newest table, its rows laid flat with their numbers; '' where none was run."
+    runs = runs_table(where="tags.kind = 'table'")
+    return _links(next(runs.itertuples()))['rows'] if len(runs) else ''
+
 # of a table without results
 NO_LINES = ['row', 'note', 'flow', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids']
 
@@ -405,6 +411,21 @@ def around(
              'Left open by the paper, and decided here': decisions(result)}
     return '\n'.join(f'{title}:\n\n{_markdown(part)}' for title, part in parts.items() if len(part))
 
+
+# %% ../../nbs/experiments/00_results.ipynb #8c196dfe
+def log_summary(
+    result:pd.DataFrame, # as `compare` gives it
+    run_id:str # of the table
+)->None:
+    "Best and mean accuracy per video of the rows, and the table as the description of its run and its experiment."
+    if len(result):
+        best = result.loc[result.test_acc_video.idxmax()]
+        log_metrics(dict(best_acc_video=best.test_acc_video/100, mean_acc_video=result.test_acc_video.mean()/100),
+                    run_id=run_id)
+        open_store().set_tag(run_id, 'best_row', best.row)
+    about = result.attrs
+    link = f"[Every row by accuracy]({about['rows']}), or unfold the list below."
+    describe(f"## {about['table']}\n\n{link}\n\n{to_markdown(result)}", run_id, experiment=True)
 
 # %% ../../nbs/experiments/00_results.ipynb #755d0702
 def paired(
