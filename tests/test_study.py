@@ -39,6 +39,7 @@ def weights(tmp_path):
     return tmp_path/'small.pth'
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, monkeypatch):
     read, stopped = [], []
     ours, encoded = store.stream_video, module.encoded
