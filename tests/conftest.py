@@ -14,6 +14,7 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run side by side; threads that wait for each other would slow all of them
 os.environ.setdefault('HAR_NB_KEEP_MEMORY', '0') # one process runs hundreds of tests that have no batch sizes in common: kept memory would pile up
 os.environ.setdefault('HAR_NB_PROGRESS', '0') # lines that come by the clock are looked at where the clock is the test's own
+os.environ.setdefault('HAR_NB_SYSTEM_METRICS', '0') # one sample a second of a thread of its own; a test asks for it
 import later
 import pytest
 from filelock import FileLock

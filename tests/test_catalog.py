@@ -21,7 +21,6 @@ from har_nb.data.catalog import (
     SUPERVISELY_PERSONS,
     UCF101,
     Part,
-    check,
     get,
     hmdb51_group,
     laid_out,
@@ -112,7 +111,7 @@ def test_mini_kinetics_lists(tmp_path):
 def test_lists_alone_pass_their_check_but_for_the_files(published):
     for entry, name in ((UCF101, 'ucf101'), (HMDB51, 'hmdb51'), (KTH, 'kth')):
         assert recognise(published(name)) is entry
-        report = check(published(name), progress=False)
+        report = entry.check(published(name), progress=False)
         assert report[report.severity == 'error'].problem.tolist() == ['missing'] and len(report) == 1
 
 
@@ -201,7 +200,6 @@ def test_names_protocols_and_splits(tmp_path):
     assert [named(name) for name in ('UCF101', 'hmdb-51', 'Mini-Kinetics-200', 'something_something_v1', 'SEAGS V1')] == [UCF101, HMDB51, MINI_KINETICS, SOMETHING_V1, SEAGS_V1]
     with pytest.raises(ValueError, match='no split 4: 1, 2, 3'): UCF101.open(tmp_path, 4)
     with pytest.raises(ValueError, match="no protocol 'best': official, 16/9, paper"): KTH.open(tmp_path, protocol='best')
-    with pytest.raises(ListError, match='holds no set of the catalog'): check(tmp_path)
     assert recognise(tmp_path) is None and len(CATALOG) == 7
     assert [own_name(tmp_path/name) for name in ('mine', 'UCF101', 'hmdb-51 of mine')] == ['mine', 'own UCF101', 'own hmdb-51 of mine']
     for entry in CATALOG:
@@ -230,7 +228,7 @@ def test_masks_and_their_faults(tmp_path):
     (tmp_path/'ds1'/'img'/'b.jpg').write_text('no picture')
     write(tmp_path/'ds1'/'ann'/'c.png.json', json.dumps(good))
     write(tmp_path/'ds1'/'ann'/'d.json', '{"size": ')
-    report = check(tmp_path, progress=False)
+    report = recognise(tmp_path).check(tmp_path, progress=False)
     assert {(path, problem) for path, problem in zip(report.path, report.problem, strict=True) if problem != 'wrong count'} == {('ds1/img/b.jpg', 'unreadable'), ('ds1/img/c.png', 'missing'), ('ds1/ann/d.json', 'malformed'),
         ('ds1/img/d', 'missing'), ('ds1/img/spare.png', 'extra')}
     with pytest.raises(ListError, match='d.json'): SUPERVISELY_PERSONS.open(tmp_path)

@@ -156,6 +156,58 @@ def test_a_set_that_was_cut_here_is_divided_by_its_manifest(trained, tmp_path):
     assert set(compare_by(compare(table2), 'platform', tmp_path).platform) == {'web'}
 
 
+def test_intervals_of_a_divided_table_draw_people(tracking, tmp_path):
+    "Twelve people of four clips each, right or wrong as a whole: an interval over clips would be far too narrow."
+    from har_nb.learning.runs import log_table, tracked_run
+    people = np.repeat([f'p{number}' for number in range(12)], 4)
+    clips = pd.DataFrame(dict(path=[f'clip{number}.avi' for number in range(48)], group=people, label='a', predicted=np.where(np.isin(people, ['p1', 'p4', 'p8']), 'b', 'a'), p_a=1., p_b=0.))
+    clips.assign(file=clips.path, light=np.where(people < 'p4', 'day', 'night')).to_csv(tmp_path/'index.csv', index=False)
+    with tracked_run('row', 'toy', dict(seed=0, split='official')) as run: log_table(clips, 'predictions.parquet')
+    result = pd.DataFrame([dict(row='row', protocol='official', run_ids=[run])])
+    divided = compare_by(result, 'light', tmp_path).set_index('light')
+    for light, its in clips.groupby(np.where(people < 'p4', 'day', 'night')):
+        right, line = (its.predicted == its.label).to_numpy(), divided.loc[light]
+        assert (line.videos, line.groups) == (len(its), its.group.nunique()) and line['mean'] == pytest.approx(100*right.mean(), abs=1e-3)
+        assert (line.low, line.high) == pytest.approx(tuple(100*np.array(bootstrap_interval(right, its.group))), abs=1e-3)
+        alone = bootstrap_interval(right, np.arange(len(its)))
+        assert line.high - line.low > 1.4*100*(alone[1] - alone[0])
+    assert divided.videos.sum() == 48 and set(divided.groups) == {6}
+
+
+def test_the_flow_behind_a_number_stands_beside_it(har, trained, monkeypatch, tmp_path):
+    from har_nb.experiments import results
+    from har_nb.papers.dual_action.tables import left_open
+    from har_nb.papers.dual_stream_attention.ablations import streams
+    from har_nb.papers.dual_stream_attention.tables import table1
+    demo, printed = results.as_printed(left_open, left_open.settings | left_open.presets['demo'], 'demo'), results.as_printed(table1)
+    flow = {row.name: row.flow for row in demo.rows}
+    assert flow['Flow stream'] == flow['Dual-action Stream'] == 'DIS' and flow['attention, from validation'] == 'DIS', 'a student, and a fusion, depend on it'
+    assert flow['RGB stream'] == flow['MEI stream'] == flow['from motion images'] == flow['from key points'] == ''
+    assert {row.flow for row in printed.rows} == {'Brox'}
+    assert {row.name for row in results.as_printed(streams).rows if not row.flow} == {'early, frames only', 'late, frames only', 'early, colour frames only', 'early, MEIs instead of flow', 'early, frames instead of flow'}
+    result = compare(table2).assign(flow=['', 'DIS', 'DIS', '', ''])
+    assert list(results.readable(result).flow) == ['', 'DIS', 'DIS', '', ''] and 'flow' not in results.readable(compare(table2))
+    results.publish(result, tmp_path/'mei.csv')
+    assert list(published('mei', tmp_path).flow) == ['', 'DIS', 'DIS', '', ''] and '| two-stream | DIS |' in rendered(published('mei', tmp_path))
+
+
+def test_weights_stand_beside_fused_rows_and_downloads_have_a_digest(trained, monkeypatch, tmp_path):
+    import torch
+
+    from har_nb.experiments import results
+    from har_nb.experiments.training import log_weights
+    from har_nb.learning.runs import tracked_run
+    from har_nb.learning.tracking import open_store
+    from har_nb.models import backbones
+    assert set(results.publish(compare(table2), tmp_path/'mei.csv').weights) == {'random numbers'}, 'fused rows name those of their members'
+    def download(backbone): torch.manual_seed(0); return backbone(), backbones.Weights()
+    monkeypatch.setattr(backbones, '_download', download)
+    first, again = (backbones.build(backbones.small_resnet, 4, 'imagenet').weights.digest for _ in range(2))
+    assert first == again and len(first) == 16
+    with tracked_run('row', 'toy') as run: log_weights('imagenet', first)
+    assert open_store().get_run(run).data.tags['weights_digest'] == first
+
+
 def test_a_run_says_what_its_net_starts_from(trained):
     from har_nb.learning.tracking import open_store
     tags = open_store().get_run(compare(table2).run_ids[0][0]).data.tags
