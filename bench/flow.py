@@ -69,9 +69,9 @@ def on_a_cpu():
     mine = {f'{name}, {way}': [sys.executable, HERE/'flow.py', '--measure', name, way]
             for name in CLASSES
             for way in ('compiled', 'eager')}
-    others = {
-        name: [other_python(), HERE/'flow_reference.py', name] for name in ('opencv', 'skimage')
-    } if other_python() else {}
+    others = {}
+    if other_python():
+        others = {name: [other_python(), HERE/'flow_reference.py', name] for name in ('opencv', 'skimage')}
     commands = dict(reversed([*others.items(), *mine.items()]))
     with tempfile.TemporaryDirectory() as folder:
         pairs, out = Path(folder)/'pairs.npz', Path(folder)/'out.npy'

@@ -59,10 +59,8 @@ def one_run():
     from har_nb.learning.runs import log_metrics, log_params, log_table
     from har_nb.learning.tracking import experiment_id, open_store
     client, experiment = open_store(), experiment_id('mei.table2')
-    whole = client.create_run(
-        experiment, tags=dict(kind='table', table='mei.table2', key='0', dataset='drawn', git_sha='0', preset='demo'),
-        run_name='mei.table2 on drawn',
-    ).info.run_id
+    of_table = dict(kind='table', table='mei.table2', key='0', dataset='drawn', git_sha='0', preset='demo')
+    whole = client.create_run(experiment, tags=of_table, run_name='mei.table2 on drawn').info.run_id
     tags = dict(kind='row', table='mei.table2', row='normal', dataset='drawn', protocol='folds', split='fold 1/5',
                 seed='0', unit='video', preset='demo', git_sha='0', key='0', leaky='False', leaked='0.0',
                 decided_by='us', data_digest='0')

@@ -1,12 +1,11 @@
 """Flow where it is hard: nothing to see, odd sizes, other batches, the mirror, the store; and OpenCV's TV-L1 as a
 witness."""
+import ast
 import copy
 import importlib.util
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,7 @@ def test_tiny_and_odd_sizes_have_an_answer(name, size):
 
 @parametrize('name', ['TVL1', 'half', 'median', 'Brox', 'DIS', 'Farneback'], lambda: METHODS)
 def test_bytes_floats_arrays_and_tensors_are_the_same_to_a_method(name, pairs):
-    before, after = (x.round().astype(np.uint8) for x in pairs[:2])
+    before, after = (x[:1].round().astype(np.uint8) for x in pairs[:2])
     method, backwards = METHODS[name], np.ascontiguousarray(before[:, ::-1])[:, ::-1]
     flow = method(before, after)
     for one, other in (
@@ -98,13 +97,11 @@ def test_bytes_floats_arrays_and_tensors_are_the_same_to_a_method(name, pairs):
 
 @parametrize('name', ['TVL1', 'half', 'median', 'Brox', 'DIS', 'Farneback'], lambda: METHODS)
 def test_a_pair_does_not_know_its_batch(name, pairs, monkeypatch):
-    before, after = pairs[:2]
+    before, after = (x[:, :48, :56] for x in pairs[:2])
     flow = METHODS[name](before, after)
-    monkeypatch.setattr(flows, 'CHUNK', 1)
+    assert torch.equal(METHODS[name](before[[2, 0]], after[[2, 0]]), flow[[2, 0]])
+    monkeypatch.setattr(flows, 'CHUNK', 1) # each alone
     assert torch.equal(METHODS[name](before, after), flow)
-    for number in (0, 2):
-        assert torch.equal(METHODS[name](before[number:number + 1], after[number:number + 1])[0], flow[number])
-    assert torch.equal(METHODS[name](before[[2, 2, 0]], after[[2, 2, 0]]), flow[[2, 2, 0]])
 
 
 @pytest.mark.parametrize('before, after, words', [
@@ -166,13 +163,10 @@ def test_another_way_to_iterate_is_used(pairs):
 
 
 def test_a_cpu_does_without_triton():
-    code = (
-        'import sys; from har_nb.motion import flow, brox, flow_pictures; '
-        'sys.exit("har_nb.motion.flow_fused" in sys.modules)'
-    )
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-    # which imports fastai, and takes seconds
-    assert 'flow_fused' not in Path(importlib.util.find_spec('har_nb.samples.flow').origin).read_text()
+    for name in ('motion.flow', 'motion.brox', 'motion.flow_pictures', 'samples.flow'):
+        source = Path(importlib.util.find_spec(f'har_nb.{name}').origin).read_text()
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert imports and not any('flow_fused' in ast.unparse(node) for node in imports), name
 
 
 def test_the_median_is_one():
@@ -415,9 +409,9 @@ def test_the_bench_says_what_it_waits_for(root, monkeypatch):
     monkeypatch.setattr(bench, 'SIZE', (32, 40))
     monkeypatch.setattr(bench, 'ROUNDS', 1)
     monkeypatch.setattr(bench, 'CLASSES', {'TVL1': bench.CLASSES['TVL1']})
-    monkeypatch.setattr(bench, 'run',
-                        lambda command, pairs, out, times=3: dict(seconds=[1.], peak=2., before=1.,
-                                                                  flow=np.zeros((3, 2, 32, 40))))
+    def run(command, pairs, out, times=3):
+        return dict(seconds=[1.], peak=2., before=1., flow=np.zeros((3, 2, 32, 40)))
+    monkeypatch.setattr(bench, 'run', run)
     rows = bench.rows()
     assert all(len(row) == 3 and all(isinstance(x, str) for x in row) for row in rows)
     assert any('waits for another environment' in row[1] for row in rows)

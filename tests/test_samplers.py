@@ -190,7 +190,6 @@ def test_a_frame_is_let_go_when_nobody_needs_it():
             frame = np.full((8, 8, 3), number % 256, np.uint8).view(Picture)
             alive.add(frame); most.append(len(alive))
             yield frame
-    assert sum(1 for _ in interleave(camera(), [Frame(2, 400), MotionEmbedding(3, 7)], 8)) == len(
-        Batches(2, 400)(400)
-    ) + len(Batches(3, 7)(400))
+    n_samples = sum(1 for _ in interleave(camera(), [Frame(2, 400), MotionEmbedding(3, 7)], 8))
+    assert n_samples == len(Batches(2, 400)(400)) + len(Batches(3, 7)(400))
     assert max(most) <= 9

@@ -89,9 +89,9 @@ def test_files_that_may_not_grow(tracking, tmp_path_factory, tmp_path, capfd):
 def small_disk(folder, kib):
     "A file system that is soon full, where this process may mount one."
     folder.mkdir()
-    if os.geteuid() or not shutil.which('mount') or subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', f'size={kib}k', 'tmpfs', folder], capture_output=True
-    ).returncode:
+    command = ['mount', '-t', 'tmpfs', '-o', f'size={kib}k', 'tmpfs', folder]
+    may = not os.geteuid() and shutil.which('mount')
+    if not may or subprocess.run(command, capture_output=True).returncode:
         pytest.skip('no small file system can be mounted here')
     try: yield folder
     finally: subprocess.run(['umount', '--lazy', folder], check=True)
