@@ -8,12 +8,11 @@ from later import collecting
 from har_nb.tools.cli import parser
 
 if not collecting:
-    from har_nb.tools.watch import Clock, events_of, watch
-
     from har_nb.learning.predict import predict_timeline
     from har_nb.learning.predictor import load_predictor
     from har_nb.learning.runs import runs_table
     from har_nb.tools.terminal import UsageError
+    from har_nb.tools.watch import Clock, events_of, watch
 
 
 def wound():
