@@ -176,6 +176,7 @@ def as_printed(
     return PrintedTable(table.name, table.title, table.dataset, table.unit, rows, table.context, table.decided,
                         as_text(other), as_text(asked))
 
+# %% ../../nbs/experiments/00_results.ipynb #f15987c3
 def log_printed(
     table, # a `Table`
     shared:dict|None=None, preset:str='', # as for `as_printed`
@@ -569,6 +570,7 @@ def command_of(
     for name, value in about['asked'].items(): words += _option(name, value)
     return shlex.join(words)
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c0183
 def set_from(
     root:str, # folder of a set, as a run says
     name:str # of the set
@@ -613,6 +615,7 @@ def _begun(run):
     members = [] if 'weights' in run.data.tags else recipe.get('members', ())
     return [one for member in _trained(members) for one in _begun(member)] or [run]
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c0193
 def _made_with(run_ids):
     "Code, day, versions and machine of some runs, and the weights that their nets started from."
     runs = _trained(run_ids)
@@ -627,6 +630,7 @@ def _made_with(run_ids):
     return start | dict(commit=each('git_sha'), date=day, versions=', '.join(versions),
                         machine=', '.join(said['gpu']) or said['cpu'])
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c01a3
 def published_line(
     result:pd.DataFrame, # as `compare` gives it
     line, # of it, as a named tuple
@@ -671,6 +675,7 @@ def publish(
     whole.to_csv(file, index=False, lineterminator='\n')
     return new
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c01b3
 def published(
     paper:str, # 'mei': the name of its file
     folder=None # default results/ of the checkout
