@@ -25,7 +25,8 @@ def read(
 )->torch.Tensor: # B F
     "A sequence of features as one vector. Raises `ValueError` for a reading that there is not."
     names = how.split('+')
-    if unknown := set(names) - set(SUMMARIES): raise ValueError(f'no reading {", ".join(sorted(unknown))}; there are {", ".join(SUMMARIES)}')
+    if unknown := set(names) - set(SUMMARIES):
+        raise ValueError(f'no reading {", ".join(sorted(unknown))}; there are {", ".join(SUMMARIES)}')
     return torch.cat([SUMMARIES[name](features) for name in names], 1)
 
 # %% ../../nbs/models/13_reading.ipynb #275eef0e
@@ -39,14 +40,16 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.net, self.clips, self.size = net.requires_grad_(False).eval(), clips, size
-        for name, value in dict(mean=mean, std=std).items(): self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
+        for name, value in dict(mean=mean, std=std).items():
+            self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
     def train(self, mode:bool=True): return super().train(False) # frozen: batch norm keeps its numbers
     def forward(self,
         images:torch.Tensor, # B T 3 H W in 0..1
     )->torch.Tensor: # B T D, or B 1 D of an encoder for clips
         batch, length = images.shape[:2]
         x = images.flatten(0, 1)
-        if self.size and tuple(x.shape[-2:]) != (self.size, self.size): x = nn.functional.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True, align_corners=False)
+        if self.size and tuple(x.shape[-2:]) != (self.size, self.size):
+            x = nn.functional.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
         x = (x - self.mean)/self.std
         if self.clips: return self.net(x.unflatten(0, (batch, length)).transpose(1, 2))[:, None]
         made = self.net(x.contiguous(memory_format=torch.channels_last))
@@ -57,7 +60,7 @@ class ClipReader(nn.Module):
     "Clips -> log-probabilities: encoders of images, readings over time, linear heads whose probabilities are averaged."
     def __init__(self,
         encoders, # `Encoder`s
-        heads, # a list of blocks for each head; a block is (place of its encoder, first image, image after the last, reading)
+        heads, # blocks of each head: (place of its encoder, first image, image after the last, reading)
         features, # numbers that each head reads
         n_classes:int,
     ):
@@ -78,7 +81,8 @@ class ClipReader(nn.Module):
     def of_features(self,
         found:dict, # block -> B F
     )->torch.Tensor: # B n_classes
-        each = [head(torch.cat([found[block] for block in blocks], 1)) for head, blocks in zip(self.heads, self.blocks, strict=True)]
+        each = [head(torch.cat([found[block] for block in blocks], 1))
+                for head, blocks in zip(self.heads, self.blocks, strict=True)]
         return each[0] if len(each) == 1 else torch.stack(each).softmax(-1).mean(0).clamp_min(1e-12).log()
     def forward(self,
         clips:torch.Tensor, # B 3 T H W in 0..1
