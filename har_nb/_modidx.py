@@ -2028,6 +2028,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims.smallest_visible': ( 'papers/comparison/claims.html#smallest_visible',
                                                                                                        'har_nb/papers/comparison/claims.py'),
+                                                 'har_nb.papers.comparison.claims.tuned': ( 'papers/comparison/claims.html#tuned',
+                                                                                            'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims.verdict': ( 'papers/comparison/claims.html#verdict',
                                                                                               'har_nb/papers/comparison/claims.py')},
             'har_nb.papers.comparison.tables': { 'har_nb.papers.comparison.tables.Painting': ( 'papers/comparison/tables.html#painting',

@@ -68,6 +68,7 @@ def test_people_to_paint_are_those_of_the_training(few):
     assert len(people) == 3*6 and .02 < people.masks.mean() < .4
 
 
+@pytest.mark.slow
 def test_rows_are_published_one_by_one_and_not_measured_again(few, tmp_path):
     file, options = tmp_path/'comparison.csv', dict(cache=tmp_path/'cache', progress=False, rows=['normal', 'single frame', 'R3D'], **SMALL)
     tables.measure(tables.hard, few, file, seeds=1, **options)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTRASTS', 'Contrast', 'line_of', 'both', 'holm', 'smallest_visible', 'verdict', 'claims', 'claims_page', 'parted',
-           'footing', 'costs_file', 'footing_table', 'plot_footing']
+           'footing', 'costs_file', 'footing_table', 'plot_footing', 'tuned']
 
 # %% ../../../nbs/papers/comparison/01_claims.ipynb #0a4b0102
 import shlex
@@ -287,12 +287,14 @@ def footing_table(folder=None) -> str:  # Markdown
     return markdown_table(shown.to_dict("records"))
 
 
-def plot_footing(folder=None):  # figure
+def plot_footing(folder=None):  # figure; None where nothing is measured yet
     "Accuracy on hard against cost, order by colour, with intervals."
     import matplotlib.pyplot as plt
 
     found = footing(folder)
-    found = found[found.get('hard_mean', pd.Series(dtype=float)).notna()].sort_values('hard_mean', ignore_index=True)
+    if 'hard_mean' not in found:
+        return None
+    found = found[found.hard_mean.notna()].sort_values('hard_mean', ignore_index=True)
     figure, axis = plt.subplots(figsize=(7.5, 4.6), dpi=80, layout='constrained')
     axis.errorbar(
         found.gflops,
@@ -336,3 +338,20 @@ def plot_footing(folder=None):  # figure
     )
     figure.colorbar(dots, label='order pairs, %', pad=0.01)
     return figure
+
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #202519d1
+def tuned(folder=None) -> str:  # Markdown
+    "What was tried on development people, and what came out."
+    try:
+        lines = published('comparison', folder)
+    except LookupError:
+        return 'Nothing was tried on development people yet.'
+    lines = lines[lines.table == 'comparison.tuning']
+    if not len(lines):
+        return 'Nothing was tried on development people yet.'
+    shown = [
+        {'row': line.row, 'settings': line.settings or 'as printed', 'accuracy': f'{line["mean"]:.1f}',
+         'order pairs': _number(line.order_pairs, '{:.1f}'), 'minutes': _number(line.minutes, '{:.2f}')}
+        for _, line in lines.iterrows()
+    ]
+    return markdown_table(shown)

@@ -167,7 +167,7 @@ def painter(job: Job, painting: Painting) -> tuple[Path, dict]:  # weights of an
     return file, about
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #1531ac62
-FITTING = Fitting(epochs=5, lr=5e-3, batch_size=16, mixed_precision=False)
+FITTING = Fitting(epochs=12, lr=5e-3, batch_size=16, mixed_precision=False)
 IMITATION = Imitation(teacher='teacher', levels=('layer1', 'layer2', 'layer3', 'flatten'))
 PAINTING = Painting()
 OF_FRAMES = dict(mean=PAIR_MEAN[:3], std=PAIR_STD[:3])  # what 3D nets expect of frames
@@ -321,7 +321,7 @@ SETTINGS = dict(
     aspect='crop',
     flow='har_nb.motion.flow_pictures:DIS',
     bound=5.0,
-    epochs=5,
+    epochs=12,
     lr=5e-3,
     batch_size=16,
     flip=True,
@@ -334,7 +334,7 @@ DECIDED = (
         'no weights, so that no row knows more',
     ),
     ('nets', 'cut down to one order of size', 'the idea is compared, not the backbone'),
-    ('passes, optimiser', '5 over all clips, AdamW, one cycle', 'the same for every row'),
+    ('passes, optimiser', '12 over all clips, AdamW, one cycle', 'the same for every row'),
     ('rate', 'of three, by development people', 'the same search for every row'),
     ('validation', 'none', 'nothing is chosen by it'),
 )
