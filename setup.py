@@ -13,7 +13,7 @@ meta = config['DEFAULT']
 def lines(key): return [line.strip() for line in meta[key].splitlines() if line.strip()]
 
 
-extras = {name: lines(f'{name}_requirements') for name in ('collect', 'export', 'cluster', 'docs', 'dev')}
+extras = {name: lines(f'{name}_requirements') for name in ('collect', 'export', 'cluster', 'transformers', 'docs', 'dev')}
 extras['dev'] += [line for name in extras if name != 'dev' for line in extras[name]]
 
 setup(name=meta['lib_name'], version=meta['version'], description=meta['description'], license=meta['license'],

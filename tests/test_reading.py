@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-HEAVY = 'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'matplotlib', 'seaborn'
+HEAVY = 'torch', 'torchvision', 'timm', 'fastai', 'sklearn', 'matplotlib', 'seaborn', 'torch._dynamo'
 CODE = f'''
 import sys
 from har_nb.tools.cli import main
@@ -18,10 +18,26 @@ def command(uri, *words):
 
 
 def test_compare_does_without_torch(trained_table, tmp_path):
-    done = command(trained_table.uri, 'compare', 'mei.table2', '--paired', 'normal', 'two-stream', '--markdown', str(tmp_path/'t.md'), '--csv', str(tmp_path/'t.csv'))
+    done = command(trained_table.uri, 'compare', 'mei.table2', '--paired', 'normal', 'two-stream',
+                   '--markdown', str(tmp_path/'t.md'), '--csv', str(tmp_path/'t.csv'))
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == 'heavy:'
     assert '68.54' in done.stdout and 'video by video' in done.stdout and '| normal |' in (tmp_path/'t.md').read_text()
+
+
+TRAINS = 'fastai', 'torchvision', 'timm', 'sklearn', 'matplotlib', 'seaborn', 'torch._dynamo'
+
+
+def test_predict_does_without_what_trains(trained_table, monkeypatch):
+    "From a clip to its answer, for a net of our own: torch, and neither fastai nor torchvision, nor what they bring."
+    from har_nb.learning.runs import runs_table
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', trained_table.uri)
+    run = runs_table('mei.table2', "tags.row = 'two-stream'").run_id.iloc[0]
+    done = command(trained_table.uri, 'predict', str(trained_table.dataset.paths[0]), '--run', run)
+    assert done.returncode == 0, done.stderr
+    assert 'torch' in done.stderr.splitlines()[-1].split()
+    assert not set(TRAINS) & set(done.stderr.splitlines()[-1].split())
+    assert str(trained_table.dataset.paths[0]) in done.stdout and 'probability' in done.stdout
 
 
 def test_a_table_that_was_never_run_is_looked_for_in_its_module(har):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UCF101', 'HMDB51', 'KTH_PEOPLE', 'KTH', 'MINI_KINETICS', 'SOMETHING_V1', 'SEAGS_V1', 'SUPERVISELY_PERSONS', 'CATALOG',
            'Part', 'tree', 'Entry', 'official', 'transnet', 'mei', 'sixteen_nine', 'hmdb51_group', 'overlapping',
-           'person_mask', 'MaskEntry', 'laid_out', 'recognise', 'own_name', 'check', 'named', 'get']
+           'person_mask', 'MaskEntry', 'laid_out', 'recognise', 'own_name', 'named', 'get']
 
 # %% ../../nbs/data/06_catalog.ipynb #0e66212d
 import base64
@@ -342,7 +342,7 @@ def _read_seags(folder, split, must_exist):
 
 SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video, by manifest.csv',
     layout='Class/v_Class_1.mp4\nclassInd.txt (1 Class)\ntrainlist.txt (Class/v_Class_1.mp4 1)\ntestlist.txt (Class/v_Class_2.mp4)\nmanifest.csv (path, source, ...)', exact=False,
-    licence='never released', homepage='https://www.informatica.si/', citation='Le, Huynh-Duc, Nguyen, Tran: Motion embedded images: An approach to capture spatial and temporal features for action recognition. Informatica, 2023',
+    licence='not known: no copy was found', homepage='https://www.informatica.si/', citation='Le, Huynh-Duc, Nguyen, Tran: Motion embedded images: An approach to capture spatial and temporal features for action recognition. Informatica, 2023',
     read=_read_seags, marks=(('classInd.txt', 'trainlist.txt', 'testlist.txt', 'manifest.csv'),), protocols=dict(official=official, paper=mei),
     access='Its authors have not released it. Build a set of the same form from your own sources with har_nb.data.seags.')
 
@@ -417,6 +417,30 @@ SUPERVISELY_PERSONS = MaskEntry('supervisely_persons', 'Supervisely persons', 57
 CATALOG = (UCF101, HMDB51, KTH, MINI_KINETICS, SOMETHING_V1, SEAGS_V1, SUPERVISELY_PERSONS)
 
 # %% ../../nbs/data/06_catalog.ipynb #a908747c
+def laid_out(
+    folder, # of a data set
+)->Entry|None:
+    "The set of the catalog in whose form a folder is laid out, whatever it holds."
+    folder = Path(folder)
+    return next((entry for entry in CATALOG for marks in entry.marks if all(next(folder.glob(mark), None) for mark in marks)), None)
+
+def recognise(
+    folder, # of a data set
+)->Entry|None:
+    "The published set that a folder holds, by classes and counts."
+    entry = laid_out(folder)
+    return entry if entry and entry.holds(folder) else None
+
+def own_name(
+    folder, # of a set that is none of the catalog
+)->str:
+    "What a set is called: the name of its folder, and never that of a published set."
+    name = Path(os.path.abspath(folder)).name
+    plain = re.sub(r'[^a-z0-9]', '', name.lower())
+    published = [re.sub(r'[^a-z0-9]', '', text.lower()) for entry in CATALOG for text in (entry.name, entry.title)]
+    return f'own {name}' if any(plain.startswith(text) for text in published) else name
+
+# %% ../../nbs/data/06_catalog.ipynb #a908747e
 def _report(rows): return pd.DataFrame(rows, columns=['path', 'problem', 'detail', 'severity'], dtype=str)
 
 def _differences(path, found, published, severity='error'):
@@ -447,40 +471,6 @@ def _check_files(entry, folder, decode, workers, progress):
     rows += [(path, 'extra', 'here, and in no list', 'note') for path in sorted(_present(every) - set(every.clips.path) - entry.spare(folder))]
     if decode and here.any(): rows += every.without(gone).check_files(workers=workers, progress=progress).itertuples(index=False, name=None)
     return rows
-
-def laid_out(
-    folder, # of a data set
-)->Entry|None:
-    "The set of the catalog in whose form a folder is laid out, whatever it holds."
-    folder = Path(folder)
-    return next((entry for entry in CATALOG for marks in entry.marks if all(next(folder.glob(mark), None) for mark in marks)), None)
-
-def recognise(
-    folder, # of a data set
-)->Entry|None:
-    "The published set that a folder holds, by classes and counts."
-    entry = laid_out(folder)
-    return entry if entry and entry.holds(folder) else None
-
-def own_name(
-    folder, # of a set that is none of the catalog
-)->str:
-    "What a set is called: the name of its folder, and never that of a published set."
-    name = Path(os.path.abspath(folder)).name
-    plain = re.sub(r'[^a-z0-9]', '', name.lower())
-    published = [re.sub(r'[^a-z0-9]', '', text.lower()) for entry in CATALOG for text in (entry.name, entry.title)]
-    return f'own {name}' if any(plain.startswith(text) for text in published) else name
-
-def check(
-    folder,
-    files:bool=True,            # decode every file
-    workers:int|None=None,      # processes; default: one for each core
-    progress:bool=True,         # a bar, on a terminal
-)->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
-    "Recognise a set and hold it against what was published; `ListError` where no set is recognised."
-    entry = recognise(folder)
-    if not entry: raise ListError([(folder, None, f'holds no set of the catalog: {", ".join(entry.name for entry in CATALOG)}')])
-    return entry.check(folder, files=files, workers=workers, progress=progress)
 
 # %% ../../nbs/data/06_catalog.ipynb #addaa19d
 def named(

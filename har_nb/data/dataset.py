@@ -111,6 +111,7 @@ def _repr_markdown_(self:ActionDataset):
 @patch
 def __repr__(self:ActionDataset): return f'ActionDataset({self.name}: {len(self)} clips, {len(self.classes)} classes, {self.protocol} {self.split_name})'.replace(' )', ')')
 
+# %% ../../nbs/data/01_dataset.ipynb #d8549ad3
 @patch
 def subset(self:ActionDataset,
     classes, # names to keep, in their new order
@@ -189,6 +190,7 @@ def _drawn(units, share, seed):
 
 def _named(dataset, part, names, **about): return replace(dataset, clips=dataset.clips.assign(split=np.array(names)[part]), **about)
 
+# %% ../../nbs/data/01_dataset.ipynb #09421443
 @patch
 def holdout(self:ActionDataset,
     test:float=0.3,     # share of the clips
@@ -203,6 +205,7 @@ def holdout(self:ActionDataset,
     split_name = f'seed {seed}' if balanced else f'seed {seed}, drawn'
     return _named(self, part, ('train', 'test'), protocol=protocol, split_name=split_name)
 
+# %% ../../nbs/data/01_dataset.ipynb #09421453
 @patch
 def folds(self:ActionDataset,
     k:int=5,

@@ -62,6 +62,7 @@ def _whole_picture(content):
         at = found.end() + int.from_bytes(content[found.end():found.end() + 2])
     return False
 
+# %% ../../nbs/data/00_video.ipynb #c977d523
 class PictureFolder:
     "A folder of numbered pictures, read like a `cv2.VideoCapture`; `VideoError` for names that give no order and for pictures that cannot be decoded."
     codec, decoder = 'pictures', 'OpenCV'
@@ -97,6 +98,7 @@ class PictureFolder:
     def get(self, number):
         return {cv2.CAP_PROP_FRAME_COUNT: self.declared, cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_POS_MSEC: 1000*(self.at - 1)/self.fps}.get(number, 0)
 
+# %% ../../nbs/data/00_video.ipynb #c977d533
 def is_picture_clip(
     folder,
 )->bool:
@@ -205,6 +207,7 @@ class _Bits:
         self.at += zeros
         return self.take(zeros + 1) - 1
 
+# %% ../../nbs/data/00_video.ipynb #5a10c0f3
 _WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135) # profiles of H.264
 
 def _h264_progressive(header):
@@ -225,6 +228,7 @@ def _h264_progressive(header):
     bits.golomb(), bits.take(), bits.golomb(), bits.golomb() # reference frames, gaps, width, height
     return bool(bits.take())
 
+# %% ../../nbs/data/00_video.ipynb #5a10c1f3
 def _mpeg4_progressive(header):
     "No `interlaced` in a video object layer; False, too, where that is hard to find."
     begin = re.search(rb'\x00\x00\x01[\x20-\x2f]', header).end()
@@ -243,6 +247,7 @@ def _mpeg4_progressive(header):
     bits.take(29) # width and height, between marks
     return not bits.take()
 
+# %% ../../nbs/data/00_video.ipynb #5a10c2f3
 _ALWAYS_PROGRESSIVE = ('VP80', 'VP90', 'hevc', 'hvc1', 'hev1', 'MJPG', 'mjpg', 'jpeg')
 
 def _progressive(capture):
@@ -265,6 +270,7 @@ def _upright(picture, matrix):
     if not a: picture, a, d = picture.swapaxes(0, 1), c, b
     return np.ascontiguousarray(picture[::d, ::a])
 
+# %% ../../nbs/data/00_video.ipynb #5a10c3f3
 class PyAVCapture:
     "A video decoded by PyAV, read like a `cv2.VideoCapture`."
     decoder = 'PyAV'
@@ -299,6 +305,7 @@ class PyAVCapture:
         if number == cv2.CAP_PROP_POS_MSEC and self.frame and self.frame.time is not None: return 1000*(self.frame.time - self.first)
         return 0
 
+# %% ../../nbs/data/00_video.ipynb #5a10c4f3
 def _woven(frame):
     "The same frame without the mark of an interlaced one."
     import av
@@ -352,6 +359,7 @@ def _elements_end(file, size): # of a Matroska file
         at += long or 0 # past an element of known length, into one of unknown length
     return at
 
+# %% ../../nbs/data/00_video.ipynb #13fd6fd3
 def _chunks_end(file, size): # of an AVI; a recorder that died leaves sizes of 0
     at = 0
     while at + 8 <= size:
@@ -363,6 +371,7 @@ def _chunks_end(file, size): # of an AVI; a recorder that died leaves sizes of 0
 
 def _boxes_end(file, size): return max((end for _, _, end in _boxes(file, 0, size)), default=0)
 
+# %% ../../nbs/data/00_video.ipynb #13fd6fe3
 _FLASH, _ASF_SIZE = b'FLV', bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')
 
 def _ends_early(path):
@@ -411,6 +420,7 @@ def expected_frames(
     fields = abs(held - 2*n_frames) <= few # interlaced streams can have a packet for each half of a frame
     return held if held - n_frames > few and not fields else n_frames
 
+# %% ../../nbs/data/00_video.ipynb #5a10c5f3
 def header_frames(
     path, # a video file, or a folder of numbered pictures
 )->int: # 0 where there is no telling
@@ -495,6 +505,7 @@ def info_of(
     expected = expected_frames(path, len(times), declared_frames(capture))
     return VideoInfo(path, len(times), *shape, fps, _codec(capture), expected, varies, getattr(capture, 'decoder', 'OpenCV'))
 
+# %% ../../nbs/data/00_video.ipynb #843c1ba3
 def probe(
     path,           # a video file, or a folder of numbered pictures
     fps:float|None=None, # of a folder of pictures, which does not say; default 12
@@ -509,6 +520,7 @@ def probe(
     while capture.grab(): times.append(clock())
     return info_of(path, capture, times, picture.shape[:2])
 
+# %% ../../nbs/data/00_video.ipynb #843c1bb3
 def frame_times(
     path,           # a video file, or a folder of numbered pictures
     fps:float|None=None, # of a folder of pictures; default 12
@@ -613,6 +625,7 @@ def _ahead(decode, size):
         free.put(None)
         thread.join()
 
+# %% ../../nbs/data/00_video.ipynb #c2da8e63
 def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
     "An open file and its pictures."
     if start < 0 or stop is not None and stop <= start: raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')

@@ -105,18 +105,20 @@ def at_constant_rate(
 
 # %% ../../nbs/experiments/02_training.ipynb #a7c0c808
 def log_weights(
-    weights # as for `Make.build`
+    weights, # as for `Make.build`
+    digest:str='' # of the numbers, where they were downloaded
 )->None:
     "Say in the open run, if there is one, what its net starts from, and what such a file holds."
     file = getattr(weights, 'file', weights)
     try: run_id = current_run()
     except RuntimeError: return
     said = dict(weights='random numbers')
-    if file == 'imagenet': said = dict(weights='ImageNet, as torchvision or timm publishes it')
+    if file == 'imagenet': said = dict(weights='as torchvision or timm publishes them', weights_digest=digest)
     elif file is not None:
         with open(file, 'rb') as opened: digest = hashlib.file_digest(opened, 'sha256').hexdigest()
         said = dict(weights=Path(file).name, weights_digest=digest[:16])
-    for name, value in said.items(): open_store().set_tag(run_id, name, value)
+    for name, value in said.items():
+        if value: open_store().set_tag(run_id, name, value)
 
 _costs = {} # description, shape and device -> parameters, gflops, latency_ms
 
@@ -135,7 +137,7 @@ class Training:
         except (WeightsError, ValueError) as e: raise SettingsError(str(e)) from e
         self.job, self.net, self.fitting, self.augmentation, self.seen = job, net, fitting, augmentation, seen
         self.device, self.at_once = default_device(), min(fitting.at_once or fitting.batch_size, fitting.batch_size)
-        log_weights(weights)
+        log_weights(weights, getattr(getattr(self.model, 'weights', None), 'digest', ''))
 
     @property
     def expects(self): # mean and std of the net's inputs
@@ -182,6 +184,14 @@ class Training:
         def whole(learn, folder): return save_for_prediction(self.model, folder, self.recipe)
         self.track = TrackingCallback(whole if save else None, first_step)
         return self.track
+
+    def as_it_is(self)->None:
+        "Keep the net with the weights it was given. Raises `SettingsError` where a part of it has none."
+        if not getattr(self.model, 'whole', False):
+            raise SettingsError('nothing is trained with epochs=0, and not all of this net comes from a file',
+                                'Name a file with the last layer, for these classes, or train it: --epochs 1 or more')
+        self.model.to(self.device)
+        self.tracking().keep()
 
     def fit(self,
         loaders=None, # default: those of the samples

@@ -130,9 +130,10 @@ class TrackingCallback(EpochLog):
                   self.next_step - 1)
     def after_fit(self):
         self.send()
-        if not (self.save and self.next_step): return
+        if self.save and self.next_step: self.keep(self.learn)
+    def keep(self, learn=None): # None: what `save` makes needs no learner
         with store_answers(), tempfile.TemporaryDirectory() as folder:
-            open_store().log_artifact(current_run(), self.save(self.learn, Path(folder)))
+            open_store().log_artifact(current_run(), self.save(learn, Path(folder)))
 
 # %% ../../nbs/learning/05_callbacks.ipynb #36d7d186
 def save_weights(

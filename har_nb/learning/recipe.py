@@ -14,7 +14,6 @@ from inspect import signature
 from pathlib import Path
 
 from ..core import IMAGENET_MEAN, IMAGENET_STD, HarError
-from .callbacks import save_weights
 from .runs import log_text
 
 
@@ -226,5 +225,6 @@ def save_for_prediction(
     recipe:Recipe # how the net was made and fed
 )->Path:
     "Log the recipe to the open run and write the weights to model.pth, for `TrackingCallback` to log."
+    from har_nb.learning.callbacks import save_weights  # imports fastai, which reading a recipe needs not
     log_recipe(recipe)
     return save_weights(model, folder)

@@ -100,7 +100,7 @@ def load_published(
     model:nn.Module, # from `mfnet`, changed in place
     file:str|Path, # checkpoint of the authors, or any saved by torch.save with theirs or our names
     head:bool|None=True, # load the last layer, too; False: it stays as it is, for other classes; None: load it where it has the same number of classes
-)->nn.Module: # the same; .weights says how its inputs are normalised
+)->nn.Module: # the same; .weights says how its inputs are normalised, .whole whether all of it was loaded
     "Load a published checkpoint. Raises `WeightsError` where a number is missing, left over or of another shape; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as error: raise WeightsError(f'{file}: not a checkpoint saved by torch.save ({type(error).__name__}: {str(error).splitlines()[0]}). Is the download complete?') from error
@@ -115,5 +115,6 @@ def load_published(
     if missing or unexpected: raise WeightsError(f'{file}: made for another net: {len(missing)} names missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}')
     if other: raise WeightsError(f"{file}: {len(other)} of other shapes: {other[:3]}. {'Other classes? Pass head=False' if all(o.startswith('head.') for o in other) else 'Was the net made with another width?'}")
     model.load_state_dict(state, strict=False)
+    model.whole = head # no number of it is by chance
     model.weights = Weights(file, mean=[v/255 for v in (124, 117, 104)], std=[1/(.0167*255)]*3)
     return model

@@ -117,7 +117,7 @@ def load_published(
     model:nn.Module, # from `resnext3d`, changed in place
     file:str|Path, # checkpoint of 3D-ResNets-PyTorch or MARS, or any saved by torch.save with these names
     head:bool|None=True, # load the last layer, too; False: it stays as it is, for other classes; None: load it where it has the same number of classes
-)->nn.Module: # the same
+)->nn.Module: # the same; .whole says whether all of it was loaded
     "Load a published checkpoint. Raises `WeightsError` where a number is missing, left over or of another shape; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as error: raise WeightsError(f'{file}: not a checkpoint saved by torch.save ({type(error).__name__}: {str(error).splitlines()[0]}). Is the download complete?') from error
@@ -129,4 +129,5 @@ def load_published(
     if not head: state = {name: value for name, value in state.items() if not name.startswith('fc.')} | {name: value for name, value in own.items() if name.startswith('fc.')}
     if wrong := _differences(file, state, own): raise WeightsError(wrong)
     model.load_state_dict(state, strict=False)
+    model.whole = head # no number of it is by chance
     return model

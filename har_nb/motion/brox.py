@@ -68,7 +68,8 @@ def read_between(
 )->torch.Tensor: # B C H W
     "Each pixel's value from where it goes, by Catmull-Rom convolution; outside is what the border is."
     height, width = x.shape[-2:]
-    columns, rows = (torch.arange(width, device=x.device) + across).clamp(0, width - 1), (torch.arange(height, device=x.device)[:, None] + down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=x.device) + across).clamp(0, width - 1)
+    rows = (torch.arange(height, device=x.device)[:, None] + down).clamp(0, height - 1)
     grid = torch.stack([(2*columns + 1)/width - 1, (2*rows + 1)/height - 1], -1)
     value, xx, yy, xxyy = functional.grid_sample(x, grid, padding_mode='border', align_corners=False).chunk(4, 1)
     a, b = ((part - part.floor())[:, None] for part in (columns, rows))
@@ -82,24 +83,30 @@ def products(
     before, after, # B 3 H W: a picture with its first derivatives; B 24 H W: with first and second ones, `curved`
     u, v, # B H W
 ):          # nine B H W
-    "What the pictures say near a flow (equations 5 to 8): brightness and both gradients, each as slope along x, slope along y, residual; nothing where the flow leaves the picture."
+    """What the pictures say near a flow (equations 5 to 8): brightness and both gradients, each as slope along x,
+    slope along y, residual; nothing where the flow leaves the picture."""
     value, x, y, xx, xy, yy = read_between(after, u, v).unbind(1)
     height, width = u.shape[1:]
     there = torch.arange(width, device=u.device) + u, torch.arange(height, device=u.device)[:, None] + v
     inside = ((there[0] >= 0) & (there[0] <= width - 1) & (there[1] >= 0) & (there[1] <= height - 1)).float()
     return [inside*part for part in (x, y, value - before[:, 0], xx, xy, x - before[:, 1], xy, yy, y - before[:, 2])]
 
-def neighbours(x): return functional.pad(x[..., 1:], (0, 1)), functional.pad(x[..., :-1], (1, 0)), functional.pad(x[..., 1:, :], (0, 0, 0, 1)), functional.pad(x[..., :-1, :], (0, 0, 1, 0))
+def neighbours(x):
+    "What stands at the right, at the left, below and above; 0 outside."
+    right, left = functional.pad(x[..., 1:], (0, 1)), functional.pad(x[..., :-1], (1, 0))
+    return right, left, functional.pad(x[..., 1:, :], (0, 0, 0, 1)), functional.pad(x[..., :-1, :], (0, 0, 1, 0))
 
 def weights_now(
     terms, # from `products`
     u, v, du, dv, # B H W: the flow, and the step that is looked for
     alpha:float, gamma:float, # weight of smoothness, and of the gradient
 ):          # five B H W, four B H W
-    "The equations with the lengths of this moment: a11, a12, a22, b1, b2 of each pixel, and its ties to its neighbours."
+    "The equations with the lengths of this moment: a11, a12, a22, b1, b2 of each pixel, and its ties to neighbours."
     x, y, t, xx, xy, xt, yx, yy, yt = terms
     length = torch.sqrt((t + x*du + y*dv)**2 + gamma*((xt + xx*du + xy*dv)**2 + (yt + yx*du + yy*dv)**2) + TINY)
-    pixel = [part/length for part in (x*x + gamma*(xx*xx + yx*yx), x*y + gamma*(xx*xy + yx*yy), y*y + gamma*(xy*xy + yy*yy), x*t + gamma*(xx*xt + yx*yt), y*t + gamma*(xy*xt + yy*yt))]
+    matrix = x*x + gamma*(xx*xx + yx*yx), x*y + gamma*(xx*xy + yx*yy), y*y + gamma*(xy*xy + yy*yy)
+    known = x*t + gamma*(xx*xt + yx*yt), y*t + gamma*(xy*xt + yy*yt)
+    pixel = [part/length for part in (*matrix, *known)]
     steep = 0
     for whole in (u + du, v + dv):
         wide = functional.pad(whole[:, None], [1]*4, mode='replicate')[:, 0]
@@ -122,7 +129,8 @@ def solve(
         for colour in (red, ~red):
             r1 = sum(tie*n for tie, n in zip(ties, neighbours(u + du), strict=True)) - tied*u - b1
             r2 = sum(tie*n for tie, n in zip(ties, neighbours(v + dv), strict=True)) - tied*v - b2
-            du, dv = torch.where(colour, du + over*((other*r1 - a12*r2)*inverse - du), du), torch.where(colour, dv + over*((one*r2 - a12*r1)*inverse - dv), dv)
+            right, below = (other*r1 - a12*r2)*inverse, (one*r2 - a12*r1)*inverse
+            du, dv = torch.where(colour, du + over*(right - du), du), torch.where(colour, dv + over*(below - dv), dv)
     return du, dv
 
 # %% ../../nbs/motion/03_brox.ipynb #bbf1b74d
@@ -140,7 +148,8 @@ class Brox(PairFlow):
     compiled:bool=field(default=False, repr=False, compare=False) # by `torch.compile`: the same up to rounding
     def _flow(self, before, after):
         u = v = torch.zeros_like(before[:, :1, :1])
-        for first, second in zip(*(reversed(slow_pyramid(blurred(x, self.sigma), self.scale_factor)) for x in (before, after)), strict=True):
+        def levels(x): return reversed(slow_pyramid(blurred(x, self.sigma), self.scale_factor))
+        for first, second in zip(levels(before), levels(after), strict=True):
             (height, width), (h, w) = first.shape[1:], u.shape[1:]
             u, v = resampled(u, (height, width))*(width/w), resampled(v, (height, width))*(height/h)
             u, v = self._level(first, second, u, v)
@@ -148,7 +157,8 @@ class Brox(PairFlow):
     def _level(self, first, second, u, v):
         weigh, relax = (compile_open(f) if self.compiled else f for f in (weights_now, solve))
         (x, y), (height, width) = slopes(second), u.shape[1:]
-        before, after = torch.stack([first, *slopes(first)], 1), curved(torch.stack([second, x, y, *slopes(x), slopes(y)[1]], 1))
+        before = torch.stack([first, *slopes(first)], 1)
+        after = curved(torch.stack([second, x, y, *slopes(x), slopes(y)[1]], 1))
         red = (torch.arange(width, device=u.device) + torch.arange(height, device=u.device)[:, None]) % 2 == 0
         for _ in range(self.outer):
             terms, du, dv = products(before, after, u, v), torch.zeros_like(u), torch.zeros_like(v)

@@ -36,7 +36,8 @@ def camera_path(
 )->np.ndarray: # T 3 3 float64: takes points of the first frame to the same point of the scene in each frame
     "The camera's way through a clip, one step after the other."
     path = [np.eye(3)]
-    for before, after in zip(frames, frames[1:], strict=False): path.append(np.vstack([camera_motion(before, after), [0, 0, 1]])@path[-1])
+    for before, after in zip(frames, frames[1:], strict=False):
+        path.append(np.vstack([camera_motion(before, after), [0, 0, 1]])@path[-1])
     return np.array(path)
 
 def hold_still(

@@ -12,22 +12,27 @@ import triton.language as tl
 
 # %% ../../nbs/motion/05_flow_fused.ipynb #e53aab6d
 @triton.jit
+def _read(at, inside):
+    return tl.load(at, mask=inside, other=0).to(tl.float32)
+
+@triton.jit
 def _moved(at, row, column, inside, across, down, xx, xy, yx, yy, gx, gy, inverse, rest, width, longest, theta):
     "New flow at some pixels (algorithm 1, lines 9 and 10)."
-    a, b = tl.load(across + at, mask=inside, other=0).to(tl.float32), tl.load(down + at, mask=inside, other=0).to(tl.float32)
-    x, y = tl.load(gx + at, mask=inside, other=0).to(tl.float32), tl.load(gy + at, mask=inside, other=0).to(tl.float32)
-    residual = tl.load(rest + at, mask=inside, other=0).to(tl.float32) + x*a + y*b
-    move = tl.minimum(tl.maximum(residual*tl.load(inverse + at, mask=inside, other=0).to(tl.float32), -longest), longest)
+    a, b = _read(across + at, inside), _read(down + at, inside)
+    x, y = _read(gx + at, inside), _read(gy + at, inside)
+    residual = _read(rest + at, inside) + x*a + y*b
+    move = tl.minimum(tl.maximum(residual*_read(inverse + at, inside), -longest), longest)
     left, above = inside & (column > 0), inside & (row > 0)
-    push = tl.load(xx + at, mask=inside, other=0).to(tl.float32) - tl.load(xx + at - 1, mask=left, other=0).to(tl.float32)
-    push += tl.load(xy + at, mask=inside, other=0).to(tl.float32) - tl.load(xy + at - width, mask=above, other=0).to(tl.float32)
-    pull = tl.load(yx + at, mask=inside, other=0).to(tl.float32) - tl.load(yx + at - 1, mask=left, other=0).to(tl.float32)
-    pull += tl.load(yy + at, mask=inside, other=0).to(tl.float32) - tl.load(yy + at - width, mask=above, other=0).to(tl.float32)
+    push = _read(xx + at, inside) - _read(xx + at - 1, left)
+    push += _read(xy + at, inside) - _read(xy + at - width, above)
+    pull = _read(yx + at, inside) - _read(yx + at - 1, left)
+    pull += _read(yy + at, inside) - _read(yy + at - width, above)
     return a - move*x + theta*push, b - move*y + theta*pull
 
 # %% ../../nbs/motion/05_flow_fused.ipynb #c1fa93d6
 @triton.jit
-def _iteration(across, down, xx, xy, yx, yy, gx, gy, inverse, rest, new_across, new_down, new_xx, new_xy, new_yx, new_yy,
+def _iteration(across, down, xx, xy, yx, yy, gx, gy, inverse, rest,
+               new_across, new_down, new_xx, new_xy, new_yx, new_yy,
                height, width, longest, theta, rate, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     "One iteration for a block of pixels of one pair."
     row = tl.program_id(1)*ROWS + tl.arange(0, ROWS)[:, None]
@@ -36,16 +41,19 @@ def _iteration(across, down, xx, xy, yx, yy, gx, gy, inverse, rest, new_across, 
     right, below = inside & (column + 1 < width), inside & (row + 1 < height)
     at = tl.program_id(2).to(tl.int64)*height*width + row*width + column
     a, b = _moved(at, row, column, inside, across, down, xx, xy, yx, yy, gx, gy, inverse, rest, width, longest, theta)
-    ar, br = _moved(at + 1, row, column + 1, right, across, down, xx, xy, yx, yy, gx, gy, inverse, rest, width, longest, theta)
-    ab, bb = _moved(at + width, row + 1, column, below, across, down, xx, xy, yx, yy, gx, gy, inverse, rest, width, longest, theta)
-    ax, ay, bx, by = tl.where(right, ar - a, 0.), tl.where(below, ab - a, 0.), tl.where(right, br - b, 0.), tl.where(below, bb - b, 0.)
+    ar, br = _moved(at + 1, row, column + 1, right, across, down, xx, xy, yx, yy, gx, gy, inverse, rest,
+                    width, longest, theta)
+    ab, bb = _moved(at + width, row + 1, column, below, across, down, xx, xy, yx, yy, gx, gy, inverse, rest,
+                    width, longest, theta)
+    ax, ay = tl.where(right, ar - a, 0.), tl.where(below, ab - a, 0.)
+    bx, by = tl.where(right, br - b, 0.), tl.where(below, bb - b, 0.)
     damp, calm = 1/(1 + rate*tl.sqrt(ax*ax + ay*ay)), 1/(1 + rate*tl.sqrt(bx*bx + by*by))
     tl.store(new_across + at, a, mask=inside)
     tl.store(new_down + at, b, mask=inside)
-    tl.store(new_xx + at, (tl.load(xx + at, mask=inside, other=0).to(tl.float32) + rate*ax)*damp, mask=inside)
-    tl.store(new_xy + at, (tl.load(xy + at, mask=inside, other=0).to(tl.float32) + rate*ay)*damp, mask=inside)
-    tl.store(new_yx + at, (tl.load(yx + at, mask=inside, other=0).to(tl.float32) + rate*bx)*calm, mask=inside)
-    tl.store(new_yy + at, (tl.load(yy + at, mask=inside, other=0).to(tl.float32) + rate*by)*calm, mask=inside)
+    tl.store(new_xx + at, (_read(xx + at, inside) + rate*ax)*damp, mask=inside)
+    tl.store(new_xy + at, (_read(xy + at, inside) + rate*ay)*damp, mask=inside)
+    tl.store(new_yx + at, (_read(yx + at, inside) + rate*bx)*calm, mask=inside)
+    tl.store(new_yy + at, (_read(yy + at, inside) + rate*by)*calm, mask=inside)
 
 # %% ../../nbs/motion/05_flow_fused.ipynb #29acb8a0
 ROWS, COLUMNS = 4, 64 # pixels of a block
@@ -63,6 +71,7 @@ def relax(
     batch, height, width = across.shape
     blocks = triton.cdiv(width, COLUMNS), triton.cdiv(height, ROWS), batch
     for step in range(steps):
-        _iteration[blocks](*state, *data, *rooms[step % 2], height, width, longest, theta, rate, ROWS=ROWS, COLUMNS=COLUMNS)
+        _iteration[blocks](*state, *data, *rooms[step % 2], height, width, longest, theta, rate,
+                           ROWS=ROWS, COLUMNS=COLUMNS)
         state = rooms[step % 2]
     return state[0], state[1], state[2:]

@@ -21,7 +21,9 @@ def grey_of(
     frames:np.ndarray, # T H W 3 uint8 RGB, or T H W
 )->np.ndarray: # T H W uint8
     "Brightness, with OpenCV's weights and rounding."
-    return frames if frames.ndim == 3 else np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]) if len(frames) else frames[..., 0]
+    if frames.ndim == 3: return frames
+    if not len(frames): return frames[..., 0]
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
 
 BOUND = 20. # pixels: longer components are cut
 
@@ -55,14 +57,16 @@ def mirror_flow(
 # %% ../../nbs/motion/04_flow_pictures.ipynb #6a4ae926
 def _wheel():
     "55 colours from red over yellow, green, cyan, blue and magenta back to red."
-    corners, steps = np.float32([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]]), (15, 6, 4, 11, 13, 6)
-    return np.concatenate([a + np.arange(n)[:, None]/n*(b - a) for a, b, n in zip(corners, corners[1:], steps, strict=False)])
+    corners = np.float32([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]])
+    sides = zip(corners, corners[1:], (15, 6, 4, 11, 13, 6), strict=False)
+    return np.concatenate([a + np.arange(n)[:, None]/n*(b - a) for a, b, n in sides])
 
 WHEEL = _wheel()
 
 def wheel_picture(
     flow, # 2 H W, pixels
-    longest:float|None=None, # pixels that get the full colour; default the longest of the picture, but at least half a pixel
+    # pixels that get the full colour; default the longest of the picture, but at least half a pixel
+    longest:float|None=None,
 )->np.ndarray: # H W 3 uint8 RGB
     "Flow as a picture: direction as hue, length as saturation; longer vectors than `longest` are darkened."
     x, y = torch.as_tensor(flow).detach().cpu().float().numpy()
@@ -71,14 +75,17 @@ def wheel_picture(
     place = (np.arctan2(-y, -x)/np.pi + 1)/2*(len(WHEEL) - 1)
     low = place.astype(int)
     colour = WHEEL[low] + (place - low)[..., None]*(WHEEL[(low + 1) % len(WHEEL)] - WHEEL[low])
-    return (255*np.where(length[..., None] <= 1, 1 - length[..., None]*(1 - colour), .75*colour)).round().astype(np.uint8)
+    length = length[..., None]
+    return (255*np.where(length <= 1, 1 - length*(1 - colour), .75*colour)).round().astype(np.uint8)
 
 # %% ../../nbs/motion/04_flow_pictures.ipynb #233a20b9
 def _each(calculate, before, after, least):
     "One pair after the other through OpenCV, on pictures of at least `least` pixels a side."
     before, after = as_pairs(before, after)
     height, width = before.shape[1:]
-    wide = [functional.pad(x.cpu()[:, None], [0, max(0, least - width), 0, max(0, least - height)], mode='replicate')[:, 0].round().clamp(0, 255).to(torch.uint8).numpy() for x in (before, after)]
+    border = [0, max(0, least - width), 0, max(0, least - height)]
+    def widened(x): return functional.pad(x.cpu()[:, None], border, mode='replicate')[:, 0]
+    wide = [widened(x).round().clamp(0, 255).to(torch.uint8).numpy() for x in (before, after)]
     flow = np.stack([calculate(*pair) for pair in zip(*wide, strict=True)])[:, :height, :width].transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(flow)).to(before.device)
 
@@ -96,7 +103,9 @@ class Farneback:
     window:int=13 # pixels that share one motion
     iterations:int=5 # at each level
     def __call__(self, before, after)->torch.Tensor: # B H W uint8 or 0..255 -> B 2 H W float32, pixels (x, y)
-        return _each(lambda *pair: cv2.calcOpticalFlowFarneback(*pair, None, .5, self.levels, self.window, self.iterations, 5, 1.1, 0), before, after, 32)
+        def of_pair(*pair):
+            return cv2.calcOpticalFlowFarneback(*pair, None, .5, self.levels, self.window, self.iterations, 5, 1.1, 0)
+        return _each(of_pair, before, after, 32)
 
 # %% ../../nbs/motion/04_flow_pictures.ipynb #6642625b
 def flow_of(
@@ -107,5 +116,6 @@ def flow_of(
 )->torch.Tensor: # T - 1 2 H W float32, pixels (x, y) from each frame to the next
     "Flow between neighbouring frames of a clip; a clip of one frame has none."
     grey = torch.from_numpy(np.ascontiguousarray(grey_of(frames))).to(device or 'cpu')
-    parts = [method(*pairs) for pairs in zip(grey[:-1].split(together), grey[1:].split(together), strict=True)] if len(grey) > 1 else []
+    pairs = zip(grey[:-1].split(together), grey[1:].split(together), strict=True) if len(grey) > 1 else ()
+    parts = [method(*pair) for pair in pairs]
     return torch.cat(parts) if parts else torch.empty(0, 2, *grey.shape[1:], device=grey.device)

@@ -20,7 +20,8 @@ def batch_starts(
     interval:int=5, # frames between two starts
 )->np.ndarray: # M int, index of each batch's first frame
     "Where batches start (section 4.4). Raises `ValueError` where a number is below one."
-    if min(n_frames, n, interval) < 1: raise ValueError(f'n_frames={n_frames}, n={n} and interval={interval} must be 1 or more')
+    if min(n_frames, n, interval) < 1:
+        raise ValueError(f'n_frames={n_frames}, n={n} and interval={interval} must be 1 or more')
     return np.arange(0, max(n_frames - n, 0) + 1, interval)
 
 # %% ../../nbs/motion/00_mei.ipynb #2b4c2220
@@ -40,17 +41,21 @@ FLOORED = dict(floored=gradient_weights) # divisions whose frames are cut to who
 
 def mei_weights(
     n:int, # frames of the batch
-    division:str|Sequence[int]='gradient', # a name in `DIVISIONS` or `FLOORED`, or whole numbers: a shorter batch takes the last n of them
+    # a name in `DIVISIONS` or `FLOORED`, or whole numbers: a shorter batch takes the last n of them
+    division:str|Sequence[int]='gradient',
     first_frame:int=0, # index of the batch's first frame in the video; only `literal` looks at it
 )->np.ndarray: # n uint32
-    "Weights of a batch's frames, oldest first. Raises `ValueError` for an unknown name and for weights that are not whole, negative, too few, too large or all zero."
+    """Weights of a batch's frames, oldest first. Raises `ValueError` for an unknown name,
+    and for weights that are not whole, negative, too few, too large or all zero."""
     if isinstance(division, str):
         known = DIVISIONS | FLOORED
         if division not in known: raise ValueError(f'division {division!r} is none of {", ".join(known)}')
         return known[division](first_frame, n).astype(np.uint32)
     weights = np.asarray(division)[-n:]
-    if weights.shape != (n,) or weights.dtype.kind not in 'iu' or weights.min() < 0 or not 1 <= weights.sum() <= MAX_TOTAL:
-        raise ValueError(f'{n} frames need {n} whole numbers, none negative, adding up to 1..{MAX_TOTAL}, not {division!r}')
+    whole = weights.shape == (n,) and weights.dtype.kind in 'iu'
+    if not whole or weights.min() < 0 or not 1 <= weights.sum() <= MAX_TOTAL:
+        raise ValueError(f'{n} frames need {n} whole numbers, none negative, adding up to 1..{MAX_TOTAL}, '
+                         f'not {division!r}')
     return weights.astype(np.uint32)
 
 # %% ../../nbs/motion/00_mei.ipynb #0578a574
@@ -73,7 +78,8 @@ def floored_mean(
 )->np.ndarray: # ... uint8
     "The sum of frames that are divided first, each cut to whole numbers (another reading of equation 1)."
     total, out = int(weights.sum()), np.zeros(frames.shape[1:], np.uint8)
-    for frame, weight in zip(frames, weights.tolist(), strict=True): out += (frame.astype(np.uint32)*weight//total).astype(np.uint8)
+    for frame, weight in zip(frames, weights.tolist(), strict=True):
+        out += (frame.astype(np.uint32)*weight//total).astype(np.uint8)
     return out
 
 def mean_of(
@@ -86,7 +92,8 @@ def mean_of(
 def _check(n, interval, division):
     "Settings that make no sense fail before the first frame."
     batch_starts(n, n, interval)
-    if not isinstance(division, str) and len(division) != n: raise ValueError(f'{len(division)} weights for batches of {n} frames')
+    if not isinstance(division, str) and len(division) != n:
+        raise ValueError(f'{len(division)} weights for batches of {n} frames')
     mei_weights(n, division)
 
 def motion_embed(
@@ -101,7 +108,8 @@ def motion_embed(
     starts, length = batch_starts(len(frames), n, interval), min(n, len(frames))
     images = np.empty((len(starts), *frames.shape[1:]), np.uint8)
     mean = mean_of(division)
-    for image, first in zip(images, starts, strict=True): image[...] = mean(frames[first:first + length], mei_weights(length, division, first))
+    for image, first in zip(images, starts, strict=True):
+        image[...] = mean(frames[first:first + length], mei_weights(length, division, first))
     return images
 
 # %% ../../nbs/motion/00_mei.ipynb #6bef9566
@@ -154,7 +162,8 @@ def _running_embed(frames, n, interval, division):
             sums = spare.pop() if spare else np.empty_like(P)
             sums[:] = 0
             for lane in (0, 1):
-                for factor, of in zip(RUNNING[division](n)[0], (P, Q), strict=True): _add_multiple(sums[lane], factor, of[lane], high)
+                for factor, of in zip(RUNNING[division](n)[0], (P, Q), strict=True):
+                    _add_multiple(sums[lane], factor, of[lane], high)
             started.append((count - 1, sums))
         if division != 'equal': Q += P
         P[0] += pairs
@@ -171,7 +180,8 @@ def _running_embed(frames, n, interval, division):
 
 def _end(sums, P, Q, room, n, division, shape):
     for lane in (0, 1):
-        for factor, of in zip(RUNNING[division](n)[1], (P, Q), strict=True): _add_multiple(sums[lane], factor, of[lane], room)
+        for factor, of in zip(RUNNING[division](n)[1], (P, Q), strict=True):
+            _add_multiple(sums[lane], factor, of[lane], room)
     return _finish(sums, int(mei_weights(n, division).sum()), shape)
 
 # %% ../../nbs/motion/00_mei.ipynb #8376641f
@@ -180,7 +190,8 @@ def _checked(frames):
     first = None
     for number, frame in enumerate(frames):
         first = first if first is not None else frame.shape
-        if frame.dtype != np.uint8 or frame.shape != first: raise ValueError(f'frame {number} is {frame.dtype} {frame.shape}, not uint8 {first}')
+        if frame.dtype != np.uint8 or frame.shape != first:
+            raise ValueError(f'frame {number} is {frame.dtype} {frame.shape}, not uint8 {first}')
         yield frame
     if first is None: raise ValueError('no frames to embed')
 
@@ -191,8 +202,11 @@ def stream_embed(
     division:str|Sequence[int]='gradient', # see `mei_weights`
     between:bool=False, # None after each frame that completes nothing
 )->Iterator[np.ndarray]: # of H W C uint8, each as soon as its last frame is there
-    "`motion_embed` for frames that come one by one, such as a decoder's; takes the memory of n + 1 frames, whatever the length. Raises `ValueError` for an empty stream and frames that change size or type."
+    """`motion_embed` for frames that come one by one, such as a decoder's; takes the memory of n + 1 frames,
+    whatever the length. Raises `ValueError` for an empty stream and frames that change size or type."""
     _check(n, interval, division)
-    runs = isinstance(division, str) and division in RUNNING and mei_weights(n, division).sum() <= 256 and interval < n and 7 + 2*math.ceil(n/interval) <= n + 1
+    overlap, small = interval < n, 7 + 2*math.ceil(n/interval) <= n + 1
+    known = isinstance(division, str) and division in RUNNING
+    runs = known and overlap and small and mei_weights(n, division).sum() <= 256
     images = (_running_embed if runs else _ring_embed)(_checked(frames), n, interval, division)
     yield from images if between else (image for image in images if image is not None)

@@ -107,8 +107,7 @@ class Modality:
     def shape(self, size)->tuple: # of a sample: height width channels, or T height width channels
         images = (self.length,) if self.length > 1 else ()
         return (*images, *height_width(size), self.channels)
-    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # samples uint8, and None between them
-        raise NotImplementedError
+    # each kind has a `stream(frames, size, n_frames)` of its own, which gives samples uint8, and None between them
     def __call__(self,
         frames:np.ndarray # T H W C uint8
     )->np.ndarray: # M H W C or M T H W C uint8, of the same height and width

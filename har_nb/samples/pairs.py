@@ -15,10 +15,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from ..core import unit
 from ..motion.flow_pictures import decode_flow, wheel_picture
 from ..motion.mei import stream_embed
 from .flow import Flow, TensorFlowClip
-from .loaders import TensorClip, TensorImage, mirrored, unit
+from .loaders import TensorClip, TensorImage, mirrored
 from .modalities import Frames, Modality, side_by_side
 from .samplers import ShiftingFrames
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
@@ -276,10 +277,13 @@ def decode_samples(
     workers:int|None=None, # files decoded at a time, default one for each core
     progress:bool=True, # show a bar
     limit:float=LIMIT, # bytes of a modality above which it is kept as JPEG: 0 for always, math.inf for never
+    only=None, # rows of dataset.clips that are wanted, default all; the others have no samples
 )->tuple[list[Samples], pd.DataFrame]: # one `Samples` for each modality; report: path, severity, problem
     "Decode every clip of a data set once. Files that cannot be read are rows of the report; `StoreError` where samples cannot be kept."
     keep_memory()
     cache, workers, passing = Path(cache), workers or os.cpu_count() or 1, {}
+    rows = np.arange(len(dataset)) if only is None else np.asarray(only, int)
+    whole, dataset = len(dataset), replace(dataset, clips=dataset.clips.iloc[rows].reset_index(drop=True))
     clips, faults = keyed_clips(dataset, cache, workers, progress)
     order, archives, modality_of = open_archives(dataset, modalities, size, cache, limit)
     if missing_clips(clips, archives, modality_of):
@@ -287,7 +291,9 @@ def decode_samples(
             for place in sorted(archives): alone.enter_context(archives[place].writing())
             if wanted := missing_clips(clips, archives, modality_of): passing = _build(wanted, archives, size, workers, progress)
     report = _report(dataset, clips, faults, passing, archives, modality_of)
-    return [Samples(archives[place], modality, [clip['key'] for clip in clips]) for place, modality in zip(order, modalities, strict=True)], report
+    keys = [None]*whole
+    for row, clip in zip(rows, clips, strict=True): keys[row] = clip['key']
+    return [Samples(archives[place], modality, keys) for place, modality in zip(order, modalities, strict=True)], report
 
 # %% ../../nbs/samples/03_store.ipynb #e74b289f
 def _report(dataset, clips, faults, passing, archives, modality_of):

@@ -98,8 +98,11 @@ def _split_options(c):
     c.add_argument('--leave-out', action='append', metavar='FOLDER',
                    help='a folder beside train and test, or beside the classes, that is not part of the set')
     c.add_argument('--classes', help='only these classes, separated by commas')
+    c.add_argument('--class-index', metavar='FILE',
+                   help='list that numbers the classes as weights do (default: classInd.txt in or beside the folder)')
     c.add_argument('--split', type=number_or_name,
-                   help='number of the split of its lists, or the column of splits of index.csv')
+                   help='number of the split of its lists, all of them in turn with their means (all), or the column '
+                        'of splits of index.csv')
     c.add_argument('--protocol',
                    help='official, or paper: as the paper split the set, even where it leaks; for tables that measure '
                         'both, only this one')

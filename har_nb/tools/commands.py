@@ -10,11 +10,13 @@ __all__ = ['SETTINGS', 'MEANS', 'run', 'share_or_none', 'typed', 'setting', 'che
 import ast
 import math
 import os
+import re
 import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from ..core import importing_much
 from .tables import find_table, paper_of
 from .terminal import UsageError, screen, show, show_counted
 
@@ -25,6 +27,7 @@ SETTINGS = dict(backbone=str, weights=str, size=int, n=int, interval=int, epochs
 # %% ../../nbs/tools/06_commands.ipynb #071edfe7
 def run(args)->None:
     "har run TABLE --data DIR; started by torchrun, the first process shows what came out"
+    from har_nb.experiments.tables import untrained
     from har_nb.learning.processes import helper, leave, processes
     from har_nb.tools.data import data_folder, open_any
     run = import_module(f'har_nb.experiments.{"cluster" if args.scheduler else "tables"}').run
@@ -36,16 +39,21 @@ def run(args)->None:
     if not args.data: raise UsageError(f'{table.name} is measured on videos: --data FOLDER')
     asked = _asked(args)
     check_values(table, asked)
-    own = args.protocol in table.protocols
-    dataset = open_any(args.data, args.group, args.split, None if own else args.protocol, args.leave_out)
-    dataset = _classes_of(dataset, args.classes)
-    if not helper(): _warn(table, dataset, args.validation)
-    result = run(table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows,
-                 pairs=order_pairs(dataset), skip_bad=args.skip_bad,
-                 validation=args.validation, validation_by=args.validation_by, command=typed(args.words),
-                 protocols=[args.protocol] if own else None, again=args.again, deterministic=args.deterministic,
-                 cache=data_folder()/'cache', **where, **asked)
-    if not helper(): show(result)
+    own, results = args.protocol in table.protocols, {}
+    for number in _splits_of(args):
+        dataset = open_any(args.data, args.group, number, None if own else args.protocol, args.leave_out)
+        dataset = _classes_of(dataset, args.classes)
+        tested = untrained(table.settings | table.presets.get(args.preset, {}) | asked)
+        if args.class_index or tested: dataset = _numbered(dataset, args.class_index)
+        if not tested and not helper(): _warn(table, dataset, args.validation)
+        results[number] = run(
+            table, dataset, preset=args.preset, seeds=args.seeds, folds=args.folds, rows=args.rows,
+            pairs=order_pairs(dataset), skip_bad=args.skip_bad,
+            validation=args.validation, validation_by=args.validation_by, command=typed(args.words),
+            protocols=[args.protocol] if own else None, again=args.again, deterministic=args.deterministic,
+            cache=data_folder()/'cache', **where, **asked)
+        if not helper(): show(results[number])
+    if len(results) > 1 and not helper(): _show_means(table, results)
     if processes() > 1: leave()
 
 # %% ../../nbs/tools/06_commands.ipynb #5dee888d
@@ -71,6 +79,33 @@ def _warn(table, dataset, validation):
     if not (table.chosen or decided or len(dataset.valid)):
         print('har: nothing is chosen by validation in this table; --validation none trains on its clips, too',
               file=sys.stderr)
+
+# %% ../../nbs/tools/06_commands.ipynb #5a1c5d05
+def _splits_of(args):
+    "The splits to measure: the one that is named, or all whose lists lie in a folder."
+    if args.split != 'all': return [args.split]
+    names = [file.name for depth in ('*.txt', '*/*.txt') for file in Path(args.data).glob(depth)]
+    found = {int(said[1]) for name in names if (said := re.search(r'(?:trainlist0*|_test_split)(\d+)\.txt$', name))}
+    if len(found) < 2: raise UsageError(f'--split all: {args.data} has {len(found)} lists of splits, and needs several')
+    return sorted(found)
+
+def _show_means(table, results):
+    from har_nb.experiments.tables import mean_of_splits
+    which = ', '.join(map(str, results))
+    screen().say(f'\n{table.name}, accuracy per {table.unit} in percent, mean of splits {which}:\n')
+    screen().table('means', mean_of_splits(table, results).round(2), index=True)
+
+# %% ../../nbs/tools/06_commands.ipynb #5a1c4d02
+def _numbered(dataset, file):
+    "A data set whose classes are numbered as the weights number them."
+    from har_nb.data.lists import class_list, in_listed_order
+    file = file or class_list(dataset.root)
+    if file is None:
+        print('har: classes are numbered as their names are sorted; published nets of UCF101 number them as '
+              'classInd.txt does: --class-index FILE', file=sys.stderr)
+        return dataset
+    print(f'har: classes are numbered as in {file}', file=sys.stderr)
+    return in_listed_order(dataset, file)
 
 # %% ../../nbs/tools/06_commands.ipynb #2600931c
 MEANS = dict(stop_above='end a fit once accuracy of validation is above this; 1: never')
@@ -157,8 +192,9 @@ def compare(args)->None:
 # %% ../../nbs/tools/06_commands.ipynb #5aac4347
 def predict(args)->None:
     "har predict VIDEO... --run RUN"
-    from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
-    from har_nb.learning.predictor import load_predictor
+    with importing_much():
+        from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
+        from har_nb.learning.predictor import load_predictor
     if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf:
         raise UsageError('--top is at least 1, --window and --step are seconds above 0')
     if args.fps is not None and not 0 < args.fps < math.inf:

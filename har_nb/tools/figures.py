@@ -24,18 +24,21 @@ def find_figure(
     for part in ('tables', 'figures'):
         try: module = import_module(f'har_nb.papers.{paper}.{part}')
         except ModuleNotFoundError: continue
-        known |= {f'{paper}.{key}': one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        own = {key: one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        known |= {f'{paper}.{key}': one for key, one in own.items()}
     if name in known: return known[name]
     raise UsageError(f'no figure {name!r}.{nearest(name, known)} Names look like mei.figure7 or kpsem.figure10')
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6008
-OPTIONS = dict(dataset='data', run='run', against='against', masks='masks') # parameter of a figure -> word on the command line
+# parameter of a figure -> word on the command line
+OPTIONS = dict(dataset='data', run='run', against='against', masks='masks')
 
 def drawn(
     name:str, # of the figure
     given:dict # parameter -> value; None: not given
 ): # matplotlib figure
-    "A figure of a paper. Raises `UsageError` for what it lacks and for what it does not take, and what the figure raises."
+    """A figure of a paper.
+    Raises `UsageError` for what it lacks and for what it does not take, and what the figure raises."""
     figure = find_figure(name)
     takes, given = signature(figure).parameters, {key: value for key, value in given.items() if value is not None}
     if lacks := [key for key, one in takes.items() if one.default is Parameter.empty and key not in given]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['frames_and_flow', 'frames_and_embeddings', 'CornerCrops', 'Plateau', 'Sees', 'StreamNet', 'Clips', 'over_videos',
-           'Imitation', 'flow_milliseconds', 'student_of', 'inputs_of', 'only_these', 'learning', 'stream', 'scores',
-           'weighed']
+           'Imitation', 'flow_milliseconds', 'student_of', 'inputs_of', 'only_these', 'learning', 'stream',
+           'frames_alone', 'flow_alone', 'weights_of', 'as_published', 'as_it_is', 'scores', 'weighed']
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #5259b9bc
 import time
@@ -236,6 +236,49 @@ def stream(
     timed = {}
     if isinstance(half, Flow): timed = dict(flow_ms=flow_milliseconds(job.samples.modality, job.samples.size, n))
     return over_videos(training.predictions(sees, **timed), job.dataset.labels, clips.average)
+
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #5a1c2d02
+def frames_alone(s): return Frames(EveryKth(1))
+def flow_alone(s): return Flow(EveryKth(1), flow_method(s['flow']), s['bound'])
+
+def weights_of(
+    settings:dict # of a row
+): # the file it starts from, or None
+    "Of a stream of flow, of a student (its own, else those of frames), or of a stream of frames."
+    if settings.get('motion'): return settings['flow_weights']
+    own = settings.get('student_weights') if settings.get('mimic') else None
+    return own or settings['weights']
+
+@stable_id('har_nb.papers.dual_action.training:as_published')
+def as_published(
+    job:Job, # split, and stored frames or flow of the test clips
+    motion:bool=False, # flow
+    whole_weights:object=None, # checkpoint of the whole net
+    net:StreamNet=StreamNet(),
+    clips:Clips=Clips(),
+    fitting:Fitting=Fitting()
+)->Predictions: # of every test clip
+    "What a net says that somebody else has trained."
+    channels, n, side = 2 if motion else 3, clips.n, clips.crop
+    seen = Seen(**INPUTS[channels]._asdict(), test_choice=AllClips(n), shape=(channels, n, side, side),
+                modality=replace(job.samples.modality, sampler=AllClips(n)))
+    described = net.described(len(job.dataset.classes), channels, clips.view, side, n)
+    training = Training(job, described, fitting, seen=seen, weights=whole_weights)
+    training.as_it_is()
+    return over_videos(training.predictions(), job.dataset.labels, clips.average)
+
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #5a1c2d03
+def as_it_is(
+    row, # of frames, of flow, or a student
+    settings:dict # of the row and its table
+): # the row without training; None where there are no weights for it
+    "A stream as its weights are."
+    start = weights_of(settings)
+    if start is None or settings.get('stage'): return None # no checkpoint has key point shifts
+    motion = bool(settings.get('motion'))
+    own = {name: row.settings[name] for name in ('thinner',) if name in row.settings}
+    return replace(row, work=as_published, settings=own | dict(motion=motion, whole_weights=start), needs=(),
+                   modality=flow_alone if motion else frames_alone, note=lambda s: 'weights as they came')
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #44f24a38
 def scores(

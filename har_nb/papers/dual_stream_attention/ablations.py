@@ -27,7 +27,8 @@ def frames_and_embeddings(s):
 
 def frames_twice(s): return Shifted(Pair(Frames(sequence(s)), Frames(sequence(s))), s['shifts'])
 
-def row(name, modality=frames_and_flow, **settings): return Row(name, train_streams, settings, modality=modality)
+def row(name, modality=frames_and_flow, **settings):
+    return Row(name, train_streams, settings, modality=modality, flow=settings.get('streams') != ('frames',))
 
 streams = Table('attention_ablations.streams', 'What each part of the dual-stream net is worth', PAPER, rows=(
     row('early fusion', net='early'), row('early, frames only', net='early', streams=('frames',)),

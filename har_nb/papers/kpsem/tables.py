@@ -7,10 +7,10 @@ __all__ = ['MFNET', 'R3D', 'PAPER', 'DECIDED', 'MODULE', 'TRAINING', 'NARROW', '
            'FULL', 'OTHER_NET', 'table2a', 'table2b', 'table2c', 'table2d', 'TABLES2', 'figure5a', 'figure5b',
            'figure5c', 'figure5d', 'left_open', 'FIGURE5', 'LITERATURE', 'table1', 'table1_ucf101', 'table1_hmdb51',
            'table1_something', 'TABLES1', 'Module', 'ClipNet', 'clip_net', 'Clips', 'train_clips', 'check_clips',
-           'every_frame', 'from_scratch', 'row', 'taken_apart', 'over', 'first_table', 'mean_of_splits']
+           'every_frame', 'from_scratch', 'as_it_is', 'row', 'taken_apart', 'over', 'first_table']
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #c7c1c82f
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -18,7 +18,7 @@ import torch
 
 from ...core import stable_id
 from ...experiments.results import Predictions
-from ...experiments.tables import Job, Row, Settings, SettingsError, Table, run
+from ...experiments.tables import Job, Row, Settings, SettingsError, Table
 from ...experiments.training import Augmentation, Fitting, Seen, Training, with_shifts
 from ...learning.learner import fused_sgd
 from ...learning.recipe import Make
@@ -92,7 +92,9 @@ def train_clips(
     "Train MFNet or R3D, with or without key point shifts, and predict the test clips (section 4.1)."
     described = clip_net(net, len(job.dataset.classes), (clips.n, *job.samples.size), module)
     training = Training(job, described, fitting, augmentation, clips.seen(job.samples.size), net.start)
-    training.fit(optimizer=partial(fused_sgd, mom=fitting.momentum, decouple_wd=not coupled))
+    optimizer = partial(fused_sgd, mom=fitting.momentum, decouple_wd=not coupled)
+    if fitting.epochs: training.fit(optimizer=optimizer)
+    else: training.as_it_is()
     return training.predictions()
 
 # %% ../../../nbs/papers/kpsem/00_tables.ipynb #528371c3
@@ -145,13 +147,22 @@ def from_scratch(
     start, theirs = dict(mfnet=('weights', 'Kinetics'), r3d=('image_weights', 'ImageNet'))[net]
     return f"from random numbers, the paper's from {theirs}" if settings[start] is None else ''
 
+def as_it_is(
+    row,
+    settings:dict # of the row and its table
+): # the row without training; None where no file holds its whole net
+    "MFNet is published; a net with key point shifts is not, and R3D starts from pictures."
+    published = settings.get('net', 'mfnet') == 'mfnet' and not settings.get('kpsem', True)
+    if settings['weights'] is None or not published: return None
+    return replace(row, note=lambda s: 'weights as they came')
+
 def row(
     name:str,
     printed:float|None=None, # accuracy in percent
     **settings, # of `train_clips`
 )->Row:
     "A net trained on clips."
-    return Row(name, train_clips, settings, every_frame, printed, note=from_scratch)
+    return Row(name, train_clips, settings, every_frame, printed, note=from_scratch, as_it_is=as_it_is)
 
 BASELINE, FULL = row('MFNet', 70.8, kpsem=False), row('MF-KPSEM', 74.0)
 OTHER_NET = dict(net='r3d', stage='res3')
@@ -226,19 +237,3 @@ table1_ucf101 = first_table('UCF101', '_ucf101', ', mean of three splits', batch
 table1_hmdb51 = first_table('HMDB51', '_hmdb51', ', mean of three splits', batch_size=128)
 table1_something = first_table('Something-Something v1', '_something', batch_size=64, flip=False)
 TABLES1 = (table1, table1_ucf101, table1_hmdb51, table1_something)
-
-# %% ../../../nbs/papers/kpsem/00_tables.ipynb #3820d5c9
-def mean_of_splits(
-    table:Table,
-    datasets, # an ActionDataset for each published split
-    **options, # of `experiments.tables.run`: preset, seeds, rows ...
-)->pd.DataFrame: # a line a row: printed, mean over the splits, lowest and highest split, accuracy of each
-    "Measure a table on several splits. Raises what `run` raises."
-    numbered = enumerate(datasets, 1)
-    each = pd.concat([run(table, dataset, **options).assign(split=number) for number, dataset in numbered])
-    name = f'test_acc_{table.unit}'
-    by_row = each.groupby('row', sort=False)
-    wide = each.pivot(index='row', columns='split', values=name).add_prefix('split ')
-    over_all = by_row.agg(printed=('printed', 'first'), mean=(name, 'mean'), lowest=(name, 'min'),
-                          highest=(name, 'max'), runs=('runs', 'sum'))
-    return over_all.join(wide)

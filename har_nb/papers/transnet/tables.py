@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'PAPER', 'DECIDED', 'TRAINING', 'DEMO', 'PRESETS', 'BACKBONES', 'PRINTED1', 'table1', 'PRINTED2',
-           'PRETRAININGS', 'LINES2', 'COMMON', 'table2', 'LITERATURE3', 'table3', 'LITERATURE4', 'table4',
-           'LITERATURE5', 'table5', 'imagenet_weights', 'FrameNet', 'PersonEncoder', 'starting_weights', 'part_of',
-           'named', 'transnet_model', 'kept', 'start', 'phases', 'transnet', 'by_clip', 'as_given', 'clip',
+           'PRETRAININGS', 'LINES2', 'COMMON', 'table2', 'LITERATURE3', 'table3', 'video_methods', 'LITERATURE4',
+           'table4', 'LITERATURE5', 'table5', 'imagenet_weights', 'FrameNet', 'PersonEncoder', 'starting_weights',
+           'part_of', 'named', 'transnet_model', 'kept', 'start', 'phases', 'transnet', 'by_clip', 'as_given', 'clip',
            'check_transnet', 'parameters_beside_printed', 'whose_people', 'row', 'row2', 'against']
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #a1ebad86
@@ -311,7 +311,9 @@ LITERATURE3 = literature('Method, Venue, Acc.',
 table3 = against('transnet.table3', 'TransNet and the state of the art on KTH', 'KTH, 80/20', 100., LITERATURE3)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7445
-LITERATURE4 = literature('Model, Pre-training, Backbone, Venue, Acc.',
+video_methods = partial(literature, 'Model, Pre-training, Backbone, Venue, Acc.') # what Tables IV and V print of each
+
+LITERATURE4 = video_methods(
     ('DeepVideo', 'ImageNet', 'AlexNet', "CVPR '14", 65.40),
     ('Two-stream', 'ImageNet', 'CNN-M', "NeurIPS '14", 88.00),
     ('LRCN', 'ImageNet', 'CNN-M', "CVPR '15", 82.30),
@@ -333,7 +335,7 @@ LITERATURE4 = literature('Model, Pre-training, Backbone, Venue, Acc.',
 table4 = against('transnet.table4', 'TransNet and the state of the art on UCF101', 'UCF101, 80/20', 98.32, LITERATURE4)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7446
-LITERATURE5 = literature('Model, Pre-training, Backbone, Venue, Acc.',
+LITERATURE5 = video_methods(
     ('C3D', 'ImageNet', 'VGG16-like', "ICCV '15", 56.80),
     ('CBT', 'ImageNet', 'S3D', "arXiv '19", 44.60),
     ('DPC', 'Kinetics400', 'R-2D3D', "ICCVW '19", 35.70),
