@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COSTS', 'SPENT', 'NO_LINES', 'SHOWN_COSTS', 'NAMES', 'OPTIONS', 'PACKAGES', 'Predictions', 'measure', 'log_results',
            'drawing', 'log_pictures', 'load_predictions', 'PrintedRow', 'PrintedTable', 'decided_in_words', 'as_text',
-           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'compare', 'readable',
-           'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'paired', 'videos_of',
-           'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line', 'results_folder',
-           'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
+           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'newest_page', 'compare',
+           'readable', 'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'log_summary',
+           'paired', 'videos_of', 'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line',
+           'results_folder', 'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
 
 # %% ../../nbs/experiments/00_results.ipynb #c991a11b
 import hashlib
@@ -42,6 +42,7 @@ from har_nb.learning.metrics import (
 )
 from har_nb.learning.runs import (
     current_run,
+    describe,
     load_table,
     load_text,
     log_figure,
@@ -136,6 +137,7 @@ class PrintedRow:
     name:str
     printed:float|None = None # accuracy in percent, None where the paper has no such row
     note:str = '' # what stands in for what the paper has: 'drawn people'
+    flow:str = '' # method of optical flow behind the number: 'Brox'; '': none
 
 @dataclass(frozen=True)
 class PrintedTable:
@@ -167,8 +169,8 @@ def as_printed(
     "What reading a table needs of it."
     shared, own = table.settings if shared is None else shared, table.presets.get(preset, {})
     whole = table.settings | own
-    rows = tuple(PrintedRow(row.name, row.printed, row.note(shared | row.settings) if row.note else '')
-                 for row in table.rows)
+    def note(row): return row.note(shared | row.settings) if row.note else ''
+    rows = tuple(PrintedRow(row.name, row.printed, note(row), table.flow_behind(row, shared)) for row in table.rows)
     other = {name: value for name, value in own.items() if value != table.settings.get(name)}
     asked = {name: value for name, value in shared.items() if name not in whole or value != whole[name]}
     return PrintedTable(table.name, table.title, table.dataset, table.unit, rows, table.context, table.decided,
@@ -271,7 +273,13 @@ def _links(own):
     place = f'#/experiments/{own.experiment_id}/runs'
     return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
 
-NO_LINES = ['row', 'note', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids'] # of a table without results
+def newest_page()->str:
+    "Where MLflow's page shows the newest table, its rows laid flat with their numbers; '' where none was run."
+    runs = runs_table(where="tags.kind = 'table'")
+    return _links(next(runs.itertuples()))['rows'] if len(runs) else ''
+
+# of a table without results
+NO_LINES = ['row', 'note', 'flow', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids']
 
 # %% ../../nbs/experiments/00_results.ipynb #35af4ff5
 def compare(
@@ -286,7 +294,7 @@ def compare(
                and runs[c].notna().any()]
     costs = [name for name in COSTS + SPENT if f'metrics.{name}' in runs and runs[f'metrics.{name}'].notna().any()]
     written = printed_table(table.name, own.run_id) or PrintedTable(table.name)
-    notes = {row.name: row.note for row in written.rows}
+    beside = {row.name: dict(note=row.note, flow=row.flow) for row in written.rows}
     lines, partial, protocols = [], [], []
     if len(runs): protocols = list(dict.fromkeys(runs.sort_values('start_time')['tags.protocol']))
     for row,protocol in ((row, protocol) for row in table.rows for protocol in protocols):
@@ -294,7 +302,7 @@ def compare(
         if not len(its): continue
         its, fewer = _whole_seeds(its)
         partial += [f'{row.name}, {protocol}: {text}' for text in fewer]
-        named = dict(row=row.name, note=notes.get(row.name, ''), protocol=protocol)
+        named = dict(row=row.name) | beside.get(row.name, dict(note='', flow='')) | dict(protocol=protocol)
         lines.append(named | _line(its, row.printed, table.unit, metrics) |
                      {name: its[f'metrics.{name}'].median() for name in costs} |
                      dict(seeds=its['tags.seed'].nunique(), runs=len(its), run_ids=list(its.run_id)))
@@ -325,6 +333,7 @@ def readable(
         return f'{line[name]:.1f}' + (f' ± {line[f"{name}_sd"]:.1f}' if pd.notna(line[f'{name}_sd']) else '')
     shown = pd.DataFrame({'row': [f'{row} ({note})' if note else row
                                   for row,note in zip(result.row, result.note, strict=True)]})
+    if (result.flow != '').any(): shown['flow'] = list(result.flow)
     if result.protocol.nunique() > 1:
         shown['protocol'] = [protocol + (f' ({share:.0f}% leaked)' if share > 0 else '')
                              for protocol,share in zip(result.protocol, result.leaked, strict=True)]
@@ -403,6 +412,21 @@ def around(
              'Left open by the paper, and decided here': decisions(result)}
     return '\n'.join(f'{title}:\n\n{_markdown(part)}' for title, part in parts.items() if len(part))
 
+
+# %% ../../nbs/experiments/00_results.ipynb #8c196dfe
+def log_summary(
+    result:pd.DataFrame, # as `compare` gives it
+    run_id:str # of the table
+)->None:
+    "Best and mean accuracy per video of the rows, and the table as the description of its run and its experiment."
+    if len(result):
+        best = result.loc[result.test_acc_video.idxmax()]
+        log_metrics(dict(best_acc_video=best.test_acc_video/100, mean_acc_video=result.test_acc_video.mean()/100),
+                    run_id=run_id)
+        open_store().set_tag(run_id, 'best_row', best.row)
+    about = result.attrs
+    link = f"[Every row by accuracy]({about['rows']}), or unfold the list below."
+    describe(f"## {about['table']}\n\n{link}\n\n{to_markdown(result)}", run_id, experiment=True)
 
 # %% ../../nbs/experiments/00_results.ipynb #755d0702
 def paired(
@@ -578,18 +602,31 @@ def _of_set(result):
     return dict(set=name, digest=''.join(digests)[:16], content=(contents or [''])[0][:16],
                 set_from=set_from(origins[0].get('root', ''), name))
 
+def _trained(run_ids):
+    "The runs that trained some numbers: where they were taken over, those from which."
+    runs = [open_store().get_run(run_id) for run_id in run_ids]
+    return [open_store().get_run(run.data.tags.get('reused_from', run.info.run_id)) for run in runs]
+
+def _begun(run):
+    "The runs whose nets a run asks: itself, or those that it fuses."
+    there = {file.path for file in open_store().list_artifacts(run.info.run_id)}
+    recipe = json.loads(load_text('recipe.json', run.info.run_id)) if 'recipe.json' in there else {}
+    members = [] if 'weights' in run.data.tags else recipe.get('members', ())
+    return [one for member in _trained(members) for one in _begun(member)] or [run]
+
 def _made_with(run_ids):
     "Code, day, versions and machine of some runs, and the weights that their nets started from."
-    runs = [open_store().get_run(run_id) for run_id in run_ids]
-    runs = [open_store().get_run(run.data.tags.get('reused_from', run.info.run_id)) for run in runs] # that trained it
+    runs = _trained(run_ids)
     said = json.loads(load_text('environment.json', runs[0].info.run_id))
     packages = {name.lower(): version for name, version in said['packages'].items()}
     versions = [f"python {said['python'].split()[0]}", *(f'{name} {packages[name]}' for name in PACKAGES
                                                          if name in packages)]
-    def each(tag): return ', '.join(sorted({run.data.tags[tag] for run in runs if tag in run.data.tags}))
+    def each(tag, of=runs): return ', '.join(sorted({run.data.tags[tag] for run in of if tag in run.data.tags}))
+    begun = [one for run in runs for one in _begun(run)]
     day = pd.Timestamp(max(run.info.end_time for run in runs), unit='ms').date().isoformat()
-    return dict(weights=each('weights'), weights_digest=each('weights_digest'), commit=each('git_sha'), date=day,
-                versions=', '.join(versions), machine=', '.join(said['gpu']) or said['cpu'])
+    start = dict(weights=each('weights', begun), weights_digest=each('weights_digest', begun))
+    return start | dict(commit=each('git_sha'), date=day, versions=', '.join(versions),
+                        machine=', '.join(said['gpu']) or said['cpu'])
 
 def published_line(
     result:pd.DataFrame, # as `compare` gives it
@@ -606,7 +643,7 @@ def published_line(
     costs = dict(parameters=COSTS[0], gflops=COSTS[1], ms=COSTS[2])
     costs = {short: getattr(line, name, None) for short, name in costs.items()}
     costs |= {name: getattr(line, name) for name in SPENT if hasattr(line, name)}
-    named = dict(key=key, table=about['table'], row=line.row, note=line.note, printed=line.printed,
+    named = dict(key=key, table=about['table'], row=line.row, note=line.note, flow=line.flow, printed=line.printed,
                  printed_on=about['printed_on'])
     asked = dict(preset=about['preset'], settings=_said(settings), decided=decided_in_words(about['decided']))
     measured = dict(protocol=line.protocol, leaked=line.leaked, unit='video') | found | costs
@@ -645,7 +682,7 @@ def published(
     if not file.exists():
         raise NotRun(f'{file}: nothing of this paper is published',
                      'Measure a table, then: har compare TABLE --publish')
-    text = ['note', 'set_from', 'preset', 'settings', 'weights', 'weights_digest', 'decided']
+    text = ['note', 'flow', 'set_from', 'preset', 'settings', 'weights', 'weights_digest', 'decided']
     return pd.read_csv(file, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ''))
 
 def published_videos(
@@ -668,6 +705,7 @@ def rendered(
     "Published lines in Markdown, with what they were measured on, how, and how to measure them again."
     first, shown = lines.iloc[0], pd.DataFrame({'row': [f'{row} ({note})' if note else row
                                                        for row, note in zip(lines.row, lines.note, strict=True)]})
+    if (lines.flow != '').any(): shown['flow'] = list(lines.flow)
     if lines.protocol.nunique() > 1: shown['protocol'] = list(lines.protocol)
     if lines.printed.notna().any(): shown[f'printed ({first.printed_on})'] = [_cell(p, '{:.2f}') for p in lines.printed]
     rows = [line for _, line in lines.iterrows()]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SettingsError', 'Row', 'Settings', 'takes', 'call_row', 'read_by', 'Table', 'literature', 'Job', 'splits',
-           'BadClips', 'settings_of', 'choose', 'Counted', 'contents', 'row_key', 'known_runs', 'log_origin', 'run_row',
-           'RowsFailed', 'in_turn', 'Options', 'planned', 'run']
+           'BadClips', 'settings_of', 'choose', 'untrained', 'as_they_are', 'tested', 'rows_as_they_are', 'Counted',
+           'contents', 'row_key', 'known_runs', 'log_origin', 'run_row', 'RowsFailed', 'in_turn', 'Options', 'planned',
+           'run', 'mean_of_splits']
 
 # %% ../../nbs/experiments/01_tables.ipynb #ad3cd7f5
 import hashlib
@@ -13,13 +14,16 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from ..core import HarError, name_of, nearest
 from ..data.video import progress_bar
@@ -34,12 +38,25 @@ from har_nb.experiments.results import (
     log_pictures,
     log_printed,
     log_results,
+    log_summary,
     measure,
     to_markdown,
 )
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
-from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
+from ..learning.pyfunc import log_model
+from har_nb.learning.runs import (
+    close_dead_runs,
+    is_open,
+    joined_run,
+    log_dataset,
+    log_table,
+    log_text,
+    page_address,
+    runs_table,
+    system_metrics,
+    tracked_run,
+)
 from ..learning.tracking import StoreAway, open_store
 from ..samples.modalities import Modality, shown
 from ..samples.store import decode_samples
@@ -60,6 +77,8 @@ class Row:
     printed:float|None = None # accuracy in percent as printed, None where the paper has no such row
     needs:tuple = () # names of the rows whose predictions it uses
     note:Callable|None = None # settings -> what stands in for what the paper has, or '': shown behind the name
+    flow:bool = True # False: it does not look at the flow that its samples hold
+    as_it_is:Callable|None = None # (row, settings) -> the row where weights are tested and nothing is trained, or None
     def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
         return shown(self.modality(settings), settings)
 
@@ -144,6 +163,16 @@ class Table:
                 raise SettingsError(f'{self.name}, {row.name}: no such setting: {", ".join(sorted(unknown))}',
                                     f'Known are: {", ".join(known)}')
 
+    def flow_behind(self,
+        row:Row,
+        shared:dict # settings of all rows
+    )->str: # '' where there is none
+        "The method of optical flow behind a row's number, its own or that of the rows it needs, as it is shown."
+        own, by_name = shared | row.settings, {one.name: one for one in self.rows}
+        found = [self.flow_behind(by_name[name], shared) for name in row.needs]
+        if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
+        return ', '.join(dict.fromkeys(filter(None, found)))
+
     def look_at_words(self):
         "Decisions and literature are what is shown of them."
         if not all(isinstance(line, tuple) and len(line) == 3 for line in self.decided):
@@ -223,7 +252,8 @@ def settings_of(
     try: Modality(**{name: shared[name] for name in SHOWN if name in shared})
     except (TypeError, ValueError) as e: raise SettingsError(str(e)) from e
     least = dict(size=1, n=1, interval=1, batch_size=1, freeze_epochs=0)
-    least |= dict(epochs=0 if shared.get('freeze_epochs') else 1)
+    may_rest = shared.get('freeze_epochs') or any(row.as_it_is for row in table.rows)
+    least |= dict(epochs=0 if may_rest else 1)
     for name, value in least.items():
         if shared.get(name, value) < value: raise SettingsError(f'{name} is at least {value}, not {shared[name]}')
     if table.check: table.check(shared)
@@ -244,6 +274,49 @@ def choose(
     for row in reversed(table.rows):
         if row.name in wanted: wanted |= set(row.needs)
     return [row for row in table.rows if row.name in wanted]
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c1d04
+def untrained(
+    shared:dict # settings of a table
+)->bool: # whether nothing is trained with them
+    return shared.get('epochs') == 0 and not shared.get('freeze_epochs')
+
+def as_they_are(
+    table:Table, shared:dict # settings with which nothing is trained
+)->Table: # of the rows that can be tested: those with whole weights, and those that fuse such rows
+    "A table whose rows are tested and not trained."
+    there = {row.name: row.as_it_is(row, shared | row.settings) for row in table.rows if row.as_it_is}
+    there = {name: row for name, row in there.items() if row}
+    for row in table.rows:
+        if row.modality is None and row.needs and set(row.needs) <= set(there): there[row.name] = row
+    return replace(table, rows=tuple(there[row.name] for row in table.rows if row.name in there))
+
+def tested(
+    parts # ActionDatasets: splits of the same clips
+)->np.ndarray: # rows of their clips that any of them tests
+    return np.flatnonzero(np.any([part.clips.split == 'test' for part in parts], axis=0))
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c1d06
+def rows_as_they_are(
+    table:Table, shared:dict, # settings with which nothing is trained
+    names=None # rows to test, default all that can be
+)->list: # of Row
+    "The rows that are tested. Raises `SettingsError` where weights are missing, or may be those of several rows."
+    there = as_they_are(table, shared)
+    able = {row.name for row in there.rows}
+    if missing := [row.name for row in choose(table, names) if row.name in (names or ()) and row.name not in able]:
+        raise SettingsError(f'{", ".join(missing)}: epochs=0 tests weights as they are, and this has none',
+                            'Name a file that holds the whole net: --weights FILE, or what the table calls it')
+    if not able:
+        raise SettingsError(f'{table.name}: epochs=0 tests weights as they are, and none are named',
+                            'Name a file that holds a whole net: --weights FILE, or what the table calls it')
+    alike = {}
+    for row in there.rows:
+        if not row.needs: alike.setdefault(f'{name_of(row.work)} {row.settings}', []).append(row.name)
+    if several := [rows for rows in alike.values() if len(rows) > 1 and not names]:
+        raise SettingsError(f'{table.name}: the same net would stand in the rows {", ".join(several[0])}',
+                            f'Say which of them it is: --rows {several[0][-1]!r}')
+    return choose(there, names)
 
 # %% ../../nbs/experiments/01_tables.ipynb #c0de7ab1
 @dataclass(frozen=True)
@@ -372,14 +445,17 @@ def run_row(
         if trained: open_store().set_tag(run_id, 'git_sha', origin['tags.git_sha'])
         whole = table.settings | table.presets.get(preset, {})
         log_origin(job, {name: value for name, value in settings.items() if value != whole.get(name)}, pairs)
+        log_dataset(job.dataset)
         if missing := [name for name in row.needs if name not in job.done]:
             raise RuntimeError(f'{row.name} needs {", ".join(missing)}, which failed')
         started = time.perf_counter()
-        if not trained: predictions = call_row(row.work, job, own)
+        if not trained:
+            with system_metrics(): predictions = call_row(row.work, job, own)
         if not helper():
             metrics, videos = measure(predictions, job.dataset, table.sample, pairs)
             log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
             log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
+            if not trained: log_model(run_id, metrics)
     return predictions, trained or run_id
 
 # %% ../../nbs/experiments/01_tables.ipynb #18ebf6ae
@@ -440,10 +516,11 @@ class Options:
         other = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return {name: value for name, value in other.items() if name in told}
 
-    def parts(self, table:Table, dataset)->list: # ActionDatasets
-        "The splits to measure."
+    def parts(self, table:Table, dataset, trained:bool=True)->list: # ActionDatasets
+        "The splits to measure; where nothing is trained, nothing is kept for validation."
         chosen = {name: make for name,make in table.protocols.items() if name in (self.protocols or table.protocols)}
         share = table.validation if self.validation is None else self.validation
+        if not trained: share = 0
         return splits(dataset, self.folds, share, validation_by=self.validation_by, protocols=chosen)
 
 # %% ../../nbs/experiments/01_tables.ipynb #f4642857
@@ -475,9 +552,20 @@ def _table_key(table, shared, folds, parts, content):
     told = json.dumps(depends, sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-def _parent_of(table, key): # id of the table's newest run with this key
+def _parent_of(table, key): # id of the table's newest run with this key, and whether another process has it open
     runs = runs_table(table.name, f"tags.kind = 'table' and tags.key = '{key}'")
-    return runs.run_id.iloc[0] if len(runs) else None
+    return (runs.run_id.iloc[0], is_open(runs.run_id.iloc[0])) if len(runs) else (None, False)
+
+@contextmanager
+def _parent(table, key, opened, cache, again):
+    "The run of a table. Who measures other rows of it at the same time works under the same one."
+    lock = FileLock(cache/f'{key}.lock') if not helper() else nullcontext()
+    cache.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with lock:
+            resumed, others = agreed(lambda: (None, False) if again else _parent_of(table, key))
+            parent = stack.enter_context(joined_run(resumed) if others else opened(run_id=resumed))
+        yield parent
 
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74b
 def run(
@@ -494,11 +582,15 @@ def run(
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure a table's rows; all goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
     options, asked = Options.out_of(table, seeds, asked)
-    shared, chosen = settings_of(table, preset, **asked), choose(table, rows)
+    shared = settings_of(table, preset, **asked)
+    chosen = rows_as_they_are(table, shared, rows) if untrained(shared) else choose(table, rows)
+    if untrained(shared): table = replace(table, rows=tuple(chosen)) # what they are then is told
     preset = '' if preset in (None, 'paper') else preset
-    parts, progress, cache = options.parts(table, dataset), progress and not helper(), Path(cache)
+    parts = options.parts(table, dataset, trained=not untrained(shared))
+    progress, cache = progress and not helper(), Path(cache)
     modalities = list(dict.fromkeys(row.sees(shared | row.settings) for row in chosen if row.modality))
-    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress))
+    only = dict(only=tested(parts)) if untrained(shared) else {}
+    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress, **only))
     if (bad := (report.severity == 'error')).any() and not options.skip_bad: raise BadClips(report[bad])
     close_dead_runs()
     key = _table_key(table, shared, options.folds, parts, samples[0].content if samples else '')
@@ -507,9 +599,8 @@ def run(
                 protocol=', '.join(dict.fromkeys(part.protocol for part in parts)))
     tags |= dict(decided=decided_in_words(table.decided), command=options.command)
     params = shared | dict(folds=options.folds, validation_by=options.validation_by)
-    resumed = None if options.again else _parent_of(table, key)
-    with (repeatable(options.deterministic),
-          tracked_run(f'{table.name} on {dataset.name}', table.name, tags, params, run_id=resumed) as parent):
+    opened = partial(tracked_run, f'{table.name} on {dataset.name}', table.name, tags, params)
+    with repeatable(options.deterministic), _parent(table, key, opened, cache, options.again) as parent:
         log_table(report, 'report_of_files.csv')
         log_printed(table, shared, preset, options.other())
         plan = planned(chosen, parts, seeds, shared, dict(zip(modalities, samples, strict=True)), cache)
@@ -519,5 +610,22 @@ def run(
         result.attrs['report'] = report.to_dict('records')
         log_table(result.drop(columns='run_ids'), 'table.csv')
         log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
+        if not helper(): log_summary(result, parent)
         if failures: raise RowsFailed(failures)
     return result
+
+# %% ../../nbs/experiments/01_tables.ipynb #5a1c5d02
+def mean_of_splits(
+    table:Table,
+    results:dict # number of a split -> what `run` gave
+)->pd.DataFrame: # a line a row: printed, mean over the splits, lowest and highest, runs, accuracy of each split
+    "What a table shows on several splits."
+    name = f'test_acc_{table.unit}'
+    parts = [pd.DataFrame(dict(row=result.row, printed=result.printed, accuracy=result[name], runs=result.runs,
+                               split=number)) for number, result in results.items()]
+    each = pd.concat(parts)
+    by_row = each.groupby('row', sort=False)
+    wide = each.pivot(index='row', columns='split', values='accuracy').add_prefix('split ')
+    over_all = by_row.agg(printed=('printed', 'first'), mean=('accuracy', 'mean'), lowest=('accuracy', 'min'),
+                          highest=('accuracy', 'max'), runs=('runs', 'sum'))
+    return over_all.join(wide)
