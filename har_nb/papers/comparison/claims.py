@@ -89,7 +89,7 @@ def both(
         tables.append(published_videos('comparison', line.key, folder))
     shared = sorted(set(tables[0].seed) & set(tables[1].seed))
     right = [
-        t[t.seed.isin(shared)].assign(right=t.predicted == t.label).groupby(['path', 'group']).right.mean()
+        t[t.seed.isin(shared)].assign(right=lambda x: x.predicted == x.label).groupby(['path', 'group']).right.mean()
         for t in tables
     ]
     return pd.DataFrame(dict(right_first=right[0], right_second=right[1])).reset_index().assign(seeds=len(shared))
