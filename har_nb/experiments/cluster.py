@@ -25,7 +25,7 @@ import torch
 
 from ..data.video import progress_bar
 from . import tables
-from .results import COSTS, load_predictions
+from .results import COSTS, SPENT, load_predictions
 from .tables import SettingsError, Table, known_runs
 from ..learning.learner import repeatable
 from ..learning.runs import close_dead_runs
@@ -140,7 +140,7 @@ def _known(before, row, key, parent):
 # %% ../../nbs/experiments/04_cluster.ipynb #72486dc2
 def _predictions(run_id):
     measured = open_store().get_run(run_id).data.metrics
-    return load_predictions(run_id, {name: measured[name] for name in (*COSTS, 'epochs') if name in measured})
+    return load_predictions(run_id, {name: measured[name] for name in (*COSTS, *SPENT, 'epochs') if name in measured})
 
 def _measure(measure_row, row, job, key, needs, uri, deterministic):
     "A row on a worker: the run that has it, and what went wrong."

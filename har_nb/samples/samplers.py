@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDED', 'looped', 'EveryKth', 'Batches', 'OneClip', 'AllClips', 'Segments', 'ShiftingFrames', 'SpreadClips',
-           'three_crops', 'ticks']
+           'three_crops', 'ticks', 'MiddleFrames']
 
 # %% ../../nbs/samples/00_samplers.ipynb #e446dbd2
 from dataclasses import dataclass, replace
@@ -165,3 +165,16 @@ def ticks(
     lasts = np.median(np.diff(times)) if len(times) > 1 else 0 # the last frame, as long as the others
     n_ticks = max(1, int(np.ceil((times[-1] + lasts - ROUNDED)*fps)))
     return np.searchsorted(times, np.arange(n_ticks)/fps + ROUNDED, side='right') - 1
+
+# %% ../../nbs/samples/00_samplers.ipynb #d595b953
+@dataclass(frozen=True)
+class MiddleFrames:
+    "Single frames in the middle of a clip, `step` apart."
+    frames:int=16 # that are taken
+    step:int=3 # frames from one to the next
+    length = 1
+    counted = True # where the middle is, only the end tells
+    def __call__(self, n_frames:int, rng=None)->np.ndarray: # frames 1 int; nothing is random here
+        return OneClip(self.frames, self.step)(n_frames).reshape(-1, 1)
+    @property
+    def span(self)->int: return OneClip(self.frames, self.step).span

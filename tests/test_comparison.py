@@ -1,0 +1,175 @@
+"Five papers on one footing: the same frames, one way to train, corrected tests, pages from files."
+
+import numpy as np
+import pandas as pd
+import pytest
+from later import collecting
+
+if not collecting:
+    import torch
+
+    from har_nb.data.people import ORDER_PAIRS
+    from har_nb.data.sports import build_sports
+    from har_nb.experiments.results import Predictions, published
+    from har_nb.models.r3d import small_3d
+    from har_nb.papers.comparison import claims as said
+    from har_nb.papers.comparison import tables
+    from har_nb.papers.comparison.claims import (
+        CONTRASTS,
+        claims,
+        claims_page,
+        footing,
+        footing_table,
+        holm,
+        smallest_visible,
+        verdict,
+    )
+    from har_nb.samples.samplers import MiddleFrames
+
+SMALL = dict(size=32, epochs=1, batch_size=8)
+
+
+@pytest.fixture(scope='module')
+def few(tmp_path_factory):
+    return build_sports(
+        tmp_path_factory.mktemp('footing') / 'sports_hard', 'hard', train=3, test=2, takes=1, workers=1, progress=False
+    )
+
+
+def test_all_rows_draw_from_the_same_frames_which_are_those_of_a_reversal():
+    for n in (50, 60, 110):
+        taken = MiddleFrames()(n)
+        assert taken.shape == (16, 1) and np.array_equal(taken.ravel()[::-1], n - 1 - taken.ravel())
+    assert {str(row.modality(tables.SETTINGS).sampler) for row in tables.ROWS if row.modality} == {str(MiddleFrames())}
+
+
+def test_there_are_twelve_trainings_and_a_teacher():
+    trained = [row.name for row in tables.ROWS if row.work is tables.train]
+    assert len(trained) == 13 and 'teacher' in trained
+    rows = {row.name for row in tables.ROWS}
+    assert all({contrast.first, contrast.second} <= rows for contrast in CONTRASTS) and len(CONTRASTS) == 5
+    assert {row.name for row in tables.hard.rows} == {row.name for row in tables.plain.rows} == rows
+    assert set(tables.RATE) <= set(trained) and all(rate in tables.RATES for rate in tables.RATE.values()), (
+        'rates come from the search'
+    )
+
+
+def test_a_row_with_fewer_people_takes_as_many_steps(few):
+    job = tables.Job(few, 0, None, {})
+    fewer = tables.fewer_people(job, 2).dataset
+    assert fewer.clips.group[fewer.clips.split == 'train'].nunique() == 2 and len(fewer.test) == len(few.test)
+    steps = {row.name: row.settings['people'] * row.settings['epochs'] for row in tables.people.rows}
+    assert len(steps) == 12 and max(steps.values()) < 1.2 * min(steps.values())
+
+
+def test_what_a_clip_costs_counts_every_window():
+    cost = dict(gflops=1.0, latency_ms=2.0, parameters=7)
+    whole = tables.counted(Predictions(None, None, cost), np.arange(24).reshape(3, 8) % 16, 0.5, flow=True).metrics
+    assert (whole['gflops'], whole['latency_ms'], whole['parameters'], whole['minutes'], whole['frames']) == (
+        3.0,
+        6.0,
+        7,
+        0.5,
+        32.0,
+    )
+
+
+def test_people_to_paint_are_those_of_the_training(few):
+    people = tables.people_to_paint(few, 32, 'crop')
+    assert set(people.group) == set(few.clips.group[few.clips.split == 'train']) and people.pictures.shape[1:] == (
+        32,
+        32,
+        3,
+    )
+    assert len(people) == 3 * 6 and 0.02 < people.masks.mean() < 0.4
+
+
+@pytest.mark.slow
+def test_rows_are_published_one_by_one_and_not_measured_again(few, tmp_path):
+    file, options = (
+        tmp_path / 'comparison.csv',
+        dict(cache=tmp_path / 'cache', progress=False, rows=['normal', 'single frame', 'R3D'], **SMALL),
+    )
+    tables.measure(tables.hard, few, file, seeds=1, **options)
+    lines = published('comparison', tmp_path)
+    assert set(lines.row) == {'mean over frames', 'normal', 'single frame', 'R3D'} and (lines.minutes > 0).all()
+    assert dict(zip(lines.row, lines.frames, strict=True)) == {
+        'mean over frames': 16,
+        'single frame': 1,
+        'normal': 4,
+        'R3D': 16,
+    }
+    assert (
+        lines.order_pairs.between(0, 100).all()
+        and lines.set_from.str.startswith('har data sports FOLDER --level=hard').all()
+    )
+    before = file.read_bytes()
+    tables.measure(tables.hard, few, file, seeds=1, **options)
+    assert file.read_bytes() == before
+    found = footing(tmp_path).set_index('row')
+    assert 0 <= found.loc['R3D', 'camera'] <= 100 and pd.isna(found.loc['MEI'].get('hard_mean', np.nan))
+    assert 'R3D' in footing_table(tmp_path) and 'waits' in claims_page(folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_every_row_can_be_trained(few, tmp_path):
+    tables.measure(
+        tables.hard,
+        few,
+        tmp_path / 'comparison.csv',
+        seeds=1,
+        cache=tmp_path / 'cache',
+        progress=False,
+        paint_epochs=1,
+        **SMALL,
+    )
+    assert set(published('comparison', tmp_path).row) == {row.name for row in tables.ROWS}
+    assert claims(folder=tmp_path).p.notna().all()
+
+
+def test_holm_and_verdicts():
+    assert holm([0.001, 0.5, 0.04, 0.03, 0.02]) == pytest.approx([0.005, 0.5, 0.09, 0.09, 0.08])
+    assert [verdict(*one) for one in ((3.0, 0.01), (-3.0, 0.01), (3.0, 0.06))] == [
+        'supported',
+        'contradicted',
+        'undecided',
+    ]
+
+
+def test_the_smallest_visible_difference_is_seen_four_times_of_five():
+    rng = np.random.default_rng(1)
+    spread = rng.normal(0, 5, 24)
+    visible = smallest_visible(spread, alpha=0.05)
+    from scipy.stats import ttest_1samp
+
+    drawn = rng.choice(spread - spread.mean(), (1000, 24)) + visible
+    assert 0.74 < np.mean(ttest_1samp(drawn, 0, axis=1).pvalue < 0.05) < 0.86
+
+
+def test_a_contrast_is_paired_by_video_person_and_seed(tmp_path, monkeypatch):
+    videos = pd.DataFrame(
+        dict(
+            seed=0,
+            split='s',
+            path=[f'A/{n}.avi' for n in range(48)],
+            group=[f'g{n // 2:02d}' for n in range(48)],
+            label='A',
+            predicted='A',
+            two_way=np.nan,
+        )
+    )
+    worse = videos.assign(predicted=['B' if n % 4 == 0 else 'A' for n in range(48)])
+    kept = dict(first=pd.concat([videos, videos.assign(seed=1)]), second=pd.concat([worse, worse.assign(seed=2)]))
+    monkeypatch.setattr(said, 'line_of', lambda row, *_: pd.Series(dict(key=row)))
+    monkeypatch.setattr(said, 'published_videos', lambda paper, key, folder: kept[key])
+    pair = said.both('first', 'second')
+    assert len(pair) == 48 and set(pair.seeds) == {1} and pair.right_first.mean() - pair.right_second.mean() == 0.25
+
+
+def test_the_small_3d_net_has_the_levels_that_a_student_is_asked_for():
+    net = small_3d(channels=2)
+    assert all(hasattr(net, name) for name in tables.IMITATION.levels) and net(torch.zeros(1, 2, 8, 40, 40)).shape == (
+        1,
+        8,
+    )
+    assert set(ORDER_PAIRS) == {('ClimbUp', 'ClimbDown'), ('CrankForward', 'CrankBackward')}
