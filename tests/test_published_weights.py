@@ -12,10 +12,13 @@ from har_nb.learning.runs import load_table, runs_table
 if not collecting:
     import torch
 
+    from har_nb.experiments.tables import run
+    from har_nb.learning.learner import fused_sgd
     from har_nb.models.mfnet import mfnet
     from har_nb.models.resnext3d import resnext3d
     from har_nb.papers.dual_action.tables import DEMO
-    from har_nb.papers.kpsem.tables import NARROW
+    from har_nb.papers.dual_action.tables import table1 as streams
+    from har_nb.papers.kpsem.tables import NARROW, table1_ucf101
 
 PAIRS = ('Hammering', 'HammerThrow', 'JumpingJack', 'JumpRope') # in the order of the list; sorted, both pairs change places
 CLASSES = [f'Action{number:03d}' for number in range(101)]
@@ -123,3 +126,33 @@ def test_the_mean_of_published_splits_is_one_command(har, like_ucf101, tmp_path)
     title, _, means = said.out.partition('mean of splits 1, 2:')
     assert title and re.search(r'MFNet +96\.0 +37\.5 +25\.0 +50\.0 +2 +25\.0 +50\.0', means), means
     assert 'needs several' in har('run', 'mei.table2', '--data', like_ucf101/'Hammering', '--split', 'all').err
+
+
+@pytest.mark.parametrize('more', [dict(), dict(dampening=.9), dict(nesterov=True)])
+def test_momentum_is_that_of_torch(more):
+    "Authors fine-tune with torch's SGD: dampened from its second step on, or Nesterov's."
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.full((2, 3), .5))] for _ in range(2))
+    mine = fused_sgd(ours, lr=.1, mom=.9, wd=.01, decouple_wd=False, **more)
+    reference = torch.optim.SGD(theirs, lr=.1, momentum=.9, weight_decay=.01, **more)
+    for step in range(4):
+        for own, other in zip(ours, theirs, strict=True): own.grad = torch.full_like(own, .3*step - .2); other.grad = own.grad.clone()
+        mine.step(); reference.step()
+        for own, other in zip(ours, theirs, strict=True): assert torch.allclose(own, other, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_authors_protocols_train(small_set, tracking, tmp_path):
+    "Small nets, one epoch: parts that stay as they are stay, and what leaks says so."
+    start = like_mars(tmp_path/'kinetics.pth', 'HammerThrow')
+    asked = dict(net=DEMO['net'], size=56, crop=48, n=8, flow=DEMO['flow'], bound=5., fps=None, epochs=1, batch_size=4, student_batch_size=2, scale='mean')
+    result = run(streams, small_set, preset='mars_leaky', rows=['MARS'], cache=tmp_path/'cache', progress=False, weights=start, **asked)
+    assert result.set_index('row').note['MARS'] == 'leaky: the rate falls by the test' and result.runs.tolist() == [1, 1]
+    run_id, before = result.set_index('row').run_ids['MARS'][0], torch.load(start, weights_only=True)['state_dict']
+    from har_nb.learning.predictor import load_predictor
+    after = load_predictor(run_id).model.state_dict()
+    assert torch.equal(after['layer2.0.conv1.weight'], before['module.layer2.0.conv1.weight']) and not torch.equal(after['layer4.0.conv1.weight'], before['module.layer4.0.conv1.weight'])
+    assert not torch.equal(after['layer2.0.bn1.running_mean'], before['module.layer2.0.bn1.running_mean'])
+    small = dict(mfnet=NARROW['mfnet'], r3d=NARROW['r3d'], image_weights=None, size=56, side=48, n=4, clips=2, stage='conv3', epochs=1, batch_size=4, at_once=4)
+    result = run(table1_ucf101, small_set, preset='multifiber', rows=['MFNet'], cache=tmp_path/'cache', progress=False, **small)
+    assert result.runs.tolist() == [1] and load_predictor(result.run_ids[0][0]).model.crop.side == 48

@@ -89,6 +89,7 @@ class Modality:
     crop:MovingCrop|None = field(default=None, kw_only=True) # what cuts frames before all else; None: they stay whole
     channels = 3 # of an image
     passing = False # whether `stream` is done with a frame when it gives something, and red, green and blue are treated alike
+    from_files = False # whether it reads what lies beside the frames, by `read`, and no frames
     kinds = None # types of a batch of images and of a batch of clips, where they are not fastai's
     def __post_init__(self):
         if self.aspect not in ASPECTS: raise ValueError(f'aspect={self.aspect!r} is none of {", ".join(ASPECTS)}')
@@ -314,6 +315,11 @@ def stream_video(
     stop:int|None=None, # number of the frame to stop before; None for the end
 )->int: # frames that were read
     "Read a video once and hand on every sample. Raises `VideoError`, also for a video that was cut off."
+    for place in [place for place, modality in enumerate(modalities) if modality.from_files]:
+        for sample in modalities[place].read(path, size, start, stop): take(place, sample)
+    if len(seen := [place for place, modality in enumerate(modalities) if not modality.from_files]) < len(modalities):
+        if not seen: return (modalities[0].n_frames(path) if stop is None else stop) - start
+        return stream_video(path, [modalities[place] for place in seen], size, lambda at, sample: take(seen[at], sample), start, stop)
     rates = {modality.fps for modality in modalities} - {None}
     passing = not rates and all(modality.passing and modality.crop is None for modality in modalities)
     n_frames, times = None, None
