@@ -33,7 +33,7 @@ def encode_flow(
     rounding:str='nearest', # or 'truncated', as MARS and denseflow's users have it
 )->torch.Tensor: # the same shape, uint8
     "Flow as bytes: clipped, spread over 0..255, rounded to nearest, halves to even; or cut to the byte below."
-    if rounding not in ('nearest', 'truncated'): raise ValueError(f'rounding={rounding!r} is neither nearest nor truncated')
+    if rounding not in ('nearest', 'truncated'): raise ValueError(f'rounding={rounding!r}: nearest or truncated')
     spread = (torch.as_tensor(flow).float().clamp(-bound, bound) + bound)*(255/(2*bound))
     return (spread.round_() if rounding == 'nearest' else spread.floor_()).to(torch.uint8)
 

@@ -275,7 +275,8 @@ def stream(
     training.fit(learns=learns, callbacks=callbacks, splitter=learning,
                  optimizer=partial(fused_sgd, mom=fitting.momentum, decouple_wd=False, **how.hypers))
     timed = {}
-    if isinstance(half, Flow) and half.method: timed = dict(flow_ms=flow_milliseconds(job.samples.modality, job.samples.size, n))
+    if isinstance(half, Flow) and half.method:
+        timed = dict(flow_ms=flow_milliseconds(job.samples.modality, job.samples.size, n))
     return over_videos(training.predictions(sees, **timed), job.dataset.labels, clips.average)
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #5a1c2d02
