@@ -117,5 +117,7 @@ class Descent(Settings):
     @property
     def parts(self)->dict: return dict(splitter=body_and_head) if self.stepped else {}
     def callbacks(self, fitting)->list:
-        rates = StepRates(fitting.lr, (self.body_rate, 1.), self.falls, fitting.batch_size, self.halved)
-        return [*([rates] if self.stepped else []), *([DecayAll()] if self.decay_all else [])]
+        everything = [DecayAll()] if self.decay_all else []
+        if not self.stepped: return everything
+        shares = self.body_rate, 1.
+        return [StepRates(fitting.lr, shares, self.falls, fitting.batch_size, self.halved), *everything]
