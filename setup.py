@@ -13,7 +13,8 @@ meta = config['DEFAULT']
 def lines(key): return [line.strip() for line in meta[key].splitlines() if line.strip()]
 
 
-extras = {name: lines(f'{name}_requirements') for name in ('collect', 'export', 'cluster', 'transformers', 'docs', 'dev')}
+names = 'collect', 'export', 'cluster', 'transformers', 'docs', 'dev'
+extras = {name: lines(f'{name}_requirements') for name in names}
 extras['dev'] += [line for name in extras if name != 'dev' for line in extras[name]]
 
 setup(name=meta['lib_name'], version=meta['version'], description=meta['description'], license=meta['license'],
@@ -22,4 +23,5 @@ setup(name=meta['lib_name'], version=meta['version'], description=meta['descript
       packages=find_packages(include=[meta['lib_name'], f"{meta['lib_name']}.*"]),
       package_data={f"{meta['lib_name']}.tools": ['tables.json']},
       install_requires=lines('requirements'), extras_require=extras,
-      entry_points={'console_scripts': lines('console_scripts'), 'nbdev': [f"{meta['lib_name']} = {meta['lib_name']}._modidx:d"]})
+      entry_points={'console_scripts': lines('console_scripts'),
+                    'nbdev': [f"{meta['lib_name']} = {meta['lib_name']}._modidx:d"]})

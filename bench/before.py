@@ -1,4 +1,5 @@
-"""What became faster: the same work by an earlier commit and by this one, in turn, each in a process of its own; and two commands that train side by side.
+"""What became faster: the same work by an earlier commit and by this one, in turn, each in a process of its own; and
+two commands that train side by side.
 
 python bench/before.py [COMMIT]     # prints the rows of bench/results.md; COMMIT as the history of this checkout has it
 """
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMIT = os.environ.get('BEFORE', 'dfd204d') # before memory was kept, channels came last for features, optimisers were fused
+# before memory was kept, channels came last for features, optimisers were fused
+COMMIT = os.environ.get('BEFORE', 'dfd204d')
 TIMES = 5
 
 
@@ -29,7 +31,11 @@ def work(folder, size=224, people=3, frames_of=10):
     from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
     dataset = build(folder/'sports', people=people, takes=1, size=(240, 320), progress=False)
     pictures, count = torch.randn(16, 3, size, size), iter(range(10**6))
-    learner = make_learner(DataLoaders(*[DataLoader([(x, i % 4) for i, x in enumerate(pictures)]*n, bs=16, num_workers=0) for n in (4, 1)], device='cpu'), mobilenet_v2(num_classes=4))
+    learner = make_learner(
+        DataLoaders(*[DataLoader([(x, i % 4) for i, x in enumerate(pictures)]*n, bs=16, num_workers=0) for n in (4, 1)],
+                    device='cpu'),
+        mobilenet_v2(num_classes=4),
+    )
     (samples,), _ = decode_samples(dataset, [Frame(1, frames_of)], size, folder/'frames', progress=False)
     net = torch.nn.Sequential(mobilenet_v2().features, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
 
@@ -37,7 +43,9 @@ def work(folder, size=224, people=3, frames_of=10):
         with torch.no_grad(): next(net.parameters())[:] += 1e-3*next(count) # another net: nothing is cached
         frame_features(net, samples, folder/f'features{next(count)}', progress=False)
 
-    def storing(side): return lambda: decode_samples(dataset, [Frame(10, 10), MotionEmbedding(10, 10)], side, folder/f'store{next(count)}', workers=2, progress=False)
+    def storing(side):
+        return lambda: decode_samples(dataset, [Frame(10, 10), MotionEmbedding(10, 10)], side,
+                                      folder/f'store{next(count)}', workers=2, progress=False)
     assert np.isfinite(float(pictures.sum()))
     return {f'training MobileNetV2 at {size} pixels, batch 16': lambda: fit(learner, 1, 1e-3, progress=False),
             f'frozen features of MobileNetV2 at {size} pixels': features,
@@ -59,9 +67,13 @@ class Tree:
     "A process that works with the code in a folder."
     def __init__(self, code, folder, settings):
         folder.mkdir()
-        environment = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | dict(PYTHONPATH=f'{code}{os.pathsep}{Path(__file__).parent}', MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db')
+        environment = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | dict(
+            PYTHONPATH=f'{code}{os.pathsep}{Path(__file__).parent}',
+            MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db',
+        )
         command = [sys.executable, '-c', f'import before; before.serve({str(folder)!r}, **{settings!r})']
-        self.process = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, env=environment, cwd=folder,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.names = self.read().split('\t')
     def read(self):
         while (line := self.process.stdout.readline().strip()) == '': assert self.process.poll() is None, 'it has ended'
@@ -100,14 +112,19 @@ TWO = (('mei.table2', 'normal'), ('mei_ablations.embedding', 'Gradient reversed'
 
 def beside(folder, people=10, epochs=8, size=64):
     "Two `har run` of different tables, each alone and both at a time, samples stored before."
-    environment = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | dict(PYTHONPATH=str(ROOT), MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db', HAR_NB_DATA=str(folder))
+    environment = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | dict(
+        PYTHONPATH=str(ROOT), MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db', HAR_NB_DATA=str(folder)
+    )
     def har(*words):
-        return subprocess.Popen([sys.executable, '-c', HAR, *map(str, words)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([sys.executable, '-c', HAR, *map(str, words)],
+                                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     def waited(process):
         _, said = process.communicate()
         assert process.returncode == 0, said
         return time.perf_counter()
-    def train(which, epochs): return har('run', which[0], '--data', folder/'sports', '--preset', 'demo', '--rows', which[1], '--epochs', epochs, '--size', size, '--again')
+    def train(which, epochs):
+        return har('run', which[0], '--data', folder/'sports', '--preset', 'demo', '--rows', which[1],
+                   '--epochs', epochs, '--size', size, '--again')
     waited(har('data', 'synthetic', folder/'sports', '--people', people, '--takes', 1))
     for which in TWO: waited(train(which, 1))
     alone, start = [], time.perf_counter()
@@ -115,7 +132,8 @@ def beside(folder, people=10, epochs=8, size=64):
     start, both = time.perf_counter(), [train(which, epochs) for which in TWO]
     together = [waited(process) - start for process in both]
     for which, one, two in zip(TWO, alone, together, strict=True):
-        yield f'har run {which[0]} beside another har run, against alone, on {os.cpu_count()} cores', f'{two/one:.2f} of its time ({two:.0f} s, {one:.0f} s)', '2.3 or less'
+        yield (f'har run {which[0]} beside another har run, against alone, on {os.cpu_count()} cores',
+               f'{two/one:.2f} of its time ({two:.0f} s, {one:.0f} s)', '2.3 or less')
 
 
 def rows(folder=None):

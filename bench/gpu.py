@@ -1,14 +1,21 @@
-"""What needs a GPU, in under eight minutes: speed of training of every net, waiting for data, optical flow, what KPSEM costs. Writes the part `gpu` of bench/results.md.
+"""What needs a GPU, in under eight minutes: speed of training of every net, waiting for data, optical flow, what KPSEM
+costs. Writes the part `gpu` of bench/results.md.
 
 make bench-gpu                       # with the environment of this checkout
-make bench-gpu WHEELS=folder PYTHON=python3.12   # where that Python has torch (2.11 or newer, for the GPU) and nothing can be fetched:
-                                     # what the folder holds and this Python lacks goes into .venv-gpu first (pip install --no-index --no-deps --find-links folder --target .venv-gpu)
+make bench-gpu WHEELS=folder PYTHON=python3.12
+                                     # where that Python has torch (2.11 or newer, for the GPU) and nothing can be
+                                     # fetched: what the folder holds and this Python lacks goes into .venv-gpu first
+                                     # (pip install --no-index --no-deps --find-links folder --target .venv-gpu)
 python bench/gpu.py kpsem flow       # some parts only
-python bench/gpu.py --toy            # every part on the CPU, a moment of each, nothing written: nothing is new on the day
+python bench/gpu.py --toy            # every part on the CPU, a moment of each, nothing written: nothing is new on
+                                     # the day
 
-Every part is a process of its own with a limit of its own. What it measured before it failed, or before its time was up, is kept, and the failure is named beside it.
-A folder of wheels is made where there is a network, for the Python of the other machine; torch and what it brings may be deleted from it, torchvision stays:
-    python -m pip download --dest wheels --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 torchvision timm fastai opencv-python-headless av lmdb filelock pandas psutil tqdm
+Every part is a process of its own with a limit of its own. What it measured before it failed, or before its time was
+up, is kept, and the failure is named beside it.
+A folder of wheels is made where there is a network, for the Python of the other machine; torch and what it brings may
+be deleted from it, torchvision stays:
+    python -m pip download --dest wheels --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64
+        torchvision timm fastai opencv-python-headless av lmdb filelock pandas psutil tqdm
 """
 import json
 import os
@@ -77,14 +84,19 @@ def row_of(net, device, batch, limit):
     model = net.make()
     what, model = cost_of(net, model), model.to(device)
     while True:
-        try: found = [trained(model, net.shapes, device, batch, limit, *way) for way in ((None, False), (half(device), False), (half(device), True))]
+        try:
+            found = [trained(model, net.shapes, device, batch, limit, *way)
+                     for way in ((None, False), (half(device), False), (half(device), True))]
         except torch.OutOfMemoryError:
             if batch == 1: raise
             batch //= 2
         else: break
         torch.cuda.empty_cache()
     speeds, peaks = zip(*found, strict=True)
-    return (what, f'training, batch {batch}: {", ".join(f"{x:,.0f}" for x in speeds)} samples/s; {", ".join(f"{x:,.0f}" for x in peaks)} MB; inference: {both(net.shapes, model.eval(), device, limit)} ms', 'told')
+    return (what,
+            f'training, batch {batch}: {", ".join(f"{x:,.0f}" for x in speeds)} samples/s; '
+            f'{", ".join(f"{x:,.0f}" for x in peaks)} MB; inference: '
+            f'{both(net.shapes, model.eval(), device, limit)} ms', 'told')
 
 
 def every_net(device, folder, clips, batch, limit=.4, small=False):
@@ -95,9 +107,13 @@ def every_net(device, folder, clips, batch, limit=.4, small=False):
     from latency import BATCH
 
     from har_nb.models.zoo import NETS
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4 # as training does; fewer tries, as seconds count
-    yield (f'how, nets of {"clips" if clips else "images"}: training in 32 bits, in mixed precision, and that with channels last, samples/s and megabytes at the peak; inference in 32 bits, milliseconds for 1 and for {BATCH}',
-           f'median of at most 8 steps in {limit} seconds, after two; the largest batch of at most {batch} that fits, random data on the device', 'told')
+    # as training does; fewer tries, as seconds count
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
+    yield (f'how, nets of {"clips" if clips else "images"}: training in 32 bits, in mixed precision, '
+           'and that with channels last, samples/s and megabytes at the peak; inference in 32 bits, '
+           f'milliseconds for 1 and for {BATCH}',
+           f'median of at most 8 steps in {limit} seconds, after two; the largest batch of at most {batch} that fits, '
+           'random data on the device', 'told')
     for net in NETS:
         if clips != any(len(shape) == 4 for shape in net.shapes) or small and net.name in LARGE: continue
         if small: net = replace(net, make=net.small or net.make, shapes=net.small_shapes or net.shapes)
@@ -129,7 +145,8 @@ PARTS = dict( # what matters most first: what is left of the time is for the lat
     brox=Part(brox, 45, {}, TINY | dict(batches=(1,))))
 
 
-def failure(error): return f'failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ""}'
+def failure(error):
+    return f'failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ""}'
 
 
 def write_rows(name, device, toy, file):
@@ -137,7 +154,8 @@ def write_rows(name, device, toy, file):
     part = PARTS[name]
     with open(file, 'a') as out, tempfile.TemporaryDirectory() as folder:
         try:
-            for row in part.work(device, Path(folder), **(part.toy if toy else part.settings)): print(json.dumps(row), file=out, flush=True)
+            for row in part.work(device, Path(folder), **(part.toy if toy else part.settings)):
+                print(json.dumps(row), file=out, flush=True)
         except Exception as error:
             traceback.print_exc()
             print(json.dumps((f'part {name}', failure(error), 'told')), file=out, flush=True)
@@ -148,14 +166,17 @@ def in_time(name, device, toy, limit, environment):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/'rows'
         file.touch()
-        process = subprocess.Popen([sys.executable, __file__, '--rows', str(file), name, *['--toy']*toy], env=environment, start_new_session=True)
+        process = subprocess.Popen([sys.executable, __file__, '--rows', str(file), name, *['--toy']*toy],
+                                   env=environment, start_new_session=True)
         try: status = process.wait(max(0, limit))
         except subprocess.TimeoutExpired: status = None
         finally:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         rows = [tuple(json.loads(line)) for line in file.read_text().splitlines() if line.endswith(']')]
-    if status is None: rows.append((f'part {name}', f'failed: ended after its {limit:.0f} seconds; the rows above were measured before', 'told'))
+    if status is None:
+        rows.append((f'part {name}',
+                     f'failed: ended after its {limit:.0f} seconds; the rows above were measured before', 'told'))
     elif status: rows.append((f'part {name}', f'failed: its process ended with status {status}', 'told'))
     return rows
 
@@ -172,14 +193,16 @@ def install(wheels, target=ROOT/'.venv-gpu'):
     "Put what is lacking into a folder of its own, without a network; the folder."
     if missing := lacking(wheels):
         names = [f'{name}=={number}' for name, number in (wheel.name.split('-')[:2] for wheel in missing)]
-        subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps', '--find-links', str(wheels), '--upgrade', '--target', str(target), *names], check=True)
+        subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps',
+                        '--find-links', str(wheels), '--upgrade', '--target', str(target), *names], check=True)
     return target
 
 
 def device_here():
     "Name of the GPU. Ends where there is none."
     import torch
-    if not torch.cuda.is_available(): sys.exit('no GPU that torch can use. python bench/gpu.py --toy tries every part on the CPU')
+    if not torch.cuda.is_available():
+        sys.exit('no GPU that torch can use. python bench/gpu.py --toy tries every part on the CPU')
     return torch.cuda.get_device_name()
 
 
@@ -209,10 +232,14 @@ def main(arguments):
     parser.add_argument('--toy', action='store_true', help='on the CPU, a moment of each; nothing is written')
     parser.add_argument('--rows', help='used inside: write the rows of one part here')
     asked = parser.parse_args(arguments)
-    if unknown := set(asked.parts) - set(PARTS): sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
+    if unknown := set(asked.parts) - set(PARTS):
+        sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
     if asked.rows: return write_rows(asked.parts[0], 'cpu' if asked.toy else 'cuda', asked.toy, asked.rows)
-    failed = run_parts(asked.parts or list(PARTS), asked.toy, None if asked.toy else RESULTS, started=started, packages=install(asked.wheels) if asked.wheels else None)
-    if failed: sys.exit(f'failed, in whole or in part: {", ".join(failed)}; the rest is measured{"" if asked.toy else " and written"}')
+    failed = run_parts(asked.parts or list(PARTS), asked.toy, None if asked.toy else RESULTS,
+                       started=started, packages=install(asked.wheels) if asked.wheels else None)
+    if failed:
+        sys.exit(f'failed, in whole or in part: {", ".join(failed)}; the rest is '
+                 f'measured{"" if asked.toy else " and written"}')
 
 
 if __name__ == '__main__': main(sys.argv[1:])

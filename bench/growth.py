@@ -1,7 +1,9 @@
-"""How time and memory grow with clips and with runs: audit, store, an epoch, the run list, `compare`. Draws bench/growth.svg.
+"""How time and memory grow with clips and with runs: audit, store, an epoch, the run list, `compare`. Draws
+bench/growth.svg.
 
 python bench/growth.py          # prints the rows of bench/results.md, and draws
-Tiny drawn clips, every one another; runs are copies of one that MLflow logged, written straight into its SQLite store. Every step is a process of its own.
+Tiny drawn clips, every one another; runs are copies of one that MLflow logged, written straight into its SQLite store.
+Every step is a process of its own.
 """
 import json
 import math
@@ -32,9 +34,11 @@ def draw(folder, n):
 
     def one(number):
         rng = np.random.default_rng(number)
-        picture = cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (SIDE, SIDE),
+                             interpolation=cv2.INTER_CUBIC)
         name, group, clip = f'class{number % 10}', number//40 + 1, number//10 % 4 + 1
-        write_video(folder/name/f'v_{name}_g{group:04}_c{clip:02}.avi', [np.roll(picture, frame, 1) for frame in range(FRAMES)], codec='MJPG')
+        write_video(folder/name/f'v_{name}_g{group:04}_c{clip:02}.avi',
+                    [np.roll(picture, frame, 1) for frame in range(FRAMES)], codec='MJPG')
     for label in range(10): (folder/f'class{label}').mkdir(parents=True)
     with ThreadPoolExecutor(CORES) as pool: list(pool.map(one, range(n)))
 
@@ -55,29 +59,47 @@ def one_run():
     from har_nb.learning.runs import log_metrics, log_params, log_table
     from har_nb.learning.tracking import experiment_id, open_store
     client, experiment = open_store(), experiment_id('mei.table2')
-    whole = client.create_run(experiment, tags=dict(kind='table', table='mei.table2', key='0', dataset='drawn', git_sha='0', preset='demo'), run_name='mei.table2 on drawn').info.run_id
-    tags = dict(kind='row', table='mei.table2', row='normal', dataset='drawn', protocol='folds', split='fold 1/5', seed='0', unit='video', preset='demo', git_sha='0', key='0', leaky='False', leaked='0.0', decided_by='us', data_digest='0')
-    row = client.create_run(experiment, tags=tags | {'mlflow.parentRunId': whole}, run_name='normal, seed 0').info.run_id
+    of_table = dict(kind='table', table='mei.table2', key='0', dataset='drawn', git_sha='0', preset='demo')
+    whole = client.create_run(experiment, tags=of_table, run_name='mei.table2 on drawn').info.run_id
+    tags = dict(kind='row', table='mei.table2', row='normal', dataset='drawn', protocol='folds', split='fold 1/5',
+                seed='0', unit='video', preset='demo', git_sha='0', key='0', leaky='False', leaked='0.0',
+                decided_by='us', data_digest='0')
+    row = client.create_run(experiment,
+                            tags=tags | {'mlflow.parentRunId': whole}, run_name='normal, seed 0').info.run_id
     log_params({f'setting{number}': number for number in range(16)}, run_id=row)
-    for epoch in range(3): log_metrics({f'{name}_{part}': .5 for name in ('loss', 'acc') for part in ('train', 'valid')}, epoch, row)
-    log_metrics(dict(test_acc_image=.5, test_acc_video=.5, test_acc_video_balanced=.5, parameters=1, gflops=1, latency_ms=1), run_id=row)
+    for epoch in range(3):
+        log_metrics({f'{name}_{part}': .5 for name in ('loss', 'acc') for part in ('train', 'valid')}, epoch, row)
+    log_metrics(dict(test_acc_image=.5, test_acc_video=.5, test_acc_video_balanced=.5,
+                     parameters=1, gflops=1, latency_ms=1), run_id=row)
     labels = np.arange(40) % 4
-    log_table(pd.DataFrame(dict(path=[f'{number}.avi' for number in range(40)], group=[f'g{number//4}' for number in range(40)], label=labels, predicted=np.roll(labels, 1))), 'predictions.parquet', row)
+    log_table(pd.DataFrame(dict(path=[f'{number}.avi' for number in range(40)],
+                                group=[f'g{number//4}' for number in range(40)], label=labels,
+                                predicted=np.roll(labels, 1))), 'predictions.parquet', row)
     for run in (row, whole): client.set_terminated(run, 'FINISHED')
     return row
 
 
-def fill(file, row, n, rows=('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division')):
+def fill(file, row, n,
+         rows=('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division')):
     "n - 1 more runs like one that is there, each with seed, split and row of its own; all share its artifacts."
     with closing(sqlite3.connect(file)) as store, store:
         for table in ('runs', 'tags', 'params', 'metrics', 'latest_metrics'):
             columns = [about[1] for about in store.execute(f'pragma table_info({table})')]
-            place, template = columns.index('run_uuid'), store.execute(f'select * from {table} where run_uuid = ?', (row,)).fetchall()
-            changed = [(*line[:place], f'{number:032x}', *line[place + 1:]) for number in range(1, n) for line in template]
+            place = columns.index('run_uuid')
+            template = store.execute(f'select * from {table} where run_uuid = ?', (row,)).fetchall()
+            changed = [(*line[:place], f'{number:032x}', *line[place + 1:])
+                       for number in range(1, n)
+                       for line in template]
             store.executemany(f'insert into {table} values ({", ".join("?"*len(columns))})', changed)
         for number in range(1, n):
-            for key, value in (('row', rows[number % 5]), ('split', f'fold {number//5 % 5 + 1}/5'), ('seed', str(number//25)), ('key', str(number))):
-                store.execute('update tags set value = ? where run_uuid = ? and key = ?', (value, f'{number:032x}', key))
+            for key, value in (
+                ('row', rows[number % 5]),
+                ('split', f'fold {number//5 % 5 + 1}/5'),
+                ('seed', str(number//25)),
+                ('key', str(number)),
+            ):
+                store.execute('update tags set value = ? where run_uuid = ? and key = ?',
+                              (value, f'{number:032x}', key))
 
 
 def opened(folder):
@@ -146,7 +168,8 @@ def comparing(folder, cache):
     return lambda: compare(table2)
 
 
-OF_CLIPS = {'audit': auditing, 'audit, near duplicates alone': alike, 'store': storing, 'epoch': an_epoch, 'epoch, clips chosen of stored frames': chosen_clips}
+OF_CLIPS = {'audit': auditing, 'audit, near duplicates alone': alike, 'store': storing,
+            'epoch': an_epoch, 'epoch, clips chosen of stored frames': chosen_clips}
 OF_RUNS = {'run list': run_list, 'compare': comparing}
 
 
@@ -166,12 +189,14 @@ def work(name, folder, cache):
 def alone(*arguments, **environment):
     "This file in a process of its own: its last line."
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')]))
-    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path) | environment)
+    done = subprocess.run([sys.executable, __file__, *map(str, arguments)],
+                          capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path) | environment)
     if done.returncode: raise RuntimeError(f'{" ".join(map(str, arguments))}: {done.stderr.strip()[-2000:]}')
     return done.stdout.splitlines()[-1]
 
 
-def measured(name, folder, cache): return json.loads(alone('--work', name, folder, cache, MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
+def measured(name, folder, cache):
+    return json.loads(alone('--work', name, folder, cache, MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
 def template(uri): return alone('--store', MLFLOW_TRACKING_URI=uri)
 
 
@@ -204,7 +229,9 @@ def picture(found, file):
     matplotlib.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'growth', 'font.size': 8})
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
     for ax, column, title in zip(axes, (0, 1), ('seconds', 'megabytes above the start'), strict=True):
-        for name, sizes, values in found: ax.plot(sizes, [one[column] for one in values], marker='o', markersize=3, linewidth=1.2, linestyle='--' if name in OF_RUNS else '-', label=name)
+        for name, sizes, values in found:
+            ax.plot(sizes, [one[column] for one in values],
+                    marker='o', markersize=3, linewidth=1.2, linestyle='--' if name in OF_RUNS else '-', label=name)
         ends = min(sizes[0] for _, sizes, _ in found), max(sizes[-1] for _, sizes, _ in found)
         base = min(one[column] for _, _, values in found for one in values)
         ax.plot(ends, [base, base*ends[1]/ends[0]], color='.7', linewidth=3, zorder=0, label='linear')
@@ -221,10 +248,13 @@ def rows(folder, clips=CLIPS, runs=RUNS, file=HERE/'growth.svg'):
         found.append((name, sizes, values))
         took, took_up = zip(*values, strict=True)
         what = 'runs' if name in OF_RUNS else f'clips of {FRAMES} frames'
-        yield (f'{name}; {", ".join(f"{n:,}" for n in sizes)} {what}', f'{", ".join(f"{x:.2f}" for x in took)} s: exponent {exponent(sizes, took):.2f}; '
-               f'{", ".join(f"{x:,.0f}" for x in took_up)} MB above the start: exponent {exponent(sizes, took_up):.2f}', AIM)
+        yield (f'{name}; {", ".join(f"{n:,}" for n in sizes)} {what}',
+               f'{", ".join(f"{x:.2f}" for x in took)} s: exponent {exponent(sizes, took):.2f}; '
+               f'{", ".join(f"{x:,.0f}" for x in took_up)} MB above the start: exponent {exponent(sizes, took_up):.2f}',
+               AIM)
     picture(found, file)
-    yield 'the same as a picture; exponents are slopes between the last two sizes', f'![growth]({Path(file).name})', 'told'
+    yield ('the same as a picture; exponents are slopes between the last two sizes',
+           f'![growth]({Path(file).name})', 'told')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
-"""Against what a user would do instead: our store and learner; a plain PyTorch loop that decodes in every epoch; the same over JPEG files extracted once.
+"""Against what a user would do instead: our store and learner; a plain PyTorch loop that decodes in every epoch; the
+same over JPEG files extracted once.
 
 python bench/instead.py          # prints the rows of bench/results.md
-Each is a process of its own, in turns. Same net, same samples (the last frame of each batch of ten), same batch size, training and validation in every epoch; the plain loops take nothing of ours but the net.
+Each is a process of its own, in turns. Same net, same samples (the last frame of each batch of ten), same batch size,
+training and validation in every epoch; the plain loops take nothing of ours but the net.
 """
 import json
 import os
@@ -17,7 +19,8 @@ from pathlib import Path
 from measure import CORES, HERE, folder_bytes, megabytes
 
 INDOOR = HERE.parent.parent/'shared'/'data'/'indoor_actions' # real videos, used where they are
-WAYS = {'ours': 'our store and learner', 'decoding': 'plain PyTorch, PyAV in every epoch, 2 workers', 'jpegs': 'plain PyTorch over JPEG files extracted once, 2 workers'}
+WAYS = {'ours': 'our store and learner', 'decoding': 'plain PyTorch, PyAV in every epoch, 2 workers',
+        'jpegs': 'plain PyTorch over JPEG files extracted once, 2 workers'}
 N = 10 # frames of a batch
 DEMO = dict(workers=2, net='small_resnet', size=64, interval=5, batch=64, lr=1e-2, epochs=4)
 REAL = dict(workers=2, net='mobilenet_v2', size=224, interval=10, batch=32, lr=1e-3, epochs=2)
@@ -73,7 +76,8 @@ def seen(size, train):
     import torch
     from torchvision.transforms import v2
     flip = [v2.RandomHorizontalFlip()] if train else []
-    return v2.Compose([v2.ToImage(), v2.Resize((size, size), antialias=True), *flip, v2.ToDtype(torch.float32, scale=True), v2.Normalize((.485, .456, .406), (.229, .224, .225))])
+    return v2.Compose([v2.ToImage(), v2.Resize((size, size), antialias=True), *flip,
+                       v2.ToDtype(torch.float32, scale=True), v2.Normalize((.485, .456, .406), (.229, .224, .225))])
 
 
 def decoding(about, cache, mark):
@@ -91,12 +95,15 @@ def decoding(about, cache, mark):
             if self.train: random.Random(self.epoch).shuffle(order)
             for path, label in order[worker.id::worker.num_workers] if worker else order:
                 for frame in last_frames(path, about['interval']): yield parts[self.train](frame), label
-    return plain_loop(about, net, [loader(about, Videos(of_split(about, split), split == 'train')) for split in ('train', 'valid')], mark)
+    return plain_loop(about, net,
+                      [loader(about, Videos(of_split(about, split), split == 'train')) for split in ('train', 'valid')],
+                      mark)
 
 
 def loader(about, dataset, shuffle=None):
     from torch.utils.data import DataLoader
-    return DataLoader(dataset, batch_size=about['batch'], shuffle=shuffle, num_workers=about['workers'], persistent_workers=about['workers'] > 0)
+    return DataLoader(dataset, batch_size=about['batch'], shuffle=shuffle,
+                      num_workers=about['workers'], persistent_workers=about['workers'] > 0)
 
 
 def jpegs(about, cache, mark):
@@ -121,13 +128,17 @@ def jpegs(about, cache, mark):
         def __init__(self, split): self.files, self.transform = sorted((Path(cache)/split).rglob('*.jpg')), parts[split]
         def __len__(self): return len(self.files)
         def __getitem__(self, place):
-            with Image.open(self.files[place]) as image: return self.transform(image.convert('RGB')), int(self.files[place].parent.name)
-    return plain_loop(about, net, [loader(about, Pictures(split), split == 'train') for split in ('train', 'valid')], mark)
+            with Image.open(self.files[place]) as image:
+                return self.transform(image.convert('RGB')), int(self.files[place].parent.name)
+    return plain_loop(about, net,
+                      [loader(about, Pictures(split), split == 'train') for split in ('train', 'valid')], mark)
 
 
 def of_split(about, split):
     clips = about['clips']
-    return [(f'/{path}', about['classes'].index(label)) for path, label, its in zip(clips['path'], clips['label'], clips['split'], strict=True) if its == split]
+    return [(f'/{path}', about['classes'].index(label))
+            for path, label, its in zip(clips['path'], clips['label'], clips['split'], strict=True)
+            if its == split]
 
 
 def plain_loop(about, net, loaders, mark):
@@ -151,32 +162,42 @@ def plain_loop(about, net, loaders, mark):
 
 
 def work(way, file, cache):
-    "One way, in this process: when it had imported all it uses, when each epoch ended, and how many samples an epoch had."
+    """One way, in this process: when it had imported all it uses, when each epoch ended, and how many samples an epoch
+    had."""
     about, ends = json.loads(Path(file).read_text()), []
     samples = dict(ours=ours, decoding=decoding, jpegs=jpegs)[way](about, cache, lambda: ends.append(time.time()))
     return dict(ends=ends, samples=samples)
 
 
 def memory_of(process):
-    "Megabytes of a process and all it started: with what they share counted once; and the sum of their own peaks so far."
+    """Megabytes of a process and all it started: with what they share counted once; and the sum of their own peaks so
+    far."""
     import psutil
     once, peaks = 0., {}
     try: family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess: return 0., {}
     for one in family:
         try:
-            once += next(int(line.split()[1])/1024 for line in open(f'/proc/{one.pid}/smaps_rollup') if line.startswith('Pss:'))
+            once += next(int(line.split()[1])/1024
+                         for line in open(f'/proc/{one.pid}/smaps_rollup')
+                         if line.startswith('Pss:'))
             peaks[one.pid] = megabytes('VmHWM', one.pid)
         except (OSError, StopIteration): pass
     return once, peaks
 
 
 def measured(way, file, folder):
-    "A way in a process of its own, watched: seconds to the first epoch's end, seconds an epoch after it, megabytes, samples."
+    """A way in a process of its own, watched: seconds to the first epoch's end, seconds an epoch after it, megabytes,
+    samples."""
     import psutil
     start, most, peaks = time.time(), 0., {}
     with tempfile.TemporaryFile('w+') as out:
-        process = subprocess.Popen([sys.executable, __file__, '--work', way, str(file), str(folder/'cache')], stdout=out, env=os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')]))))
+        process = subprocess.Popen(
+            [sys.executable, __file__, '--work', way, str(file), str(folder/'cache')],
+            stdout=out,
+            env=os.environ
+            | dict(PYTHONPATH=os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')]))),
+        )
         family = psutil.Process(process.pid)
         while True:
             try: status = process.wait(.25)
@@ -192,37 +213,54 @@ def measured(way, file, folder):
 
 def summary(found, start, folder):
     ready, first, *_, last = found['ends']
-    return dict(imports=ready - start, first=first - start, later=(last - first)/(len(found['ends']) - 2), samples=found['samples'], disk=folder_bytes(folder)/2**20, memory=0., peaks=0.)
+    return dict(imports=ready - start, first=first - start, later=(last - first)/(len(found['ends']) - 2),
+                samples=found['samples'], disk=folder_bytes(folder)/2**20, memory=0., peaks=0.)
 
 
 def compared(name, dataset, about, rounds=1, ways=WAYS):
     "Rows of one set: each way, and what ours saves."
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/'about.json'
-        clips = dataset.clips[['label', 'group', 'split']].assign(path=[str(Path(path).resolve()).removeprefix('/') for path in dataset.paths])
+        clips = dataset.clips[['label', 'group', 'split']].assign(
+            path=[str(Path(path).resolve()).removeprefix('/') for path in dataset.paths]
+        )
         clips = clips[clips.split != 'test'] # which none of them needs
-        file.write_text(json.dumps(about | dict(classes=list(dataset.classes), clips=clips[['path', 'label', 'group', 'split']].to_dict('list'))))
+        file.write_text(json.dumps(about | dict(classes=list(dataset.classes),
+                                                clips=clips[['path', 'label', 'group', 'split']].to_dict('list'))))
         found = {way: [] for way in ways}
         for number in range(rounds):
             for way in ways:
-                with tempfile.TemporaryDirectory(dir=folder, prefix=f'{number}_{way}_') as place: found[way].append(measured(way, file, Path(place)))
+                with tempfile.TemporaryDirectory(dir=folder, prefix=f'{number}_{way}_') as place:
+                    found[way].append(measured(way, file, Path(place)))
     middle = {way: {key: statistics.median(one[key] for one in its) for key in its[0]} for way, its in found.items()}
     if len({its['samples'] for its in middle.values()}) > 1: raise RuntimeError(f'not the same samples: {middle}')
-    about_it = f'{name}; {about["net"]}, {about["size"]} pixels, batch {about["batch"]}, {next(iter(middle.values()))["samples"]:,.0f} training images'
+    about_it = (
+        f'{name}; {about["net"]}, {about["size"]} pixels, batch {about["batch"]}, '
+        f'{next(iter(middle.values()))["samples"]:,.0f} training images'
+    )
     for way, its in middle.items():
-        yield (f'{about_it}: {WAYS[way]}', f'{its["first"]:.1f} s to the first trained epoch ({its["imports"]:.1f} s of them imports), {its["later"]:.2f} s an epoch after that; {its["memory"]:,.0f} MB at the peak ({its["peaks"]:,.0f} MB as the sum of VmHWM of its processes); '
+        yield (f'{about_it}: {WAYS[way]}',
+               f'{its["first"]:.1f} s to the first trained epoch ({its["imports"]:.1f} s of them imports), '
+               f'{its["later"]:.2f} s an epoch after that; {its["memory"]:,.0f} MB at the peak ({its["peaks"]:,.0f} MB '
+               'as the sum of VmHWM of its processes); '
                f'{its["disk"]:,.1f} MB on disk', 'told')
     for way in [way for way in middle if way != 'ours' and 'ours' in middle]:
         mine, its = middle['ours'], middle[way]
-        yield (f'{about_it}: {WAYS[way]}, against ours', f'{its["first"]/mine["first"]:.2f} x the time to the first trained epoch ({(its["first"] - its["imports"])/(mine["first"] - mine["imports"]):.2f} x without imports), '
+        yield (f'{about_it}: {WAYS[way]}, against ours',
+               f'{its["first"]/mine["first"]:.2f} x the time to the first trained epoch '
+               f'({(its["first"] - its["imports"])/(mine["first"] - mine["imports"]):.2f} x without imports), '
                f'{its["later"]/mine["later"]:.1f} x the time of an epoch after that', 'told')
 
 
 def rows(folder, demo=None, people=30, takes=2, about=None, indoor=INDOOR):
     about = DEMO | (about or {})
-    yield from compared(f"the demo's set, {people} people", demo_set(folder/'sports', people=people, takes=takes, seed=11), about, rounds=2 if demo is None else demo)
+    yield from compared(f"the demo's set, {people} people",
+                        demo_set(folder/'sports', people=people, takes=takes, seed=11), about,
+                        rounds=2 if demo is None else demo)
     if indoor and indoor.is_dir(): yield from compared(f'real clips ({indoor.name})', real_set(indoor), REAL)
-    elif indoor: yield f'real clips ({indoor.name}), {REAL["size"]} pixels, {REAL["net"]}', f'skipped: {indoor.name} is not beside this checkout', 'told'
+    elif indoor:
+        yield (f'real clips ({indoor.name}), {REAL["size"]} pixels, {REAL["net"]}',
+               f'skipped: {indoor.name} is not beside this checkout', 'told')
 
 
 if __name__ == '__main__':

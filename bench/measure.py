@@ -1,4 +1,5 @@
-"What all parts of the bench share: alternating times, processes of their own, steps of training, and bench/results.md. Imports nothing but Python's own modules."
+"""What all parts of the bench share: alternating times, processes of their own, steps of training, and
+bench/results.md. Imports nothing but Python's own modules."""
 import os
 import platform
 import statistics
@@ -13,7 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CORES = os.cpu_count() or 1
 RESULTS = HERE/'results.md'
-ORDER = ('samples', 'before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading', 'gpu') # of the parts in results.md; others follow
+# of the parts in results.md; others follow
+ORDER = ('samples', 'before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading', 'gpu')
 GPU = 'make bench-gpu' # writes what needs a GPU
 
 
@@ -37,14 +39,17 @@ def until(work, limit, times):
     return statistics.median(spent)
 
 
-def python(code, *arguments): return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+def python(code, *arguments):
+    return subprocess.run([sys.executable, '-c', code, *map(str, arguments)],
+                          check=True, capture_output=True, text=True).stdout
 
 
 def exhaust(items):
     for _ in items: pass
 
 
-def megabytes(line='VmHWM', process='self'): # VmRSS: now, VmHWM: at the peak; ru_maxrss would count the parent's memory, too
+# VmRSS: now, VmHWM: at the peak; ru_maxrss would count the parent's memory, too
+def megabytes(line='VmHWM', process='self'):
     return next(int(x.split()[1])/1024 for x in open(f'/proc/{process}/status') if x.startswith(line))
 
 
@@ -75,7 +80,8 @@ def peak_of(work, device):
 
 
 def training_step(net, inputs, labels=None, precision=None, optimizer=None):
-    "A training step over one batch, as a function that also takes another batch: cross-entropy where there are labels, else the mean square of all that the net gives."
+    """A training step over one batch, as a function that also takes another batch: cross-entropy where there are
+    labels, else the mean square of all that the net gives."""
     import torch
     from torch.utils._pytree import tree_leaves
     device, mixed = inputs[0].device.type, precision is not None
@@ -85,7 +91,11 @@ def training_step(net, inputs, labels=None, precision=None, optimizer=None):
     def step(inputs=inputs, labels=labels):
         with torch.autocast(device, precision, enabled=mixed):
             found = net(*inputs)
-            loss = sum(x.float().square().mean() for x in tree_leaves(found)) if labels is None else torch.nn.functional.cross_entropy(found, labels)
+            loss = (
+                sum(x.float().square().mean() for x in tree_leaves(found))
+                if labels is None
+                else torch.nn.functional.cross_entropy(found, labels)
+            )
         scaler.scale(loss).backward()
         scaler.step(optimizer), scaler.update(), optimizer.zero_grad(set_to_none=True)
     return step
@@ -95,7 +105,8 @@ def laid_out(thing):
     "A net, or a tensor, with the channels last in memory, of pictures and of clips."
     import torch
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if isinstance(thing, torch.Tensor): return thing.contiguous(memory_format=formats[thing.ndim]) if thing.ndim in formats else thing
+    if isinstance(thing, torch.Tensor):
+        return thing.contiguous(memory_format=formats[thing.ndim]) if thing.ndim in formats else thing
     for parameter in thing.parameters(): parameter.data = laid_out(parameter.data)
     return thing
 
@@ -120,8 +131,12 @@ class Stopwatch:
     @property
     def spent(self): return time.perf_counter() - self.start
     def headed(self, rows, about=''):
-        where = f'{date.today()}, {platform.machine()}, {CORES} cores, {about}Python {platform.python_version()}, {packages()}; {self.spent/60:.0f} minutes; load average before: {self.load:.1f}.'
-        return '\n'.join([where, '', '| what | measured | aim |', '|---|---|---|', *('| ' + ' | '.join(cell.replace('|', r'\|') for cell in row) + ' |' for row in rows)])
+        where = (
+            f'{date.today()}, {platform.machine()}, {CORES} cores, {about}Python {platform.python_version()}, '
+            f'{packages()}; {self.spent/60:.0f} minutes; load average before: {self.load:.1f}.'
+        )
+        return '\n'.join([where, '', '| what | measured | aim |', '|---|---|---|',
+                          *('| ' + ' | '.join(cell.replace('|', r'\|') for cell in row) + ' |' for row in rows)])
 
 
 def part_of(rows):
@@ -140,5 +155,10 @@ def write_part(name, text, file=None):
     held = dict(part.split('\n\n', 1) for part in file.read_text().split('\n## ')[1:]) if file.exists() else {}
     held[name] = text
     names = [name for name in ORDER if name in held] + [name for name in held if name not in ORDER]
-    head = f'# Speed\n\nWritten by `make bench`, or for one part by `make bench PARTS=flow`: medians of alternating measurements. What needs a GPU: `{GPU}`.'
+    head = (
+        '# Speed\n'
+        '\n'
+        'Written by `make bench`, or for one part by `make bench PARTS=flow`: medians of alternating measurements. '
+        f'What needs a GPU: `{GPU}`.'
+    )
     file.write_text('\n\n'.join([head, *(f'## {name}\n\n{held[name].strip()}' for name in names)]) + '\n')

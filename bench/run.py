@@ -1,4 +1,5 @@
-"Measure what the library promises about speed and write bench/results.md. Ratios are taken in one run, alternating, as medians."
+"""Measure what the library promises about speed and write bench/results.md. Ratios are taken in one run, alternating,
+as medians."""
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +38,13 @@ def videos(folder):
     "Codec -> (file, what it is): real ones where they are, drawn ones otherwise."
     from har_nb.data.video import write_video
     real = dict(XviD=CLIPS/'v_ApplyEyeMakeup_g01_c01.avi', H264=CLIPS/'basketball.mp4')
-    if all(path.exists() for path in real.values()): return {'XviD': (real['XviD'], 'UCF101, 320x240'), 'H.264': (real['H264'], 'real, 426x240')}
+    if all(path.exists() for path in real.values()):
+        return {'XviD': (real['XviD'], 'UCF101, 320x240'), 'H.264': (real['H264'], 'real, 426x240')}
     clip = [*drawn_clip()]*3
-    return {'XviD': (write_video(folder/'xvid.avi', clip, codec='XVID').path, 'drawn, 320x240'), 'H.264': (write_h264(folder/'h264.mp4', clip), 'drawn, 320x240')}
+    return {
+        'XviD': (write_video(folder/'xvid.avi', clip, codec='XVID').path, 'drawn, 320x240'),
+        'H.264': (write_h264(folder/'h264.mp4', clip), 'drawn, 320x240'),
+    }
 
 
 def bare_loop(path, threads):
@@ -50,19 +55,28 @@ def bare_loop(path, threads):
 
 def decoding(path, what, codec):
     from har_nb.data.video import frames, iter_frames, iter_pictures
-    readers = {'iter_pictures (B G R, nothing kept)': lambda **k: exhaust(iter_pictures(path, **k)), 'iter_frames (R G B, one at a time)': lambda **k: exhaust(iter_frames(path, **k)),
-               'iter_frames, decoding ahead': lambda **k: exhaust(iter_frames(path, ahead=8, **k)),
-               'frames (R G B, the whole clip kept)': lambda **k: frames(path, **k), 'frames, decoding ahead': lambda **k: frames(path, ahead=8, **k)}
+    readers = {
+        'iter_pictures (B G R, nothing kept)': lambda **k: exhaust(iter_pictures(path, **k)),
+        'iter_frames (R G B, one at a time)': lambda **k: exhaust(iter_frames(path, **k)),
+        'iter_frames, decoding ahead': lambda **k: exhaust(iter_frames(path, ahead=8, **k)),
+        'frames (R G B, the whole clip kept)': lambda **k: frames(path, **k),
+        'frames, decoding ahead': lambda **k: frames(path, ahead=8, **k),
+    }
     for threads, name in ((1, "one FFmpeg thread each"), (0, "FFmpeg's own number of threads each")):
-        base, *ours = alternate(lambda threads=threads: bare_loop(path, threads), *[lambda read=read, threads=threads: read(threads=threads) for read in readers.values()], times=15)
-        for reader, spent in zip(readers, ours, strict=True): yield f'{reader} against a bare read loop; {codec} ({what}), {name}', of_speed(base, spent), '0.95'
+        base, *ours = alternate(
+            lambda threads=threads: bare_loop(path, threads),
+            *[lambda read=read, threads=threads: read(threads=threads) for read in readers.values()], times=15,
+        )
+        for reader, spent in zip(readers, ours, strict=True):
+            yield f'{reader} against a bare read loop; {codec} ({what}), {name}', of_speed(base, spent), '0.95'
 
 
 def naive_embed(path, n=10, interval=10):
     "As the paper's code would: a float sum for each batch, over frames that are kept."
     from har_nb.data.video import frames
     clip, shares = frames(path), [i/(n*(n + 1)//2) for i in range(1, n + 1)]
-    return [sum(frame*share for frame, share in zip(clip[first:first + n], shares, strict=True)).round().astype('uint8') for first in range(0, len(clip) - n + 1, interval)]
+    return [sum(frame*share for frame, share in zip(clip[first:first + n], shares, strict=True)).round().astype('uint8')
+            for first in range(0, len(clip) - n + 1, interval)]
 
 
 def embedding(path, what, codec):
@@ -72,15 +86,20 @@ def embedding(path, what, codec):
     from har_nb.motion.mei import stream_embed
 
     def embed(interval, ahead):
-        for image in stream_embed(iter_pictures(path, ahead=ahead), 10, interval): cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        for image in stream_embed(iter_pictures(path, ahead=ahead), 10, interval):
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     for interval, aim in ((5, '0.55'), (10, '0.65')):
         aim = aim if codec == 'XviD' else '0.8'
-        works = [lambda: bare_loop(path, 1), lambda i=interval: embed(i, 0), lambda i=interval: embed(i, 3), lambda i=interval: naive_embed(path, interval=i)]
+        works = [lambda: bare_loop(path, 1), lambda i=interval: embed(i, 0),
+                 lambda i=interval: embed(i, 3), lambda i=interval: naive_embed(path, interval=i)]
         decode, plain, overlapped, naive = alternate(*works, times=9)
         about = f'{codec} ({what}), n 10, interval {interval}'
         yield f'file to motion images against decoding alone, in one thread; {about}', of_speed(decode, plain), aim
         yield f'the same, decoded ahead in a second thread; {about}', of_speed(decode, overlapped), f'{aim}, better 0.9'
-        if codec == 'XviD': yield f'file to motion images against a float sum for each batch; {about}', f'{naive/plain:.1f} x in one thread, {naive/overlapped:.1f} x decoded ahead (bare decoding: {naive/decode:.1f} x)', '3 x'
+        if codec == 'XviD':
+            yield (f'file to motion images against a float sum for each batch; {about}',
+                   f'{naive/plain:.1f} x in one thread, {naive/overlapped:.1f} x decoded ahead (bare decoding: '
+                   f'{naive/decode:.1f} x)', '3 x')
 
 
 def small_set(folder, files=16):
@@ -122,10 +141,12 @@ def storing(folder):
     from har_nb.samples.store import Frame, MotionEmbedding, decode_samples
     dataset, caches = mixed_set(folder/'set'), iter(range(1000))
 
-    def build(size): decode_samples(dataset, [Frame(), MotionEmbedding()], size, folder/f'cache{next(caches)}', progress=False)
+    def build(size):
+        decode_samples(dataset, [Frame(), MotionEmbedding()], size, folder/f'cache{next(caches)}', progress=False)
     decode, large, small = alternate(lambda: decode_all(dataset), lambda: build(224), lambda: build(64), times=3)
     for size, built in ((224, large), (64, small)):
-        yield f'building the store (frames and motion images, {size} pixels) against decoding every file; XviD, MJPEG and H.264, {CORES} cores', of_speed(decode, built), '0.6'
+        yield (f'building the store (frames and motion images, {size} pixels) against decoding every file; XviD, '
+               f'MJPEG and H.264, {CORES} cores', of_speed(decode, built), '0.6')
 
 
 def loading(folder, dataset, batch=64):
@@ -141,10 +162,17 @@ def loading(folder, dataset, batch=64):
 
     def epoch(data):
         for first in range(0, len(order), batch): data.batch(order[first:first + batch])
-    raw, jpeg, decoded = alternate(lambda: epoch(sets[0]), lambda: epoch(sets[1]), lambda: [sample_video(path, [Frame(10, 2)], 224) for path in dataset.paths], times=5)
+    raw, jpeg, decoded = alternate(
+        lambda: epoch(sets[0]),
+        lambda: epoch(sets[1]),
+        lambda: [sample_video(path, [Frame(10, 2)], 224) for path in dataset.paths],
+        times=5,
+    )
     n = len(order)
-    yield 'shuffled uint8 batches from the memory-mapped store, 224 pixels, one core', f'{n/raw:,.0f} images/s, {decoded/raw:.0f} x decoding each epoch', '10,000 images/s'
-    yield 'shuffled uint8 batches from JPEG in LMDB, 224 pixels, one core', f'{n/jpeg:,.0f} images/s, {decoded/jpeg:.1f} x decoding each epoch', 'told'
+    yield ('shuffled uint8 batches from the memory-mapped store, 224 pixels, one core',
+           f'{n/raw:,.0f} images/s, {decoded/raw:.0f} x decoding each epoch', '10,000 images/s')
+    yield ('shuffled uint8 batches from JPEG in LMDB, 224 pixels, one core',
+           f'{n/jpeg:,.0f} images/s, {decoded/jpeg:.1f} x decoding each epoch', 'told')
 
 
 PEAK = '''
@@ -168,13 +196,17 @@ def memory(folder):
         place.mkdir(parents=True)
         write_video(place/'clip.avi', islice(cycle(clip), n_frames), codec='XVID')
         peaks.append(float(python(PEAK, folder/name, folder/f'{name} cache', HERE)))
-    yield 'peak memory of a build, one video of 10 minutes against one of 10 seconds', f'{peaks[1]:.0f} MB against {peaks[0]:.0f} MB', 'the same'
+    yield ('peak memory of a build, one video of 10 minutes against one of 10 seconds',
+           f'{peaks[1]:.0f} MB against {peaks[0]:.0f} MB', 'the same')
 
 
 def listing(folder, n=13_320):
     from har_nb.data.lists import from_lists
     classes = [f'Action{i:03}' for i in range(101)]
-    names = [f'{label}/v_{label}_g{group:02}_c{clip:02}.avi' for clip in range(1, 8) for group in range(1, 26) for label in classes][:n]
+    names = [f'{label}/v_{label}_g{group:02}_c{clip:02}.avi'
+             for clip in range(1, 8)
+             for group in range(1, 26)
+             for label in classes][:n]
     (folder/'classInd.txt').write_text(''.join(f'{i} {label}\n' for i, label in enumerate(classes, 1)))
     number = {label: i for i, label in enumerate(classes, 1)}
     parts = dict(train=[], test=[])
@@ -196,8 +228,14 @@ def checking(folder, dataset, copies=20):
             place.parent.mkdir(exist_ok=True)
             os.link(path, place)
     dataset = from_folders(folder)
-    decode, check, whole = alternate(lambda: decode_all(dataset), lambda: dataset.check_files(progress=False), lambda: audit(dataset, progress=False), times=3)
-    yield f'check_files on {len(dataset)} files against decoding every one once, {CORES} cores', of_speed(decode, check), '1.00'
+    decode, check, whole = alternate(
+        lambda: decode_all(dataset),
+        lambda: dataset.check_files(progress=False),
+        lambda: audit(dataset, progress=False),
+        times=3,
+    )
+    yield (f'check_files on {len(dataset)} files against decoding every one once, {CORES} cores',
+           of_speed(decode, check), '1.00')
     yield f'audit of the same against decoding every file once, {CORES} cores', of_speed(decode, whole), 'told'
 
 
@@ -228,7 +266,8 @@ def waiting(folder, device='cuda', make=None, files=48, size=224, batch=256, tim
         return (x.contiguous(memory_format=torch.channels_last),), y
     for coding, limit, workers in (('memory-mapped', float('inf'), 2), ('JPEG in LMDB', 0, max(2, CORES - 1))):
         (samples,), _ = decode_samples(dataset, [Frames(EveryKth(1))], size, folder/coding, progress=False, limit=limit)
-        loader = sample_loader(samples, dataset, 'train', batch_size=batch, device=device, num_workers=workers, augment=[RandomColour()])
+        loader = sample_loader(samples, dataset, 'train',
+                               batch_size=batch, device=device, num_workers=workers, augment=[RandomColour()])
         loader.drop_last, held = True, plain(loader.one_batch())
         step = training_step(net, *held, half(device), torch.optim.AdamW(net.parameters()))
 
@@ -238,7 +277,9 @@ def waiting(folder, device='cuda', make=None, files=48, size=224, batch=256, tim
         def resident(loader=loader, step=step):
             for _ in range(len(loader)): step()
         ready, loaded = alternate(settled(resident, device), settled(fed, device), times=times)
-        yield (f'share of a training step spent waiting for data; {"EfficientNetB0" if make is None else make.__name__}, {size} pixels, batch {batch}, mixed precision, channels_last, {coding}',
+        yield ('share of a training step spent waiting for data; '
+               f'{"EfficientNetB0" if make is None else make.__name__}, {size} pixels, batch {batch}, '
+               f'mixed precision, channels_last, {coding}',
                f'{max(0, 1 - ready/loaded):.1%} ({batch*len(loader)/loaded:,.0f} images/s)', 'under 5%')
 
 
@@ -264,11 +305,14 @@ def beside(name):
     return rows
 
 
-PARTS = {'samples': samples} | {name: beside(name) for name in ('before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading')} # headings of results.md; gpu.py writes one more
+# headings of results.md; gpu.py writes one more
+PARTS = {'samples': samples} | {name: beside(name)
+                                for name in ('before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading')}
 
 
 def main(names):
-    if unknown := set(names) - set(PARTS): sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f'no such part: {", ".join(sorted(unknown))}. There are {", ".join(PARTS)}')
     for name in names or PARTS: write_part(name, part_of(PARTS[name]))
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'printable', 'HarError', 'nearest',
-           'FileError', 'unit', 'per_channel', 'normalised', 'importing_much', 'importing_fastai', 'stable_id',
+           'FileError', 'unit', 'per_channel', 'normalised', 'no_collection', 'importing_fastai', 'stable_id',
            'name_of', 'keep_memory', 'NoMemory', 'memory_told', 'Taps']
 
 # %% ../nbs/00_core.ipynb #c0e00003
@@ -85,8 +85,8 @@ def normalised(
 
 # %% ../nbs/00_core.ipynb #c0e0000e
 @contextmanager
-def importing_much():
-    "Inside, nothing is searched for that could be thrown away."
+def no_collection():
+    "Inside, Python does not look for what nobody holds any more; as a decorator, for a whole function."
     on = gc.isenabled()
     gc.disable()
     try: yield
@@ -96,7 +96,7 @@ def importing_much():
 @contextmanager
 def importing_fastai():
     "Inside, what torch warns of fastai's own code is not shown."
-    with warnings.catch_warnings(), importing_much():
+    with warnings.catch_warnings(), no_collection():
         warnings.simplefilter('ignore', FutureWarning)
         yield
 

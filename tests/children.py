@@ -1,4 +1,5 @@
-"Processes that tests start: they say where they are and are stopped there, so that no test depends on how fast the machine is."
+"""Processes that tests start: they say where they are and are stopped there, so that no test depends on how fast the
+machine is."""
 import os
 import signal
 import time
@@ -23,7 +24,8 @@ def says(
     process, # Popen with a pipe of text for its output
     word:str='here',
 )->str: # the line
-    "Read what a process prints up to the line that holds a word; it must not end before. One that prints, and then waits, is stopped exactly there."
+    """Read what a process prints up to the line that holds a word; it must not end before. One that prints, and then
+    waits, is stopped exactly there."""
     lines = []
     for line in process.stdout:
         if word in line: return line
@@ -61,7 +63,8 @@ def dying(
 
 
 def in_child(work)->int:
-    "Run a function in a forked process, which has all imports already; its exit status, negative for a signal. It must not share a store that is open here."
+    """Run a function in a forked process, which has all imports already; its exit status, negative for a signal. It
+    must not share a store that is open here."""
     if (child := os.fork()) == 0:
         try:
             work()

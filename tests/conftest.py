@@ -11,17 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
-os.environ.setdefault('OMP_NUM_THREADS', '1') # tests run side by side; threads that wait for each other would slow all of them
-os.environ.setdefault('HAR_NB_KEEP_MEMORY', '0') # one process runs hundreds of tests that have no batch sizes in common: kept memory would pile up
-os.environ.setdefault('HAR_NB_PROGRESS', '0') # lines that come by the clock are looked at where the clock is the test's own
+# tests run side by side; threads that wait for each other would slow all of them
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+# one process runs hundreds of tests that have no batch sizes in common: kept memory would pile up
+os.environ.setdefault('HAR_NB_KEEP_MEMORY', '0')
+# lines that come by the clock are looked at where the clock is the test's own
+os.environ.setdefault('HAR_NB_PROGRESS', '0')
+# one sample a second of a thread of its own; a test asks for it
+os.environ.setdefault('HAR_NB_SYSTEM_METRICS', '0')
 import later
 import pytest
 from filelock import FileLock
 
 later.collecting = True
 
-for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL).items(): # behind nohup or & they are ignored, by processes that the tests start as well
-    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN: signal.signal(getattr(signal, name), usual)
+# behind nohup or & they are ignored, by processes that the tests start as well
+for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL).items():
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), usual)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +41,8 @@ def pytest_runtest_setup(item): later.prepare(item)
 def ordinary_priority():
     "No test leaves a real-time process behind: its children inherit that, and two of them stop the whole machine."
     yield
-    if hasattr(os, 'sched_getscheduler'): assert os.sched_getscheduler(0) == os.SCHED_OTHER, 'this test made its process a real-time one'
+    if hasattr(os, 'sched_getscheduler'):
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, 'this test made its process a real-time one'
 
 
 REAL = 'real clips are not here'
@@ -45,10 +53,14 @@ def pytest_terminal_summary(terminalreporter):
     "Just before the closing line: what was left out, why, and what was checked in its place."
     result = yield
     skipped = terminalreporter.stats.get('skipped', [])
-    reasons = Counter(str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix('Skipped: ') for report in skipped)
+    told = [report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr for report in skipped]
+    reasons = Counter(str(reason).removeprefix('Skipped: ') for reason in told)
     real = sum(count for reason, count in reasons.items() if REAL in reason)
     rest = '; '.join(f'{count} because {reason}' for reason, count in reasons.items() if REAL not in reason)
-    if real: terminalreporter.write_line(f'{real} checks were left out that read recordings kept beside the maintainers\' checkout; each doubles one, named in its docstring, that ran here on videos made or brought along.')
+    if real:
+        terminalreporter.write_line(f'{real} checks were left out that read recordings kept beside the maintainers\' '
+                                    'checkout; each doubles one, named in its docstring, '
+                                    'that ran here on videos made or brought along.')
     if rest: terminalreporter.write_line(f'Left out besides: {rest}.')
     return result
 
@@ -67,19 +79,23 @@ def shared_data():
     return folder
 
 
-# What takes seconds to make and many tests need is made once for a whole run of tests, by whichever worker of pytest-xdist comes first;
-# the others wait for it. Nobody changes it: what writes takes a copy. Ask for these before you build, train or open a store of your own:
+# What takes seconds to make and many tests need is made once for a whole run of tests, by whichever worker of
+# pytest-xdist comes first; the others wait for it. Nobody changes it: what writes takes a copy. Ask for these before
+# you build, train or open a store of your own:
 #   footage, made      real camera clips; drawn videos of every codec and container (tests/footage.py)
 #   once(name, make)   a folder that `make(folder)` fills
 #   empty_store        an SQLite store without runs
 #   tracking           a copy of it for this test alone, in MLFLOW_TRACKING_URI
 #   built_set          the built-in set, 4 people, 1 take: ActionDataset
 #   small_set          the same people in pictures of 56 x 72
-#   trained_table      `mei.table2` on built_set, run to its end by the command, as a user runs it: store, cache, what was printed; `.copy(folder)` for a test that writes
+#   trained_table      `mei.table2` on built_set, run to its end by the command, as a user runs it: store, cache, what
+#                      was printed; `.copy(folder)` for a test that writes
 #   trained            that copy for this test alone, in MLFLOW_TRACKING_URI
 #   pictures           two frames of each camera clip, B 3 224 224 in -1..1
-#   mobilenet_file     weights of MobileNetV2, and without its head of MobileNetV1 (features_file), as they are published: fp16, batch norm folded, padded like TensorFlow
-#   har                the command in this process, on the store of `tracking`: har('run', 'mei.table2', ...) -> code, out, err
+#   mobilenet_file     weights of MobileNetV2, and without its head of MobileNetV1 (features_file), as they are
+#                      published: fp16, batch norm folded, padded like TensorFlow
+#   har                the command in this process, on the store of `tracking`:
+#                      har('run', 'mei.table2', ...) -> code, out, err
 
 @pytest.fixture(scope='session')
 def footage():
@@ -90,13 +106,15 @@ def footage():
 
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
-    "Drawn videos, each encoded once: `made('vp9')`, `made('h264', '.mkv', sound=5)`; kinds and options as in `footage.encode`. Not to be written to."
+    """Drawn videos, each encoded once: `made('vp9')`, `made('h264', '.mkv', sound=5)`; kinds and options as in
+    `footage.encode`. Not to be written to."""
     from footage import CODECS, encode
     folder, there = tmp_path_factory.mktemp('made'), {}
 
     def path(kind='h264', suffix=None, **options):
         key = (kind, suffix, repr(sorted(options.items())))
-        if key not in there: there[key] = encode(folder/f'{len(there)}_{kind}{suffix or CODECS[kind][2]}', kind=kind, **options)
+        if key not in there:
+            there[key] = encode(folder/f'{len(there)}_{kind}{suffix or CODECS[kind][2]}', kind=kind, **options)
         return there[key]
     return path
 
@@ -130,7 +148,9 @@ def published(once):
 @pytest.fixture(scope='session')
 def empty_store(once):
     "Made by a process of its own, so that nothing is open here when a test forks."
-    def make(folder): subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'], check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
+    def make(folder):
+        subprocess.run([sys.executable, '-c', 'from har_nb.learning.tracking import open_store; open_store()'],
+                       check=True, env=os.environ | dict(MLFLOW_TRACKING_URI=f'sqlite:///{folder}/mlflow.db'))
     return once('empty', make)/'mlflow.db'
 
 
@@ -145,7 +165,9 @@ def tracking(empty_store, tmp_path, monkeypatch):
 def _set(once, name, **settings):
     from har_nb.data.lists import from_lists
     from har_nb.data.synthetic import build
-    return from_lists(once(name, lambda folder: build(folder/'sports', people=4, takes=1, workers=1, progress=False, **settings))/'sports')
+    return from_lists(once(name,
+                           lambda folder: build(folder/'sports',
+                                                people=4, takes=1, workers=1, progress=False, **settings))/'sports')
 
 
 @pytest.fixture(scope='session')
@@ -165,14 +187,16 @@ def pictures(footage):
 @pytest.fixture(scope='session')
 def mobilenet_file(once, pictures):
     from weights import mobilenet_v2_file
-    return once('mobilenet_v2', lambda folder: mobilenet_v2_file(folder/'mobilenet_v2.pth', pictures))/'mobilenet_v2.pth'
+    return once('mobilenet_v2',
+                lambda folder: mobilenet_v2_file(folder/'mobilenet_v2.pth', pictures))/'mobilenet_v2.pth'
 
 
 @pytest.fixture(scope='session')
 def features_file(once, pictures):
     pytest.importorskip('timm')
     from weights import mobilenet_v1_file
-    return once('mobilenet_v1', lambda folder: mobilenet_v1_file(folder/'mobilenet_v1.pth', pictures))/'mobilenet_v1.pth'
+    return once('mobilenet_v1',
+                lambda folder: mobilenet_v1_file(folder/'mobilenet_v1.pth', pictures))/'mobilenet_v1.pth'
 
 
 @dataclass
@@ -188,13 +212,16 @@ class Trained:
     @property
     def printed(self): return (self.folder/'printed.txt').read_text()
     @property
-    def words(self): return ['mei.table2', '--data', str(self.dataset.root), *(word for name, value in self.settings.items() for word in (f'--{name}', str(value)))]
+    def words(self):
+        return ['mei.table2', '--data', str(self.dataset.root),
+                *(word for name, value in self.settings.items() for word in (f'--{name}', str(value)))]
     def copy(self, folder):
         "One to write to. Runs find their artifacts beside the copied store."
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         with closing(sqlite3.connect(folder/'mlflow.db')) as store, store:
             for table, column in (('experiments', 'artifact_location'), ('runs', 'artifact_uri')):
-                store.execute(f'update {table} set {column} = replace({column}, ?, ?)', (self.folder.as_uri(), folder.as_uri()))
+                store.execute(f'update {table} set {column} = replace({column}, ?, ?)',
+                              (self.folder.as_uri(), folder.as_uri()))
         return replace(self, folder=folder)
 
 
@@ -204,7 +231,8 @@ def trained_table(once, built_set, empty_store):
     def make(folder):
         shutil.copy(empty_store, folder)
         mine = Trained(folder, built_set, settings)
-        done = subprocess.run([Path(sys.executable).parent/'har', 'run', *mine.words], capture_output=True, text=True, env=os.environ | dict(MLFLOW_TRACKING_URI=mine.uri, HAR_NB_DATA=str(folder)))
+        done = subprocess.run([Path(sys.executable).parent/'har', 'run', *mine.words], capture_output=True,
+                              text=True, env=os.environ | dict(MLFLOW_TRACKING_URI=mine.uri, HAR_NB_DATA=str(folder)))
         assert done.returncode == 0, done.stderr
         (folder/'printed.txt').write_text(done.stdout)
     return Trained(once('trained', make), built_set, settings)
@@ -227,7 +255,8 @@ class Said:
 
 @pytest.fixture
 def har(tracking, tmp_path, monkeypatch, capsys):
-    "The command in this process: what takes a child seven seconds of imports, and is the same but where the process is the point."
+    """The command in this process: what takes a child seven seconds of imports, and is the same but where the process
+    is the point."""
     monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
     def call(*words):
         from har_nb.tools.cli import main

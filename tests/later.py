@@ -1,4 +1,5 @@
-"Collecting tests imports neither torch nor fastai: what a test file needs of them stands in its blocks `if not collecting:`, which are run before its first test."
+"""Collecting tests imports neither torch nor fastai: what a test file needs of them stands in its blocks `if not
+collecting:`, which are run before its first test."""
 import ast
 import functools
 import sys
@@ -15,14 +16,20 @@ def load(module):
     for node in ast.parse(Path(module.__file__).read_text()).body:
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == 'not collecting'): continue
         for inner in node.body:
-            if isinstance(inner, ast.ImportFrom) and (inner.module or '').startswith('test_') and inner.module in sys.modules: load(sys.modules[inner.module])
+            if (
+                isinstance(inner, ast.ImportFrom)
+                and (inner.module or '').startswith('test_')
+                and inner.module in sys.modules
+            ):
+                load(sys.modules[inner.module])
         exec(compile(ast.Module(node.body, []), module.__file__, 'exec'), vars(module))
     module._complete = True
 
 
 class Value:
     "A value of a parameter, made when its test runs."
-    def __init__(self, make, count, row, column=None): self.make, self.count, self.row, self.column = make, count, row, column
+    def __init__(self, make, count, row, column=None):
+        self.make, self.count, self.row, self.column = make, count, row, column
     def __call__(self):
         values = list(self.make())
         assert len(values) == self.count, f'{len(values)} values have {self.count} ids'
@@ -37,7 +44,9 @@ def parametrize(
     "pytest.mark.parametrize with values that need torch or fastai."
     names = names.replace(' ', '').split(',')
     columns = [None] if len(names) == 1 else range(len(names))
-    return pytest.mark.parametrize(names, [pytest.param(*(Value(make, len(ids), row, column) for column in columns), id=name) for row, name in enumerate(ids)])
+    return pytest.mark.parametrize(names,
+                                   [pytest.param(*(Value(make, len(ids), row, column) for column in columns), id=name)
+                                    for row, name in enumerate(ids)])
 
 
 def prepare(item):

@@ -1,4 +1,5 @@
-"Work in a process of its own that says where it is and waits there until it may go on or is killed: what is tested depends on the step, and on no machine's speed."
+"""Work in a process of its own that says where it is and waits there until it may go on or is killed: what is tested
+depends on the step, and on no machine's speed."""
 import multiprocessing
 import os
 import signal
@@ -57,7 +58,9 @@ class Child:
         self.pipe.send('go on') # a thread that stood may go home
         return self.finish()
     def stop(self, how=signal.SIGKILL):
-        "Send a signal where it stands, or is on its way, and wait for its end; the exit code, 0 where it had come to its end before."
-        if not isinstance(self.end, tuple): os.kill(self.process.pid, how) # it has said nothing of its end; a child that has not been waited for has its number still
+        """Send a signal where it stands, or is on its way, and wait for its end; the exit code, 0 where it had come to
+        its end before."""
+        # it has said nothing of its end; a child that has not been waited for has its number still
+        if not isinstance(self.end, tuple): os.kill(self.process.pid, how)
         self.process.join()
         return self.process.exitcode

@@ -1,4 +1,5 @@
-"Self-attention against sums, both fusion nets, pairs of frames and flow through store, loaders, training and prediction."
+"""Self-attention against sums, both fusion nets, pairs of frames and flow through store, loaders, training and
+prediction."""
 import pickle
 from copy import deepcopy
 
@@ -19,7 +20,16 @@ if not collecting:
     from torch.nn import functional as F
 
     from har_nb.experiments.tables import Job, SettingsError, call_row, settings_of
-    from har_nb.models.attention_fusion import EarlyFusion, LateFusion, SelfAttention, TwoStacks, attend, attention_maps, looked_at, stacked
+    from har_nb.models.attention_fusion import (
+        EarlyFusion,
+        LateFusion,
+        SelfAttention,
+        TwoStacks,
+        attend,
+        attention_maps,
+        looked_at,
+        stacked,
+    )
     from har_nb.models.cost import count_parameters
     from har_nb.motion.flow_pictures import DIS
     from har_nb.papers.dual_stream_attention.ablations import streams
@@ -35,12 +45,15 @@ if not collecting:
 def the_sums(layer, y):
     "Equations 2 to 4 for one map, C H W, index by index."
     C, (H, W) = len(y), y.shape[1:]
-    def conv(which, i): return [float(sum(which.weight[o, c, 0, 0]*y[c, i//W, i % W] for c in range(C)) + which.bias[o]) for o in range(len(which.weight))]
+    def conv(which, i):
+        return [float(sum(which.weight[o, c, 0, 0]*y[c, i//W, i % W] for c in range(C)) + which.bias[o])
+                for o in range(len(which.weight))]
     j, k, l = ([conv(which, i) for i in range(H*W)] for which in (layer.j, layer.k, layer.l))
     out = torch.empty_like(y)
     for i in range(H*W):
         e = np.exp([sum(a*b for a, b in zip(j[i], k[n], strict=True)) for n in range(H*W)])
-        for c in range(C): out[c, i//W, i % W] = layer.gamma*float((e/e.sum())@[l[n][c] for n in range(H*W)]) + y[c, i//W, i % W]
+        for c in range(C):
+            out[c, i//W, i % W] = layer.gamma*float((e/e.sum())@[l[n][c] for n in range(H*W)]) + y[c, i//W, i % W]
     return out
 
 
@@ -142,7 +155,8 @@ def test_any_size(name, size):
 
 
 def test_pictures_too_small_for_the_late_net():
-    with pytest.raises(ValueError, match='46 pixels'): LateFusion(4, 3, 6, width=.1, places=3)(torch.zeros(1, 3, 45, 60), torch.zeros(1, 6, 45, 60))
+    with pytest.raises(ValueError, match='46 pixels'):
+        LateFusion(4, 3, 6, width=.1, places=3)(torch.zeros(1, 3, 45, 60), torch.zeros(1, 6, 45, 60))
 
 
 @no_grad
@@ -176,13 +190,16 @@ def test_maps_of_every_layer_are_found():
 def test_copies_and_pickles():
     net = TwoStacks(EarlyFusion(4, 3, 6, width=.1, places=3)).eval()
     clips = torch.randn(1, 5, 3, 24, 24)
-    with torch.no_grad(): assert torch.equal(deepcopy(net)(clips), net(clips)) and torch.equal(pickle.loads(pickle.dumps(net))(clips), net(clips))
+    with torch.no_grad():
+        assert torch.equal(deepcopy(net)(clips), net(clips))
+        assert torch.equal(pickle.loads(pickle.dumps(net))(clips), net(clips))
 
 
 def video(n, size=(20, 24), seed=0): return np.random.default_rng(seed).integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
 
-def streamed(modality, frames, size, known=True): return [s for s in modality.stream(iter(frames), size, len(frames) if known else None) if s is not None]
+def streamed(modality, frames, size, known=True):
+    return [s for s in modality.stream(iter(frames), size, len(frames) if known else None) if s is not None]
 
 
 @pytest.mark.parametrize('n', [1, 2, 5, 9, 10, 11, 30, 63, 64, 95])
@@ -202,7 +219,8 @@ def test_streams_give_what_whole_videos_give(modality, n):
 def test_embeddings_begin_at_their_moments():
     frames, sampler = video(40), OneClip(5, 6)
     moments = sampler(40)[0]
-    for image, moment in zip(Embeddings(sampler, n=4)(frames)[0], moments, strict=True): assert np.array_equal(image, motion_embed(frames[moment:moment + 4], 4, 4)[0])
+    for image, moment in zip(Embeddings(sampler, n=4)(frames)[0], moments, strict=True):
+        assert np.array_equal(image, motion_embed(frames[moment:moment + 4], 4, 4)[0])
 
 
 def test_every_clip_has_every_shift():
@@ -233,7 +251,8 @@ def test_the_flip_negates_x_and_nothing_else():
     batch = as_batch(np.random.default_rng(0).integers(0, 256, (6, 3, 8, 9, 5), dtype=np.uint8), pair.kinds)
     before, flipped = batch.clone(), mirrored(batch)
     assert torch.equal(batch, before) and type(batch) is type(flipped) is TensorFlowPair
-    assert torch.equal(flipped[:, [0, 1, 2, 4]], batch[:, [0, 1, 2, 4]].flip(-1)) and torch.equal(flipped[:, 3], 255 - batch[:, 3].flip(-1))
+    assert torch.equal(flipped[:, [0, 1, 2, 4]], batch[:, [0, 1, 2, 4]].flip(-1))
+    assert torch.equal(flipped[:, 3], 255 - batch[:, 3].flip(-1))
     some = RandomFlip(p=.5).encodes(batch)
     assert all(torch.equal(some[i], batch[i]) or torch.equal(some[i], flipped[i]) for i in range(6))
     pictures = as_batch(batch.movedim(1, -1).numpy(), Pair(Frames(OneClip(3)), Embeddings(OneClip(3))).kinds)
@@ -251,8 +270,11 @@ class Stored:
     "Three shifts of twelve clips, held in memory: whether a square shines, or moves to the right, is the class."
     def __init__(self, clips=18, shifts=3):
         random = np.random.default_rng(0)
-        self.label, self.modality = np.arange(clips) % 2, Shifted(Pair(Frames(ShiftingFrames(3, every=1)), Flow(ShiftingFrames(3, every=1), DIS())), shifts)
-        self.clip, self.shape, self.size, self.coding = np.repeat(np.arange(clips), shifts), (3, 16, 16, 5), (16, 16), 'raw'
+        self.label = np.arange(clips) % 2
+        pair = Pair(Frames(ShiftingFrames(3, every=1)), Flow(ShiftingFrames(3, every=1), DIS()))
+        self.modality = Shifted(pair, shifts)
+        self.clip = np.repeat(np.arange(clips), shifts)
+        self.shape, self.size, self.coding = (3, 16, 16, 5), (16, 16), 'raw'
         self.images = random.integers(100, 150, (clips*shifts, *self.shape), dtype=np.uint8)
         self.images[self.label[self.clip] == 1, :, 4:12, 4:12, 3] += 60
     def __len__(self): return len(self.clip)
@@ -265,7 +287,8 @@ def job_of(stored, protocol='official', **more):
 
     from har_nb.data.dataset import ActionDataset
     n = len(stored.label)
-    table = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(n)], label=[('still', 'right')[i] for i in stored.label], group=[str(i) for i in range(n)], split=(['train']*6 + ['valid']*6 + ['test']*6)[:n]))
+    table = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(n)], label=[('still', 'right')[i] for i in stored.label],
+                              group=[str(i) for i in range(n)], split=(['train']*6 + ['valid']*6 + ['test']*6)[:n]))
     return Job(ActionDataset(Path(), ['still', 'right'], table, protocol=protocol), 0, stored, {}, **more)
 
 
@@ -275,7 +298,8 @@ TINY = dict(width=.1, early=dict(places=2), epochs=4, lr=5e-3, batch_size=6, eve
 def test_training_sees_the_due_shift_and_the_test_all(tracking, monkeypatch):
     seen = []
     before = ShiftFrames.before_train
-    monkeypatch.setattr(ShiftFrames, 'before_train', lambda self: (before(self), seen.append(self.dls.train.dataset.choice.epoch)))
+    monkeypatch.setattr(ShiftFrames, 'before_train',
+                        lambda self: (before(self), seen.append(self.dls.train.dataset.choice.epoch)))
     with tracked_run('a', 'test') as run_id:
         said = call_row(train_streams, job_of(Stored()), TINY)
     assert seen == [0, 1, 2, 3]
@@ -294,7 +318,8 @@ def test_a_killed_fit_goes_on(tracking, tmp_path, monkeypatch):
         if self.epoch == 2 and not killed: killed.append(True); raise KeyboardInterrupt
     monkeypatch.setattr(ShiftFrames, 'before_train', kill)
     file = tmp_path/'fit.pth'
-    with pytest.raises(KeyboardInterrupt), tracked_run('killed', 'test'): call_row(train_streams, job_of(Stored(), checkpoint=file), TINY)
+    with pytest.raises(KeyboardInterrupt), tracked_run('killed', 'test'):
+        call_row(train_streams, job_of(Stored(), checkpoint=file), TINY)
     assert file.exists()
     with tracked_run('resumed', 'test'): resumed = call_row(train_streams, job_of(Stored(), checkpoint=file), TINY)
     assert not file.exists()
@@ -306,7 +331,8 @@ def test_the_recipe_makes_the_same_net():
     pair = Stored().modality
     for net in ('early', 'late'):
         model = net_of((3, 48, 48, 5), 2, net, grey=False, layout=dict(width=.1, places=3, gamma=0.))
-        recipe = Recipe.from_json(Recipe(('a', 'b'), model, describe(pair), 48, mean=(.5,)*5, std=(.1,)*5, sample='clip').to_json())
+        recipe = Recipe.from_json(Recipe(('a', 'b'), model, describe(pair), 48,
+                                         mean=(.5,)*5, std=(.1,)*5, sample='clip').to_json())
         assert make(recipe.modality) == pair and recipe.mean == (.5,)*5
         one, other = make(recipe.model).eval(), make(model).eval()
         other.load_state_dict(one.state_dict())
@@ -314,7 +340,12 @@ def test_the_recipe_makes_the_same_net():
         with torch.no_grad(): assert torch.equal(one(clips), other(clips))
 
 
-@pytest.mark.parametrize('wrong,said', [(dict(n=1), 'at least 2 frames'), (dict(size=40), '46 pixels'), (dict(flow='har_nb.motion.flow:Nothing'), 'no method of optical flow'), (dict(late=dict(depth=3)), 'depth')])
+@pytest.mark.parametrize('wrong,said', [
+    (dict(n=1), 'at least 2 frames'),
+    (dict(size=40), '46 pixels'),
+    (dict(flow='har_nb.motion.flow:Nothing'), 'no method of optical flow'),
+    (dict(late=dict(depth=3)), 'depth'),
+])
 def test_settings_that_cannot_work_are_refused(wrong, said):
     for table in (table1, streams):
         with pytest.raises(SettingsError, match=said): settings_of(table, 'demo', **wrong)
@@ -327,10 +358,13 @@ def test_rows_run_and_predict_what_their_test_said(tracking, tmp_path):
     from har_nb.experiments.tables import run
     from har_nb.learning.predictor import load_predictor
     dataset = synthetic.build(tmp_path/'built_in', people=3, takes=2, progress=False)
-    rows = ['late fusion', 'early, flow only', 'early, MEIs instead of flow', 'early, colour stack', 'early, frames instead of flow']
-    result = run(streams, dataset, 'demo', rows=rows, cache=tmp_path/'cache', progress=False, size=48, n=5, width=.1, epochs=1)
+    rows = ['late fusion', 'early, flow only', 'early, MEIs instead of flow',
+            'early, colour stack', 'early, frames instead of flow']
+    result = run(streams, dataset, 'demo',
+                 rows=rows, cache=tmp_path/'cache', progress=False, size=48, n=5, width=.1, epochs=1)
     assert result.row.tolist() == [row.name for row in streams.rows if row.name in rows]
     for line in result.itertuples():
         tested, predictor = load_predictions(line.run_ids[0]), load_predictor(line.run_ids[0], device='cpu')
         clip = int(tested.clip[0])
-        np.testing.assert_allclose(predictor.predict(dataset.paths[clip]).samples, tested.probabilities[tested.clip == clip], atol=1e-4)
+        np.testing.assert_allclose(predictor.predict(dataset.paths[clip]).samples,
+                                   tested.probabilities[tested.clip == clip], atol=1e-4)

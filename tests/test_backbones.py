@@ -54,15 +54,25 @@ def centred_cosine(a, b): return torch.cosine_similarity(a - a.mean(1, keepdim=T
 
 @no_grad
 def test_published_weights_name_what_is_to_be_seen(one_thread, shared_data):
-    "Beside what the drawn weights show: that published ones, read in this way, see basketball, arm wrestling, pool cleaning, make-up, baseball."
-    names = ('basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4', 'v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi')
+    """Beside what the drawn weights show: that published ones, read in this way, see basketball, arm wrestling, pool
+    cleaning, make-up, baseball."""
+    names = ('basketball.mp4', 'k400_arm_wrestling.mp4', 'k400_cleaning_pool.mp4',
+             'v_ApplyEyeMakeup_g01_c01.avi', 'v_BaseballPitch_g01_c01.avi', 'v_Basketball_g01_c01.avi')
     pictures = torch.stack([next(squares(shared_data/'clips'/name, 5)) for name in names])
     labels = (shared_data/'weights'/'imagenet_labels.txt').read_text().splitlines()[1:]
     model = build(mobilenet_v2, weights=shared_data/'weights'/'mobilenet_v2_imagenet_fp16.pth').eval()
-    assert (model.weights.mean, model.weights.std, model.weights.padding, model.weights.batch_norm) == ((.5,)*3, (.5,)*3, 'same', 'folded')
+    assert (model.weights.mean, model.weights.std, model.weights.padding, model.weights.batch_norm) == (
+        (.5,)*3, (.5,)*3, 'same', 'folded'
+    )
     top5 = [{labels[i] for i in row} for row in model(pictures).topk(5).indices.tolist()]
-    plausible = [{'volleyball', 'basketball', 'horizontal bar, high bar'}, {'barbershop', 'barbell'}, {'tub, vat', 'stingray', 'catamaran'}, {'wig', 'hair spray', 'gown'},
-                 {'croquet ball', 'golf ball'}, {'volleyball', 'basketball', 'ping-pong ball'}]
+    plausible = [
+        {'volleyball', 'basketball', 'horizontal bar, high bar'},
+        {'barbershop', 'barbell'},
+        {'tub, vat', 'stingray', 'catamaran'},
+        {'wig', 'hair spray', 'gown'},
+        {'croquet ball', 'golf ball'},
+        {'volleyball', 'basketball', 'ping-pong ball'},
+    ]
     assert all(named & expected for named, expected in zip(top5, plausible, strict=True)), top5
 
 
@@ -84,13 +94,15 @@ def test_folded_weights_survive_training_mode_only_when_frozen(one_thread, mobil
     loose = build(mobilenet_v2, weights=replace(frozen.weights, batch_norm='plain')).eval()
     torch.testing.assert_close(loose(pictures), expected, atol=1e-4, rtol=1e-4)
     ruined = quiet_dropout(loose)(pictures)
-    assert centred_cosine(ruined, expected).max() < .95 # .88 of the drawn net; published ones lose their meaning altogether
+    # .88 of the drawn net; published ones lose their meaning altogether
+    assert centred_cosine(ruined, expected).max() < .95
 
 
 def test_half_precision_becomes_float32_and_the_head_ours(mobilenet_file):
     stored = torch.load(mobilenet_file, weights_only=True)
     model = build(mobilenet_v2, 9, mobilenet_file)
-    assert stored['features.0.0.weight'].dtype == torch.float16 and {t.dtype for t in model.state_dict().values()} == {torch.float32}
+    assert stored['features.0.0.weight'].dtype == torch.float16
+    assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(model.features[0][0].weight, stored['features.0.0.weight'].float())
     assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 9)
     trainable = sum(p.numel() for p in models.mobilenet_v2().parameters()) - 34112 - 1281*1000 + 1281*9
@@ -115,7 +127,10 @@ def test_features_without_a_head_do_not_pass_for_another_net(features_file):
 def tensorflow_padded(conv, x):
     "The definition: pad to ceil(size / stride) windows, the odd pixel at the end."
     for axis in (2, 3):
-        size, kernel, stride, dilation = x.shape[axis], conv.kernel_size[axis - 2], conv.stride[axis - 2], conv.dilation[axis - 2]
+        size = x.shape[axis]
+        kernel = conv.kernel_size[axis - 2]
+        stride = conv.stride[axis - 2]
+        dilation = conv.dilation[axis - 2]
         total = max((-(-size//stride) - 1)*stride + (kernel - 1)*dilation + 1 - size, 0)
         shape = list(x.shape)
         before, after = ([*shape[:axis], count, *shape[axis + 1:]] for count in (total//2, total - total//2))
@@ -124,7 +139,14 @@ def tensorflow_padded(conv, x):
 
 
 @pytest.mark.parametrize('size', [(8, 8), (9, 9), (15, 16), (33, 10), (5, 5)])
-@pytest.mark.parametrize('settings', [dict(kernel_size=3), dict(kernel_size=5), dict(kernel_size=(3, 7), stride=(2, 3)), dict(kernel_size=7, stride=4), dict(kernel_size=3, groups=4), dict(kernel_size=3, dilation=2)])
+@pytest.mark.parametrize('settings', [
+    dict(kernel_size=3),
+    dict(kernel_size=5),
+    dict(kernel_size=(3, 7), stride=(2, 3)),
+    dict(kernel_size=7, stride=4),
+    dict(kernel_size=3, groups=4),
+    dict(kernel_size=3, dilation=2),
+])
 def test_same_padding_is_tensorflows(size, settings):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 8, **{'stride': 2, 'padding': 1} | settings))
@@ -137,7 +159,8 @@ def test_same_padding_is_tensorflows(size, settings):
 
 
 def test_only_convolutions_that_pad_and_stride_change():
-    net = same_padding(nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 0), nn.Conv2d(4, 4, 1, 2), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding='same')))
+    net = same_padding(nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 0), nn.Conv2d(4, 4, 1, 2),
+                                     nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding='same')))
     assert [type(conv) is SameConv2d for conv in net] == [False, False, False, True, False]
     keys = models.mobilenet_v2().state_dict().keys()
     assert same_padding(models.mobilenet_v2()).state_dict().keys() == keys
@@ -158,7 +181,8 @@ def test_frozen_batch_norm_computes_what_evaluation_did(affine):
 
 # Any classifier
 
-@pytest.mark.parametrize('name', ['alexnet', 'vgg11_bn', 'resnet18', 'resnext50_32x4d', 'densenet121', 'googlenet', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'mnasnet0_5', 'wide_resnet50_2',
+@pytest.mark.parametrize('name', ['alexnet', 'vgg11_bn', 'resnet18', 'resnext50_32x4d', 'densenet121', 'googlenet',
+                                  'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'mnasnet0_5', 'wide_resnet50_2',
                                   'efficientnet_v2_s', 'convnext_tiny', 'swin_t', 'vit_b_16', 'maxvit_t'])
 def test_every_kind_of_classifier_gets_our_head(name):
     kwargs = dict(init_weights=False) if name == 'googlenet' else {}
@@ -233,8 +257,14 @@ def test_weights_that_do_not_fit_say_why(saved, change, message):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize('said,message', [('{"mean": [0.5]}', 'three numbers'), ('{"std": [0, 1, 1]}', 'above zero'), ('{"padding": "valid"}', "'torch' or 'same'"),
-                                          ('{"batch_norm": "gone"}', "'plain' or 'folded'"), ('[1, 2]', 'needs an object'), ('{"mean": ', 'not readable as JSON')])
+@pytest.mark.parametrize('said,message', [
+    ('{"mean": [0.5]}', 'three numbers'),
+    ('{"std": [0, 1, 1]}', 'above zero'),
+    ('{"padding": "valid"}', "'torch' or 'same'"),
+    ('{"batch_norm": "gone"}', "'plain' or 'folded'"),
+    ('[1, 2]', 'needs an object'),
+    ('{"mean": ', 'not readable as JSON'),
+])
 def test_descriptions_without_sense_say_why(saved, tmp_path, said, message):
     path = saved(small_resnet().state_dict())
     (tmp_path/'net.json').write_text(said)
@@ -257,19 +287,22 @@ def test_without_a_network_the_error_names_the_remedy(monkeypatch, tmp_path):
     def no_network(*args, **kwargs): raise urllib.error.URLError('no network')
     monkeypatch.setattr(torch.hub, 'download_url_to_file', no_network)
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    with pytest.raises(WeightsError, match=r'mobilenet_v2.*could not be downloaded.*weights=PATH'): build(mobilenet_v2, 8, 'imagenet')
+    with pytest.raises(WeightsError, match=r'mobilenet_v2.*could not be downloaded.*weights=PATH'):
+        build(mobilenet_v2, 8, 'imagenet')
     with pytest.raises(WeightsError, match='inception_v3.*could not be downloaded'): build(inception_v3, 8, 'imagenet')
 
 
 def test_downloads_say_how_they_are_fed(monkeypatch):
-    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: models.mobilenet_v2().state_dict())
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url',
+                        lambda *args, **kwargs: models.mobilenet_v2().state_dict())
     model = build(mobilenet_v2, 8, 'imagenet')
     assert model.weights.mean == IMAGENET_MEAN and model(torch.zeros(1, 3, 64, 64)).shape == (1, 8)
 
 
 def test_a_downloaded_inception_has_one_output_and_takes_imagenet_inputs(monkeypatch):
     published = models.inception_v3(init_weights=False)
-    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda *args, **kwargs: published.state_dict())
+    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url',
+                        lambda *args, **kwargs: published.state_dict())
     net, x = build(inception_v3, weights='imagenet').eval(), torch.randn(2, 3, 75, 75)
     published.transform_input = True
     torch.testing.assert_close(net(x), published.eval()(x))
@@ -278,7 +311,8 @@ def test_a_downloaded_inception_has_one_output_and_takes_imagenet_inputs(monkeyp
 
 # Names
 
-@pytest.mark.parametrize('name', ['resnet5', '', 'no.such:net', 'torchvision.models:nothing', ':', 'har_nb.models.backbones:IMAGENET_MEAN'])
+@pytest.mark.parametrize('name', ['resnet5', '', 'no.such:net', 'torchvision.models:nothing',
+                                  ':', 'har_nb.models.backbones:IMAGENET_MEAN'])
 def test_names_that_lead_nowhere_fail(name):
     with pytest.raises(ValueError): resolve(name)
 
@@ -300,9 +334,11 @@ def test_a_replaced_head_keeps_features_and_bias():
 def test_mobilenet_v1_is_timms_own(one_thread, features_file, pictures):
     timm, file = pytest.importorskip('timm'), features_file
     original = timm.create_model('mobilenetv1_100', pad_type='same').eval()
-    original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()}, strict=False)
+    original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()},
+                             strict=False)
     expected = original.forward_features(pictures)
-    for backbone in (mobilenet_v1, timm.models.mobilenetv1_100, resolve('timm.models:mobilenetv1_100'), partial(timm_net, 'mobilenetv1_100', pad_type='same')):
+    for backbone in (mobilenet_v1, timm.models.mobilenetv1_100, resolve('timm.models:mobilenetv1_100'),
+                     partial(timm_net, 'mobilenetv1_100', pad_type='same')):
         net = build(backbone, 5, file).eval()
         torch.testing.assert_close(net.forward_features(pictures), expected, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(quiet_dropout(net).forward_features(pictures), expected, atol=1e-3, rtol=1e-3)
@@ -318,7 +354,8 @@ def test_timms_weights_that_cannot_be_had_say_so(monkeypatch):
     timm = pytest.importorskip('timm')
     def no_network(name, pretrained=False, **kwargs): raise OSError('no network')
     monkeypatch.setattr(timm, 'create_model', no_network)
-    with pytest.raises(WeightsError, match=r'timm_net mobilenetv1_100.*could not be downloaded.*weights=PATH'): build(mobilenet_v1, 8, 'imagenet')
+    with pytest.raises(WeightsError, match=r'timm_net mobilenetv1_100.*could not be downloaded.*weights=PATH'):
+        build(mobilenet_v1, 8, 'imagenet')
 
 
 def test_timms_weights_say_how_they_are_fed(monkeypatch):
@@ -331,7 +368,8 @@ def test_timms_weights_say_how_they_are_fed(monkeypatch):
 
 # Maps
 
-@pytest.mark.parametrize('name', ['resnet18', 'densenet121', 'inception_v3', 'efficientnet_b0', 'mobilenet_v3_small', 'shufflenet_v2_x0_5', 'vgg11_bn', 'convnext_tiny', 'regnet_y_400mf'])
+@pytest.mark.parametrize('name', ['resnet18', 'densenet121', 'inception_v3', 'efficientnet_b0', 'mobilenet_v3_small',
+                                  'shufflenet_v2_x0_5', 'vgg11_bn', 'convnext_tiny', 'regnet_y_400mf'])
 @no_grad
 def test_maps_do_not_change_with_the_mode_that_traced_them(name):
     "Layers keep their training mode: maps of an evaluated net can train, and the other way round."
@@ -347,7 +385,8 @@ def test_maps_do_not_change_with_the_mode_that_traced_them(name):
 
 
 def test_a_net_without_pooling_has_no_maps():
-    with pytest.raises(ValueError, match='no pooling over the whole'): feature_maps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match='no pooling over the whole'):
+        feature_maps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
 
 
 def test_maps_from_a_file_need_no_head(saved):
@@ -356,4 +395,7 @@ def test_maps_from_a_file_need_no_head(saved):
     maps = build(models.alexnet, weights=path, maps=True)
     assert torch.equal(maps.state_dict()['features.0.weight'], net.features[0].weight)
     with pytest.raises(WeightsError, match='keys missing'): build(models.alexnet, 8, path)
-    with pytest.raises(WeightsError, match='1 keys missing'): build(models.alexnet, weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}), maps=True)
+    with pytest.raises(WeightsError, match='1 keys missing'):
+        build(models.alexnet,
+              weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}),
+              maps=True)

@@ -33,9 +33,11 @@ def rows_of(rows):
 
 def test_results_are_written_part_by_part_in_their_order(bench, tmp_path):
     measure = bench('measure')
-    for name, text in (('gpu', 'one'), ('later', 'two'), ('samples', 'three'), ('gpu', 'four')): measure.write_part(name, text, tmp_path/'results.md')
+    for name, text in (('gpu', 'one'), ('later', 'two'), ('samples', 'three'), ('gpu', 'four')):
+        measure.write_part(name, text, tmp_path/'results.md')
     parts = (tmp_path/'results.md').read_text().split('\n## ')
-    assert parts[0].startswith('# Speed') and [part.split() for part in parts[1:]] == [['samples', 'three'], ['gpu', 'four'], ['later', 'two']]
+    assert parts[0].startswith('# Speed')
+    assert [part.split() for part in parts[1:]] == [['samples', 'three'], ['gpu', 'four'], ['later', 'two']]
 
 
 def test_a_row_stays_a_row_of_the_table(bench):
@@ -51,7 +53,9 @@ def test_the_committed_results_hold_every_part_there_is(root, bench):
 
 def test_memory_is_that_of_the_process_asked_for(bench):
     megabytes = bench('measure').megabytes
-    child = subprocess.Popen([sys.executable, '-c', 'import sys; x = bytearray(2**27); x[::4096] = bytes(len(x[::4096])); print(flush=True); sys.stdin.read()'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, '-c',
+                              'import sys; x = bytearray(2**27); x[::4096] = bytes(len(x[::4096])); '
+                              'print(flush=True); sys.stdin.read()'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdout.readline()
     assert 128 < megabytes('VmHWM', child.pid) < 300
     child.communicate()
@@ -83,7 +87,9 @@ def test_three_ways_train_on_the_same_samples(bench, monkeypatch, clips):
 def test_other_samples_are_an_error(bench, monkeypatch, clips):
     instead = bench('instead')
     numbers = iter(range(9))
-    monkeypatch.setattr(instead, 'measured', lambda *_: dict(first=1., later=1., imports=0., samples=next(numbers), disk=0., memory=0., peaks=0.))
+    monkeypatch.setattr(instead, 'measured',
+                        lambda *_: dict(first=1., later=1., imports=0.,
+                                        samples=next(numbers), disk=0., memory=0., peaks=0.))
     with pytest.raises(RuntimeError, match='not the same samples'): list(instead.compared('toy', clips, instead.DEMO))
 
 
@@ -94,13 +100,15 @@ def test_plain_loop_and_store_pick_the_same_pictures(bench, clips):
     path = clips.paths[0]
     plain = np.stack(bench('instead').last_frames(path, 5))
     (ours,), _ = sample_video(path, [Frame(10, 5)], plain.shape[1:3])
-    assert plain.shape == ours.shape and np.abs(plain.astype(int) - ours).mean() < 3 # two decoders round colours differently
+    # two decoders round colours differently
+    assert plain.shape == ours.shape and np.abs(plain.astype(int) - ours).mean() < 3
 
 
 @pytest.mark.slow
 def test_a_way_is_watched_with_the_processes_it_starts(bench, tmp_path, clips):
     instead = bench('instead')
-    about = instead.DEMO | dict(size=24, interval=10, epochs=2, classes=list(clips.classes), clips=clips.clips.assign(path=[str(path)[1:] for path in clips.paths]).to_dict('list'))
+    about = instead.DEMO | dict(size=24, interval=10, epochs=2, classes=list(clips.classes),
+                                clips=clips.clips.assign(path=[str(path)[1:] for path in clips.paths]).to_dict('list'))
     (tmp_path/'about.json').write_text(json.dumps(about))
     (tmp_path/'place').mkdir()
     found = instead.measured('decoding', tmp_path/'about.json', tmp_path/'place')
@@ -111,7 +119,8 @@ def test_real_clips_that_are_absent_are_said_to_be(bench, monkeypatch, tmp_path)
     instead = bench('instead')
     monkeypatch.setattr(instead, 'compared', lambda *_, **__: [('demo', 'x', 'told')])
     monkeypatch.setattr(instead, 'demo_set', lambda *_, **__: None)
-    assert rows_of(instead.rows(tmp_path, indoor=tmp_path/'indoor_actions'))[-1][1] == 'skipped: indoor_actions is not beside this checkout'
+    last = rows_of(instead.rows(tmp_path, indoor=tmp_path/'indoor_actions'))[-1]
+    assert last[1] == 'skipped: indoor_actions is not beside this checkout'
 
 
 def test_the_real_clips_are_split_by_recording(bench, shared_data):
@@ -132,7 +141,9 @@ def part_on_a_cpu(gpu, name, folder):
 def nets_of(gpu, name):
     from har_nb.models.zoo import NETS
     of_clips = name == 'clips'
-    return [net for net in NETS if net.name not in gpu.LARGE and of_clips == any(len(shape) == 4 for shape in net.shapes)]
+    return [net
+            for net in NETS
+            if net.name not in gpu.LARGE and of_clips == any(len(shape) == 4 for shape in net.shapes)]
 
 
 @pytest.mark.parametrize('name', ['kpsem', 'waiting', 'brox'])
@@ -158,7 +169,8 @@ def test_every_net_for_a_gpu_runs_on_a_cpu(bench, tmp_path, name):
 def test_every_net_is_measured_on_a_gpu(bench):
     from har_nb.models.zoo import NETS
     gpu = bench('gpu')
-    assert not set(gpu.LARGE) - {net.name for net in NETS} and not any('small' in part.settings for part in gpu.PARTS.values())
+    assert not set(gpu.LARGE) - {net.name for net in NETS}
+    assert not any('small' in part.settings for part in gpu.PARTS.values())
     assert sum(part.limit for part in gpu.PARTS.values()) <= 8*60
 
 
@@ -180,7 +192,10 @@ def test_rows_before_an_error_are_kept_and_the_error_is_named(bench, monkeypatch
         raise ValueError('no such thing\nand more')
     monkeypatch.setitem(gpu.PARTS, 'brox', gpu.Part(breaks, 1, {}, {}))
     gpu.write_rows('brox', 'cpu', True, tmp_path/'rows')
-    assert [json.loads(line) for line in (tmp_path/'rows').read_text().splitlines()] == [['first', '1', 'told'], ['part brox', 'failed: ValueError: no such thing', 'told']]
+    assert [json.loads(line) for line in (tmp_path/'rows').read_text().splitlines()] == [
+        ['first', '1', 'told'],
+        ['part brox', 'failed: ValueError: no such thing', 'told'],
+    ]
 
 
 def test_a_batch_that_does_not_fit_is_halved(bench, monkeypatch):
@@ -211,7 +226,8 @@ def wheel(folder, name, number):
         about = f'{name}-{number}.dist-info'
         content.writestr(f'{name}.py', f'VERSION = {number!r}\n')
         content.writestr(f'{about}/METADATA', f'Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n')
-        content.writestr(f'{about}/WHEEL', 'Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        content.writestr(f'{about}/WHEEL',
+                         'Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
         content.writestr(f'{about}/RECORD', f'{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n')
     return file
 
@@ -249,12 +265,14 @@ def test_growth_is_measured_and_drawn(bench, monkeypatch, tmp_path, empty_store)
     monkeypatch.setattr(growth, 'measured', here)
     monkeypatch.setattr(growth, 'template', template)
     rows = rows_of(growth.rows(tmp_path, (80, 120), (10, 20), tmp_path/'growth.svg'))
-    assert done == [*growth.OF_CLIPS, *growth.OF_RUNS] and all('s: exponent 2.00; ' in row[1] and row[1].endswith('exponent 1.00') for row in rows[:-1])
+    assert done == [*growth.OF_CLIPS, *growth.OF_RUNS]
+    assert all('s: exponent 2.00; ' in row[1] and row[1].endswith('exponent 1.00') for row in rows[:-1])
     assert rows[0][1] == '6.40, 14.40 s: exponent 2.00; 80, 120 MB above the start: exponent 1.00'
     text = (tmp_path/'growth.svg').read_text()
     assert 'run list' in text and 'near duplicates' in text and len(text) < 100_000
     with closing(sqlite3.connect(tmp_path/'20 runs'/'mlflow.db')) as store:
-        assert store.execute("select count(distinct run_uuid) from tags where key = 'kind' and value = 'row'").fetchone() == (20,)
+        count = "select count(distinct run_uuid) from tags where key = 'kind' and value = 'row'"
+        assert store.execute(count).fetchone() == (20,)
         assert store.execute("select count(distinct value) from tags where key = 'row'").fetchone() == (5,)
 
 
@@ -283,15 +301,19 @@ def test_clips_of_stored_frames_are_found_in_one_pass(small_set, tmp_path):
     from har_nb.samples.store import Frames, decode_samples
     (samples,), _ = decode_samples(small_set, [Frames(EveryKth(10))], 16, tmp_path, progress=False)
     chosen = SampleSet(samples, small_set, np.array([7, 2, 5]), choice=OneClip(2))
-    assert list(chosen.of_clip) == [2, 5, 7] and all((samples.clip[rows] == clip).all() and len(rows) == (samples.clip == clip).sum() for clip, rows in chosen.of_clip.items())
+    assert list(chosen.of_clip) == [2, 5, 7]
+    assert all((samples.clip[rows] == clip).all() and len(rows) == (samples.clip == clip).sum()
+               for clip, rows in chosen.of_clip.items())
 
 
 @pytest.mark.slow
 def test_before_and_after_and_two_commands_at_a_time(root, bench, tmp_path):
     before = bench('before')
     for name in ('old', 'two'): (tmp_path/name).mkdir()
-    told = [*before.compared(tmp_path/'old', times=1, settings=dict(size=64, frames_of=40)), *before.beside(tmp_path/'two', people=3, epochs=1, size=32)]
-    assert len(told) in (6, 2) and all(re.match(r'\d+\.\d\d (times as fast|of its time) \(', row[1]) for row in told), 'two where the history is not here'
+    told = [*before.compared(tmp_path/'old', times=1, settings=dict(size=64, frames_of=40)),
+            *before.beside(tmp_path/'two', people=3, epochs=1, size=32)]
+    assert len(told) in (6, 2), 'two where the history is not here'
+    assert all(re.match(r'\d+\.\d\d (times as fast|of its time) \(', row[1]) for row in told)
 
 
 def test_an_earlier_commit_that_is_not_here_is_none(bench, tmp_path):

@@ -81,7 +81,8 @@ def test_figures_of_kpsem_runs(har, small_set, tmp_path):
 
 
 def test_figures_of_attention_runs(har, small_set, tmp_path):
-    words = ('--data', small_set.root, '--preset', 'demo', '--size', 48, '--n', 4, '--epochs', 2, '--protocol', 'official')
+    words = ('--data', small_set.root, '--preset', 'demo', '--size', 48, '--n', 4, '--epochs', 2,
+             '--protocol', 'official')
     assert har('run', 'dual_stream_attention.table1', *words, '--set', 'width=.1', '--set', 'shifts=1').code == 0
     assert set(ids(attention_table)) == {'early fusion', 'late fusion'}
     early, late = (picture(har, tmp_path, f'dual_stream_attention.figure{number}') for number in (4, 5))

@@ -15,7 +15,10 @@ from har_nb.data.video import write_video
 
 
 def table(n_classes=4, groups=10, clips=3, **columns):
-    rows = [(f'c{c}/v_{g}_{k}.avi', f'c{c}', f'c{c}/{g}', 'train') for c in range(n_classes) for g in range(groups) for k in range(clips)]
+    rows = [(f'c{c}/v_{g}_{k}.avi', f'c{c}', f'c{c}/{g}', 'train')
+            for c in range(n_classes)
+            for g in range(groups)
+            for k in range(clips)]
     return pd.DataFrame(rows, columns=['path', 'label', 'group', 'split']).assign(**columns)
 
 
@@ -41,7 +44,8 @@ def test_a_split_by_clip_is_called_leaky(dataset, balanced):
 
 
 def test_drawn_and_balanced_differ_as_they_say(dataset):
-    counts = [held.test.clips.label.value_counts().reindex(dataset.classes) for held in (dataset.holdout(.3, by='clip'), dataset.holdout(.3, by='clip', balanced=False))]
+    counts = [held.test.clips.label.value_counts().reindex(dataset.classes)
+              for held in (dataset.holdout(.3, by='clip'), dataset.holdout(.3, by='clip', balanced=False))]
     assert counts[0].nunique() == 1 and counts[1].nunique() > 1
     assert counts[0].sum() == counts[1].sum() == 36
 
@@ -64,14 +68,17 @@ def test_parts_of_one_file_are_clips_of_their_own(tmp_path):
     assert read.spans == [(0, 10), (10, 20)] and not len(read.check_files(progress=False))
     held = read.holdout(.5, by='clip')
     assert len(held.train) == len(held.test) == 1 and held.train.digest != held.test.digest
-    with pytest.raises(ListError, match='already in list:1'): as_dataset(tmp_path, [clips[0], clips[0]._replace(line=2)], ['x'], [])
+    with pytest.raises(ListError, match='already in list:1'):
+        as_dataset(tmp_path, [clips[0], clips[0]._replace(line=2)], ['x'], [])
 
 
 def test_a_clip_that_ends_after_its_file_is_an_error(tmp_path):
     write_video(tmp_path/'a.avi', np.zeros((20, 32, 32, 3), np.uint8), codec='MJPG')
-    read = as_dataset(tmp_path, [Clip('a.avi', 'x', 'p', 'train', 'list', n, start, start + 12) for n, start in enumerate((0, 12), 1)], ['x'], [])
+    halves = [Clip('a.avi', 'x', 'p', 'train', 'list', n, start, start + 12) for n, start in enumerate((0, 12), 1)]
+    read = as_dataset(tmp_path, halves, ['x'], [])
     report = read.check_files(progress=False)
-    assert report[['problem', 'severity']].to_numpy().tolist() == [['ends before its clip', 'error']] and '20 frames' in report.detail[0]
+    assert report[['problem', 'severity']].to_numpy().tolist() == [['ends before its clip', 'error']]
+    assert '20 frames' in report.detail[0]
 
 
 def test_a_worker_that_dies_costs_one_item():
@@ -85,12 +92,14 @@ import os, sys
 def hold(step):
     "Say where this process is, and stay there until it is killed."
     if step != os.environ['STEP']: return
-    told = os.open(os.environ['TOLD'], os.O_WRONLY) # stays open: its reader sees the end when all who opened it are gone
+    # stays open: its reader sees the end when all who opened it are gone
+    told = os.open(os.environ['TOLD'], os.O_WRONLY)
     os.write(told, f'{step}\\n'.encode())
     while True:
         try: os.read(os.open(os.environ['NEVER'], os.O_RDONLY), 1)
         except KeyboardInterrupt: os.write(told, b'a worker was interrupted\\n')
-if '--multiprocessing-fork' in sys.orig_argv and 'resource_tracker' not in ' '.join(sys.orig_argv): hold('a worker starts')
+if '--multiprocessing-fork' in sys.orig_argv and 'resource_tracker' not in ' '.join(sys.orig_argv):
+    hold('a worker starts')
 """
 WORK = """
 import os, sys
@@ -112,8 +121,10 @@ def test_ctrl_c_leaves_nobody_behind(tmp_path, step):
     (tmp_path/'work.py').write_text(WORK)
     for name in ('told', 'never'): os.mkfifo(tmp_path/name)
     search = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get('PYTHONPATH')]))
-    environment = os.environ | dict(STEP=step, TOLD=str(tmp_path/'told'), NEVER=str(tmp_path/'never'), PYTHONPATH=search)
-    caller = subprocess.Popen([sys.executable, 'work.py'], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    environment = os.environ | dict(STEP=step, TOLD=str(tmp_path/'told'),
+                                    NEVER=str(tmp_path/'never'), PYTHONPATH=search)
+    caller = subprocess.Popen([sys.executable, 'work.py'],
+                              cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         with (tmp_path/'told').open() as told:
             assert told.readline() == f'{step}\n'

@@ -1,4 +1,5 @@
-"What a network uses: nets whose answer is known, a run end to end by the command, and that nobody takes a diagnosis for a result."
+"""What a network uses: nets whose answer is known, a run end to end by the command, and that nobody takes a diagnosis
+for a result."""
 import json
 from dataclasses import replace
 
@@ -32,7 +33,9 @@ if not collecting:
 TIME = ('reversed', 'shuffled', 'one frame', 'half the frames', 'twice as fast', 'half as fast')
 
 
-def small(picture): return torch.from_numpy(cv2.resize(np.asarray(picture, np.float32), (6, 5), interpolation=cv2.INTER_AREA).ravel()[None]/128 - 1)
+def small(picture):
+    shrunk = cv2.resize(np.asarray(picture, np.float32), (6, 5), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(shrunk.ravel()[None]/128 - 1)
 
 
 def layer(classes):
@@ -54,7 +57,10 @@ def test_a_single_frame_has_no_time(small_set):
 
 @pytest.mark.parametrize('name', ['mean', 'Equal Division'])
 def test_a_sum_over_frames_has_no_order(small_set, name):
-    how = {'mean': lambda pictures: small(pictures.sum(0, dtype=np.int64)/len(pictures)), 'Equal Division': lambda pictures: small(motion_embed(pictures, len(pictures), len(pictures), 'equal')[0])}[name]
+    how = {
+        'mean': lambda pictures: small(pictures.sum(0, dtype=np.int64)/len(pictures)),
+        'Equal Division': lambda pictures: small(motion_embed(pictures, len(pictures), len(pictures), 'equal')[0]),
+    }[name]
     found = asked(small_set, how, probes=D.PROBES)
     assert found.changed('reversed') == found.changed('shuffled') == 0 < found.changed('one frame')
     assert (found.table.set_index('probe').moved[['reversed', 'shuffled']] == 0).all()
@@ -71,17 +77,21 @@ def test_backwards_an_action_is_its_twin(small_set):
     assert found.changed('reversed') == 1, 'the sign of every score is another one'
     before, after = found.of('as it is'), found.of('reversed')
     for up, down in ORDER_PAIRS:
-        np.testing.assert_allclose(table_probabilities(after[after.label == up]), table_probabilities(before[before.label == down]), atol=1e-6)
+        np.testing.assert_allclose(table_probabilities(after[after.label == up]),
+                                   table_probabilities(before[before.label == down]), atol=1e-6)
 
 
 def test_a_person_who_is_erased_leaves_the_same_clip_for_all_actions(built_set):
-    one = replace(built_set, clips=built_set.clips[built_set.clips.path.str.contains('_g02_')].assign(group='g02').reset_index(drop=True))
+    clips = built_set.clips[built_set.clips.path.str.contains('_g02_')].assign(group='g02')
+    one = replace(built_set, clips=clips.reset_index(drop=True))
     again, names = D.redrawing(one)
     for path in one.clips.path[:3]: assert np.array_equal(again(path), frames(one.root/path))
     empty = [again(path, erased=True) for path in one.clips.path]
     assert all(np.array_equal(empty[0], other) for other in empty[1:])
     found = asked(one, lambda pictures: small(pictures[0]), probes=D.drawing_probes(names))
-    assert found.of('person erased').eval('predicted == label').sum() == 1 == found.of('person erased').predicted.nunique()
+    erased = found.of('person erased')
+    assert erased.eval('predicted == label').sum() == 1
+    assert erased.predicted.nunique() == 1
     assert np.isnan(found.table.low).all(), 'one person gives no interval over people'
 
 
@@ -92,9 +102,11 @@ def test_a_set_of_files_has_no_drawings(small_set, tmp_path):
 def nets():
     torch.manual_seed(0)
     body = mfnet(num_classes=4, width=12, groups=2, blocks=(1, 1, 1, 1))
-    yield 'KPSEM', with_kpsem(body, 'conv3', size=(8, 32, 32)), torch.randn(2, 3, 8, 32, 32), ('frames', 'key point shifts')
+    yield ('KPSEM', with_kpsem(body, 'conv3', size=(8, 32, 32)),
+           torch.randn(2, 3, 8, 32, 32), ('frames', 'key point shifts'))
     yield 'early', TwoStacks(EarlyFusion(4, 5, 10, width=.1)), torch.randn(2, 5, 5, 32, 32), ('frames', 'motion')
-    yield 'late', TwoStacks(LateFusion(4, 5, 10, width=.1, places=4, norm=True)), torch.randn(2, 5, 5, 64, 64), ('frames', 'motion')
+    yield ('late', TwoStacks(LateFusion(4, 5, 10, width=.1, places=4, norm=True)),
+           torch.randn(2, 5, 5, 64, 64), ('frames', 'motion'))
     yield 'TransNet', TransNet(small_resnet, 4, 5, size=32), torch.randn(2, 3, 5, 32, 32), ('encoder',)
 
 
@@ -116,14 +128,17 @@ def test_parts_that_nets_name_are_there_and_can_be_silent():
 def test_the_streams_of_two_nets():
     net = TwoStream(nn.Linear(3, 2), nn.Linear(3, 2)).eval()
     parts, x = D.branches_of(net), torch.randn(4, 3)
-    with D.silent([parts['normal']]), D.silent([parts['motion']]): assert torch.allclose(net(x).exp(), torch.full((4, 2), .5))
+    with D.silent([parts['normal']]), D.silent([parts['motion']]):
+        assert torch.allclose(net(x).exp(), torch.full((4, 2), .5))
 
 
 def test_a_branch_without_weight_is_not_missed(small_set):
     torch.manual_seed(0)
     net = with_kpsem(mfnet(num_classes=8, width=12, groups=2, blocks=(1, 1, 1, 1)), 'conv3', size=(8, 32, 32))
     with torch.no_grad(): net.head.weight[:, -net.kpsem.features:] = 0
-    def clip(pictures): return torch.from_numpy(np.stack([cv2.resize(picture, (32, 32)) for picture in pictures[::10][:7]])).permute(3, 0, 1, 2)[None]/255
+    def clip(pictures):
+        taken = np.stack([cv2.resize(picture, (32, 32)) for picture in pictures[::10][:7]])
+        return torch.from_numpy(taken).permute(3, 0, 1, 2)[None]/255
     answers = D.Preprocessed(net, clip, small_set.classes)
     found = D.diagnose(net, D.thinned(small_set, 6), clip, D.part_probes(D.parts_of_net(answers)), progress=False)
     moved = found.table.set_index('probe').moved
@@ -147,15 +162,19 @@ def test_a_run_end_to_end(trained, har, tmp_path, monkeypatch):
     said = json.loads(done.out)
     probes = {probe['probe']: probe for probe in said['probes']}
     assert said['clips'] == 8 and probes['as it is']['changed'] == 0 and probes['as it is']['low'] is None
-    assert {'reversed', 'background swapped', 'person erased', 'normal silent', 'MEI, Gradient Division silent'} <= set(probes)
+    assert {
+        'reversed', 'background swapped', 'person erased', 'normal silent', 'MEI, Gradient Division silent'
+    } <= set(probes)
     assert probes['person erased']['accuracy'] == pytest.approx(12.5)
     tested = load_table('predictions.parquet', fused).set_index('path')
     same = load_table('diagnosis/said.parquet', fused).query('probe == "as it is"').set_index('path')
     shares = [name for name in same if name.startswith('p_')]
     np.testing.assert_allclose(same[shares], tested.loc[same.index, shares], atol=1e-5)
-    assert {file.path for file in open_store().list_artifacts(fused, 'diagnosis')} == {f'diagnosis/{name}' for name in ('table.csv', 'said.parquet', 'strips.png')}
+    files = {file.path for file in open_store().list_artifacts(fused, 'diagnosis')}
+    assert files == {f'diagnosis/{name}' for name in ('table.csv', 'said.parquet', 'strips.png')}
     logged = open_store().get_run(fused).data.metrics
-    assert logged['diagnose/person_erased/accuracy'] == pytest.approx(.125) and (tmp_path/'strips.png').stat().st_size > 10000
+    assert logged['diagnose/person_erased/accuracy'] == pytest.approx(.125)
+    assert (tmp_path/'strips.png').stat().st_size > 10000
     assert recorded(fused).metrics == before
     text = har('diagnose', fused, '--clips', 1)
     assert text.code == 0 and '1 clips of 1 groups' in text.out and 'normal of another clip' in text.out

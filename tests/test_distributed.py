@@ -36,7 +36,8 @@ if os.environ.get('HELPER_DIES') and os.environ.get('RANK') == '1': FiniteLoss.b
 
 def plain(weights=None, num_classes=1000):
     "Without batch norm, which would see the part of a process."
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, num_classes))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, num_classes))
 
 table = replace(table2, name='plain', rows=(table2.rows[0], fused('fused', 'normal')))
 '''
@@ -47,7 +48,8 @@ def rows():
     return runs[runs['tags.kind'] == 'row'] if len(runs) else runs
 
 
-def curve(run_id, name): return [(m.step, m.value) for m in sorted(open_store().get_metric_history(run_id, name), key=lambda m: m.step)]
+def curve(run_id, name):
+    return [(m.step, m.value) for m in sorted(open_store().get_metric_history(run_id, name), key=lambda m: m.step)]
 
 
 def test_a_helper_reads_and_writes_nothing(tracking, monkeypatch):
@@ -55,11 +57,13 @@ def test_a_helper_reads_and_writes_nothing(tracking, monkeypatch):
     monkeypatch.setenv('RANK', '1'); monkeypatch.setenv('WORLD_SIZE', '2')
     assert processes() == 2 and helper()
     reader = open_store()
-    reader.log_text(run_id, 'nothing', 'nothing.txt'); reader.set_terminated(run_id, 'FAILED'); reader.create_experiment('none')
+    reader.log_text(run_id, 'nothing', 'nothing.txt')
+    reader.set_terminated(run_id, 'FAILED'); reader.create_experiment('none')
     monkeypatch.delenv('RANK')
     assert not helper() and processes() == 1
     assert open_store().get_run(run_id).info.status == 'FINISHED' == reader.get_run(run_id).info.status
-    assert [a.path for a in open_store().list_artifacts(run_id)] == ['environment.json'] and open_store().get_experiment_by_name('none') is None
+    assert [a.path for a in open_store().list_artifacts(run_id)] == ['environment.json']
+    assert open_store().get_experiment_by_name('none') is None
 
 
 @pytest.mark.slow
@@ -67,15 +71,20 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_was_killed(tmp_path
     sports = build(tmp_path/'sports', people=3, takes=1, size=(56, 72), progress=False)
     (tmp_path/'plain_table.py').write_text(TABLE)
     def command(launcher, name, **more): # 23 images a batch: the parts are not equal, and the last batch is smaller
-        environment = {k: v for k,v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(MLFLOW_TRACKING_URI=f'sqlite:///{tmp_path/name}.db', HAR_NB_DATA=str(tmp_path/name), PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1') | more
-        words = [*launcher, '-m', 'har_nb.tools.cli', 'run', 'plain_table:table', '--data', str(sports.root), *f'--preset demo --size 32 --epochs {EPOCHS} --batch-size 23 --backbone plain_table:plain'.split()]
+        environment = {k: v for k,v in os.environ.items() if k not in ('RANK', 'WORLD_SIZE')} | dict(
+            MLFLOW_TRACKING_URI=f'sqlite:///{tmp_path/name}.db', HAR_NB_DATA=str(tmp_path/name),
+            PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1',
+        ) | more
+        words = [*launcher, '-m', 'har_nb.tools.cli', 'run', 'plain_table:table', '--data', str(sports.root),
+                 *f'--preset demo --size 32 --epochs {EPOCHS} --batch-size 23 --backbone plain_table:plain'.split()]
         return dict(args=words, env=environment, text=True)
     two = [str(Path(sys.executable).parent/'torchrun'), '--standalone', '--nproc-per-node', '2']
 
     alone = subprocess.run(**command([sys.executable], 'one'), capture_output=True, timeout=LIMIT)
     assert alone.returncode == 0, alone.stderr
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/two.db')
-    died = subprocess.Popen(**command(two, 'two', HELPER_DIES='1'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    died = subprocess.Popen(**command(two, 'two', HELPER_DIES='1'), stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, start_new_session=True)
     assert died.wait(LIMIT) != 0
     with pytest.raises(ProcessLookupError): os.killpg(died.pid, 0) # all of them end
     running = rows().run_id.tolist()
@@ -85,8 +94,12 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_was_killed(tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('Runs, for har predict') == 1, 'the first process alone shows the table'
     shared = rows().set_index('tags.row')
-    assert sorted(shared.index) == ['fused', 'normal'] and set(shared.status) == {'FINISHED'} and running[0] in set(shared.run_id)
-    found = {name: (curve(run_id, 'valid_loss'), curve(run_id, 'train_loss'), curve(run_id, 'acc_video'), load_predictions(run_id), load_table('predictions.parquet', run_id)) for name,run_id in shared.run_id.items()}
+    assert sorted(shared.index) == ['fused', 'normal']
+    assert set(shared.status) == {'FINISHED'}
+    assert running[0] in set(shared.run_id)
+    found = {name: (curve(run_id, 'valid_loss'), curve(run_id, 'train_loss'), curve(run_id, 'acc_video'),
+                    load_predictions(run_id), load_table('predictions.parquet', run_id))
+             for name,run_id in shared.run_id.items()}
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/one.db')
     single = rows().set_index('tags.row')
     test = open_any(sports.root).test

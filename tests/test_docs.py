@@ -14,7 +14,10 @@ from har_nb.tools.web import broken_links, outside_links, write_docs
 LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)')
 
 
-def texts(path): return [re.sub(r'```.*?```|`[^`]*`', '', cell.source, flags=re.DOTALL) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == 'markdown']
+def texts(path):
+    return [re.sub(r'```.*?```|`[^`]*`', '', cell.source, flags=re.DOTALL)
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == 'markdown']
 
 
 def write(folder, **pages):
@@ -30,7 +33,10 @@ def test_links_between_notebooks_lead_to_notebooks(root):
     pytest.importorskip('myst_nb', reason='pip install har_nb[docs]')
     names = [name for wing in contents(root/'nbs').values() for name in wing]
     assert len(names) > 50 and len(set(names)) == len(names)
-    lost = [f'{name}: {target}' for name in [*names, 'index'] for text in texts(root/'nbs'/f'{name}.ipynb') for target in LINK.findall(text) if not ((root/'nbs'/name).parent/target).exists()]
+    lost = [f'{name}: {target}'
+            for name in [*names, 'index']
+            for text in texts(root/'nbs'/f'{name}.ipynb')
+            for target in LINK.findall(text) if not ((root/'nbs'/name).parent/target).exists()]
     assert not lost
 
 
@@ -40,7 +46,9 @@ def test_every_chapter_says_what_it_is_about(root):
     titles = [one.title for one in said.values()]
     assert len(titles) == len(set(titles)), 'two chapters of one title'
     assert [name for name, one in said.items() if '.' in one.title or '_' in one.title.replace('SEAGS_V1', '')] == []
-    assert [name for name, one in said.items() if not one.module and '/' in name and not name.startswith('tutorials/')] == []
+    assert [name
+            for name, one in said.items()
+            if not one.module and '/' in name and not name.startswith('tutorials/')] == []
     assert all(one.papers for name, one in said.items() if name.startswith('papers/') and 'comparison' not in name)
 
 
@@ -53,8 +61,10 @@ def test_readme_is_short(root):
 def test_tutorials_lead_to_each_other(root):
     "Whoever finishes one finds the next."
     names = {path.name for path in (root/'nbs'/'tutorials').glob('*.ipynb')}
-    linked = {path.name: {target for text in texts(path) for target in LINK.findall(text)} for path in (root/'nbs'/'tutorials').glob('*.ipynb')}
-    assert all(any(name in links for other, links in linked.items() if other != name) for name in names), 'a tutorial that no other one mentions'
+    linked = {path.name: {target for text in texts(path) for target in LINK.findall(text)}
+              for path in (root/'nbs'/'tutorials').glob('*.ipynb')}
+    mentioned = lambda name: any(name in links for other, links in linked.items() if other != name)
+    assert all(mentioned(name) for name in names), 'a tutorial that no other one mentions'
     assert all(links & names for links in linked.values()), 'a tutorial that is a dead end'
 
 
@@ -71,8 +81,16 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in mine.iterdir()] == ['thesis.txt']
 
 
-@pytest.mark.parametrize('page, found', [('<a href="there.html">', 'there.html'), ('<a href="#there">', '#there'), ('<img src="there.png">', 'there.png'), ('<script src="https://a.example/x.js"></script>', 'https://a.example'),
-                                         ('<link href="https://a.example/x.css">', 'a.example'), ('<a href="https://a.example">', None), ('<a href="#here" id="here">', None), ('<a href="index.html?q=1#top" id="top">', None)])
+@pytest.mark.parametrize('page, found', [
+    ('<a href="there.html">', 'there.html'),
+    ('<a href="#there">', '#there'),
+    ('<img src="there.png">', 'there.png'),
+    ('<script src="https://a.example/x.js"></script>', 'https://a.example'),
+    ('<link href="https://a.example/x.css">', 'a.example'),
+    ('<a href="https://a.example">', None),
+    ('<a href="#here" id="here">', None),
+    ('<a href="index.html?q=1#top" id="top">', None),
+])
 def test_broken_links_are_found_in_pages(tmp_path, page, found):
     (tmp_path/'index.html').write_text(page)
     assert len(told := broken_links(tmp_path)) == (found is not None)
@@ -95,9 +113,13 @@ def test_addresses_outside_are_asked(tmp_path):
     pytest.importorskip('myst_nb', reason='pip install har_nb[docs]')
     (tmp_path/'site').mkdir()
     (tmp_path/'site'/'here.html').write_text('<p>here</p>')
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path/'site'))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0),
+                                             partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path/'site'))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f'http://127.0.0.1:{server.server_port}'
-    try: found = outside_links(write(tmp_path/'book', index=f'# Book\n\n[one]({base}/here.html) and [other]({base}/gone.html)', **{'data/00_one': '# One'})).set_index('address').status
+    try:
+        found = outside_links(write(tmp_path/'book',
+                                    index=f'# Book\n\n[one]({base}/here.html) and [other]({base}/gone.html)',
+                                    **{'data/00_one': '# One'})).set_index('address').status
     finally: server.shutdown(); server.server_close()
     assert dict(found) == {f'{base}/here.html': 'working', f'{base}/gone.html': 'broken'}

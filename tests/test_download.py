@@ -73,12 +73,14 @@ def status(*codes, then=None):
 
 
 def serve(content=CONTENT, upto=None, ranges=True, piece=None, wait=None, **headers):
-    "A file; `upto`: bytes before the connection ends; `piece`: bytes sent at a time; `wait`: called with the number of bytes that are sent, before each piece."
+    """A file; `upto`: bytes before the connection ends; `piece`: bytes sent at a time; `wait`: called with the number
+    of bytes that are sent, before each piece."""
     def respond(handler):
         validator, asked = headers.get('ETag', headers.get('Last_Modified')), handler.headers.get('If-Range')
         begin = handler.begin if ranges and (asked is None or asked == validator) else 0
         about = {name.replace('_', '-'): value for name, value in headers.items()}
-        if begin >= len(content) > 0: return handler.answer(416, {'Content-Range': f'bytes */{len(content)}', 'Content-Length': 0})
+        if begin >= len(content) > 0:
+            return handler.answer(416, {'Content-Range': f'bytes */{len(content)}', 'Content-Length': 0})
         if begin: about['Content-Range'] = f'bytes {begin}-{len(content) - 1}/{len(content)}'
         body = content[begin:begin + upto if upto else None]
         handler.answer(206 if begin else 200, {'Content-Length': len(content) - begin} | about, b'' if piece else body)
@@ -99,10 +101,16 @@ def test_a_broken_connection_goes_on_where_it_ended(server, tmp_path):
     assert visible(tmp_path/'deep') == ['a']
 
 
-@pytest.mark.parametrize('validator', [dict(ETag='"1"'), dict(Last_Modified='Mon, 01 Jan 2024 00:00:00 GMT'), dict(ETag='W/"1"'), {}], ids=['etag', 'date', 'weak', 'none'])
+@pytest.mark.parametrize('validator', [
+    dict(ETag='"1"'),
+    dict(Last_Modified='Mon, 01 Jan 2024 00:00:00 GMT'),
+    dict(ETag='W/"1"'),
+    {},
+], ids=['etag', 'date', 'weak', 'none'])
 def test_a_new_process_goes_on(server, tmp_path, validator):
     server.files['a'] = serve(upto=120_000, **validator)
-    with pytest.raises(DownloadError, match='120000 bytes are kept'): download(server['a'], tmp_path/'a', attempts=1, **QUICK)
+    with pytest.raises(DownloadError, match='120000 bytes are kept'):
+        download(server['a'], tmp_path/'a', attempts=1, **QUICK)
     assert visible(tmp_path) == ['a.part', 'a.part.json']
     server.files['a'] = serve(**validator)
     Child(fetch_in_a_child, server['a'], tmp_path/'a', len(CONTENT) + 1).finish()
@@ -146,8 +154,11 @@ def test_a_server_without_ranges_is_asked_again_from_the_beginning(server, tmp_p
     assert server.begins('a') == [0, 100_000]
 
 
-@pytest.mark.parametrize('old,new', [(dict(ETag='"1"'), dict(ETag='"2"')), (dict(Last_Modified='Mon, 01 Jan 2024 00:00:00 GMT'), dict(Last_Modified='Tue, 02 Jan 2024 00:00:00 GMT')), (dict(ETag='W/"1"'), dict(ETag='W/"2"'))],
-    ids=['etag', 'date', 'weak'])
+@pytest.mark.parametrize('old,new', [
+    (dict(ETag='"1"'), dict(ETag='"2"')),
+    (dict(Last_Modified='Mon, 01 Jan 2024 00:00:00 GMT'), dict(Last_Modified='Tue, 02 Jan 2024 00:00:00 GMT')),
+    (dict(ETag='W/"1"'), dict(ETag='W/"2"')),
+], ids=['etag', 'date', 'weak'])
 def test_versions_are_never_glued_together(server, tmp_path, old, new):
     answers = [serve(upto=100_000, **old), *[serve(CONTENT[::-1], **new)]*3]
     server.files['a'] = lambda handler: answers.pop(0)(handler)
@@ -155,7 +166,12 @@ def test_versions_are_never_glued_together(server, tmp_path, old, new):
 
 
 def test_an_answer_to_if_range_may_leave_out_the_date(server, tmp_path):
-    def later(handler): handler.answer(206, {'Content-Range': f'bytes {handler.begin}-299999/300000', 'Content-Length': 300_000 - handler.begin}, CONTENT[handler.begin:])
+    def later(handler):
+        about = {
+            'Content-Range': f'bytes {handler.begin}-299999/300000',
+            'Content-Length': 300_000 - handler.begin,
+        }
+        handler.answer(206, about, CONTENT[handler.begin:])
     answers = [serve(upto=100_000, Last_Modified='Mon, 01 Jan 2024 00:00:00 GMT'), later]
     server.files['a'] = lambda handler: answers.pop(0)(handler)
     assert download(server['a'], tmp_path/'a', sha256=SHA256, **QUICK) and server.begins('a') == [0, 100_000]
@@ -190,31 +206,43 @@ def test_a_fault_that_passes(server, tmp_path, code):
 def test_a_fault_that_does_not_pass_is_asked_for_once(server, tmp_path, code, message):
     server.files['a'] = status(code)
     with pytest.raises(DownloadError, match=message) as caught: download(server['a'], tmp_path/'a', **QUICK)
-    assert caught.value.url == server['a'] and caught.value.remedy and len(server.asked) == 1 and visible(tmp_path) == []
+    assert caught.value.url == server['a']
+    assert caught.value.remedy
+    assert len(server.asked) == 1
+    assert visible(tmp_path) == []
 
 
 def test_a_server_that_stays_down(server, tmp_path):
     server.files['a'] = status(503)
-    with pytest.raises(DownloadError, match='503 Service Unavailable; 3 attempts in a row'): download(server['a'], tmp_path/'a', attempts=3, **QUICK)
+    with pytest.raises(DownloadError, match='503 Service Unavailable; 3 attempts in a row'):
+        download(server['a'], tmp_path/'a', attempts=3, **QUICK)
     assert len(server.asked) == 3
 
 
 def test_a_length_that_never_comes(server, tmp_path):
-    server.files['a'] = lambda handler: handler.answer(206 if handler.begin else 200, {'Content-Length': 900_000 - handler.begin} | ({'Content-Range': f'bytes {handler.begin}-899999/900000'} if handler.begin else {}), CONTENT[handler.begin:])
-    with pytest.raises(DownloadError, match='the connection (ends after 300000 of 900000 bytes|broke)'): download(server['a'], tmp_path/'a', attempts=3, **QUICK)
+    server.files['a'] = lambda handler: handler.answer(
+        206 if handler.begin else 200,
+        {'Content-Length': 900_000 - handler.begin}
+        | ({'Content-Range': f'bytes {handler.begin}-899999/900000'} if handler.begin else {}),
+        CONTENT[handler.begin:],
+    )
+    with pytest.raises(DownloadError, match='the connection (ends after 300000 of 900000 bytes|broke)'):
+        download(server['a'], tmp_path/'a', attempts=3, **QUICK)
     assert len(server.asked) <= 4 and 'a' not in visible(tmp_path)
 
 
 def test_a_wrong_size_is_known_before_the_first_byte_is_kept(server, tmp_path):
     server.files['a'] = serve()
-    with pytest.raises(DownloadError, match='announces 300000 bytes, expected are 7'): download(server['a'], tmp_path/'a', size=7, **QUICK)
+    with pytest.raises(DownloadError, match='announces 300000 bytes, expected are 7'):
+        download(server['a'], tmp_path/'a', size=7, **QUICK)
     assert visible(tmp_path) == []
 
 
 def test_a_length_that_is_not_announced(server, tmp_path):
     server.files['a'] = lambda handler: handler.answer(200, {'Connection': 'close'}, CONTENT)
     assert download(server['a'], tmp_path/'a', size=len(CONTENT), **QUICK).read_bytes() == CONTENT
-    with pytest.raises(DownloadError, match='has 300000 bytes, expected are 7'): download(server['a'], tmp_path/'b', size=7, **QUICK)
+    with pytest.raises(DownloadError, match='has 300000 bytes, expected are 7'):
+        download(server['a'], tmp_path/'b', size=7, **QUICK)
     assert visible(tmp_path) == ['a']
 
 
@@ -222,7 +250,8 @@ def test_a_length_that_is_not_announced(server, tmp_path):
 def test_checksums(server, tmp_path, name):
     server.files['a'] = serve()
     right = hashlib.new(name, CONTENT).hexdigest()
-    with pytest.raises(DownloadError, match=f'what came has the {name} {right}'): download(server['a'], tmp_path/'a', **{name: '0'*len(right)}, **QUICK)
+    with pytest.raises(DownloadError, match=f'what came has the {name} {right}'):
+        download(server['a'], tmp_path/'a', **{name: '0'*len(right)}, **QUICK)
     assert visible(tmp_path) == []
     download(server['a'], tmp_path/'a', **{name: right.upper()}, **QUICK)
 
@@ -230,20 +259,23 @@ def test_checksums(server, tmp_path, name):
 def test_what_is_there_is_checked_and_not_fetched(server, tmp_path):
     (tmp_path/'a').write_bytes(CONTENT)
     assert download(server['a'], tmp_path/'a', size=len(CONTENT), sha256=SHA256, **QUICK) == tmp_path/'a'
-    with pytest.raises(DownloadError, match='is there already, but has 300000 bytes'): download(server['a'], tmp_path/'a', size=7, **QUICK)
+    with pytest.raises(DownloadError, match='is there already, but has 300000 bytes'):
+        download(server['a'], tmp_path/'a', size=7, **QUICK)
     assert server.asked == [] and (tmp_path/'a').read_bytes() == CONTENT
 
 
 def test_a_web_page_in_the_place_of_a_file(server, tmp_path):
     server.files['set.zip'] = serve(b'<html>sign in</html>', Content_Type='text/html; charset=utf-8')
-    with pytest.raises(DownloadError, match='a web page, not a file'): download(server['set.zip'], tmp_path/'set.zip', **QUICK)
+    with pytest.raises(DownloadError, match='a web page, not a file'):
+        download(server['set.zip'], tmp_path/'set.zip', **QUICK)
     assert visible(tmp_path) == []
 
 
 def test_silence_and_patience(server, tmp_path):
     gate = threading.Event()
     server.files['silent'] = lambda handler: gate.wait()
-    with pytest.raises(DownloadError, match='no answer for 0.02 s; 2 attempts'): download(server['silent'], tmp_path/'a', attempts=2, pause=.01, timeout=.02, progress=False)
+    with pytest.raises(DownloadError, match='no answer for 0.02 s; 2 attempts'):
+        download(server['silent'], tmp_path/'a', attempts=2, pause=.01, timeout=.02, progress=False)
     gate.set()
     server.files['slow'] = serve(CONTENT[:30_000], piece=3000)
     assert download(server['slow'], tmp_path/'b', **QUICK).read_bytes() == CONTENT[:30_000]
@@ -252,7 +284,8 @@ def test_silence_and_patience(server, tmp_path):
 def test_no_server_and_no_address(server, tmp_path):
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError, match='the connection broke, or there is none'): download(server['a'], tmp_path/'a', attempts=2, **QUICK)
+    with pytest.raises(DownloadError, match='the connection broke, or there is none'):
+        download(server['a'], tmp_path/'a', attempts=2, **QUICK)
     for address in ('nowhere', 'ftp://127.0.0.1/a', 'http://'):
         with pytest.raises(DownloadError, match='Check the address'): download(address, tmp_path/'a', **QUICK)
     with pytest.raises(DownloadError, match='is a folder'): download(server['a'], tmp_path, **QUICK)
@@ -268,9 +301,12 @@ def test_a_full_disk(server, tmp_path, monkeypatch):
     server.files['a'] = serve(upto=100_000, ETag='"1"')
     with pytest.raises(DownloadError): download(server['a'], tmp_path/'a', attempts=1, **QUICK)
     monkeypatch.setattr(module.shutil, 'disk_usage', lambda _: shutil._ntuple_diskusage(1, 1, 150_000))
-    with pytest.raises(DownloadError, match=r'0.00 GB are needed, 0.00 GB are free.*Make room on the disk; what has arrived is kept'): download(server['a'], tmp_path/'a', **QUICK)
+    with pytest.raises(DownloadError,
+                       match=r'0.00 GB are needed, 0.00 GB are free.*Make room on the disk; what has arrived is kept'):
+        download(server['a'], tmp_path/'a', **QUICK)
     monkeypatch.undo()
-    assert download(server['a'], tmp_path/'a', sha256=SHA256, **QUICK) and server.begins('a') == [0, 100_000, 100_000, 200_000]
+    assert download(server['a'], tmp_path/'a', sha256=SHA256, **QUICK)
+    assert server.begins('a') == [0, 100_000, 100_000, 200_000]
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits of a process are POSIX')
@@ -284,7 +320,8 @@ from har_nb.data.download import DownloadError, download
 try: download(sys.argv[1], sys.argv[2], progress=False)
 except DownloadError as error: print(error.reason, error.remedy)
 '''
-    said = subprocess.run([sys.executable, '-c', code, server['a'], tmp_path/'a'], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, '-c', code, server['a'], tmp_path/'a'],
+                          capture_output=True, text=True, check=True).stdout
     assert 'cannot be written (File too large)' in said and not (tmp_path/'a').exists()
     assert download(server['a'], tmp_path/'a', **QUICK).read_bytes() == CONTENT
 
@@ -321,7 +358,10 @@ def vint(number):
 
 
 def rar5_block(kind, rest, data=None, extra=b''):
-    head = vint(kind) + vint(bool(extra) | 2*(data is not None)) + (vint(len(extra)) if extra else b'') + (vint(len(data)) if data is not None else b'') + rest + extra
+    flags = vint(bool(extra) | 2*(data is not None))
+    of_extra = vint(len(extra)) if extra else b''
+    of_data = vint(len(data)) if data is not None else b''
+    head = vint(kind) + flags + of_extra + of_data + rest + extra
     head = vint(len(head)) + head
     return struct.pack('<I', zlib.crc32(head)) + head + (data or b'')
 
@@ -334,7 +374,8 @@ def rar5(members):
             kind, target = data
             record = vint(5) + vint(dict(link=1, hard=4)[kind]) + vint(0) + vint(len(target)) + target.encode()
             extra, data = vint(len(record)) + record, b''
-        blocks.append(rar5_block(2, vint(4) + vint(len(data)) + vint(0o100644) + struct.pack('<I', zlib.crc32(data)) + vint(0) + vint(1) + vint(len(name)) + name, data, extra))
+        about = vint(4) + vint(len(data)) + vint(0o100644) + struct.pack('<I', zlib.crc32(data)) + vint(0) + vint(1)
+        blocks.append(rar5_block(2, about + vint(len(name)) + name, data, extra))
     return b''.join([*blocks, rar5_block(5, vint(0))])
 
 
@@ -349,7 +390,9 @@ def rar4(members):
         mode = 0o100644
         if isinstance(data, tuple): mode, data = 0o120777, data[1].encode()
         name = name.encode()
-        blocks.append(rar4_block(0x74, 0x8000, struct.pack('<IIBIIBBHI', len(data), len(data), 3, zlib.crc32(data), 0, 20, 0x30, len(name), mode) + name, data))
+        sizes = len(data), len(data)
+        about = struct.pack('<IIBIIBBHI', *sizes, 3, zlib.crc32(data), 0, 20, 0x30, len(name), mode)
+        blocks.append(rar4_block(0x74, 0x8000, about + name, data))
     return b''.join([*blocks, rar4_block(0x7b, 0x4000, b'')])
 
 
@@ -368,37 +411,57 @@ def tarred(members, mode='w'):
     with tarfile.open(fileobj=out, mode=mode) as file:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            if isinstance(data, tuple): info.type, info.linkname, data = dict(link=tarfile.SYMTYPE, hard=tarfile.LNKTYPE, device=tarfile.CHRTYPE)[data[0]], data[1], b''
+            if isinstance(data, tuple):
+                types = dict(link=tarfile.SYMTYPE, hard=tarfile.LNKTYPE, device=tarfile.CHRTYPE)
+                info.type, info.linkname = types[data[0]], data[1]
+                data = b''
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
-KINDS = dict(zip=zipped, tar=tarred, targz=lambda members: tarred(members, 'w:gz'), tarbz2=lambda members: tarred(members, 'w:bz2'), tarxz=lambda members: tarred(members, 'w:xz'), rar4=rar4, rar5=rar5)
-CLIPS = {'run/one.avi': b'first', 'run/two words.avi': b'second'*1000, 'empty.avi': b'', '#20_Rhythm;[clap]!.avi': b'third'}
+KINDS = dict(
+    zip=zipped,
+    tar=tarred,
+    targz=lambda members: tarred(members, 'w:gz'),
+    tarbz2=lambda members: tarred(members, 'w:bz2'),
+    tarxz=lambda members: tarred(members, 'w:xz'),
+    rar4=rar4,
+    rar5=rar5,
+)
+CLIPS = {'run/one.avi': b'first', 'run/two words.avi': b'second'*1000,
+         'empty.avi': b'', '#20_Rhythm;[clap]!.avi': b'third'}
 
 
 @pytest.fixture(params=KINDS)
 def pack(request): return KINDS[request.param]
 
 
-def contents(folder): return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file() and not path.relative_to(folder).as_posix().startswith('.')}
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob('*')
+            if path.is_file() and not path.relative_to(folder).as_posix().startswith('.')}
 
 
 def test_every_kind_by_its_bytes_and_not_its_name(tmp_path, pack):
     (tmp_path/'archive.bin').write_bytes(pack(CLIPS))
     files = unpack(tmp_path/'archive.bin', tmp_path/'out', progress=False)
-    assert contents(tmp_path/'out') == CLIPS and sorted(path.relative_to(tmp_path/'out').as_posix() for path in files) == sorted(CLIPS)
+    assert contents(tmp_path/'out') == CLIPS
+    assert sorted(path.relative_to(tmp_path/'out').as_posix() for path in files) == sorted(CLIPS)
     assert [path.name for path in (tmp_path/'out').iterdir() if path.name.startswith('.')] == ['.unpacked']
 
 
-@pytest.mark.parametrize('name', ['../evil.avi', 'run/../../evil.avi', '/evil.avi', '//host/evil.avi', r'C:\evil.avi', 'C:evil.avi', r'..\evil.avi', r'run\..\..\evil.avi', r'\\host\share\evil.avi', '..'])
+@pytest.mark.parametrize('name', ['../evil.avi', 'run/../../evil.avi', '/evil.avi', '//host/evil.avi', r'C:\evil.avi',
+                                  'C:evil.avi', r'..\evil.avi', r'run\..\..\evil.avi', r'\\host\share\evil.avi', '..'])
 def test_members_that_get_out_are_refused_before_anything_is_written(tmp_path, pack, name):
     (tmp_path/'trap').write_bytes(pack({'good.avi': b'good', name: b'evil', 'more.avi': b'more'}))
     before = sorted(tmp_path.rglob('*'))
-    with pytest.raises(ArchiveError, match='climbs|absolute') as caught: unpack(tmp_path/'trap', tmp_path/'deep'/'out', progress=False)
+    with pytest.raises(ArchiveError, match='climbs|absolute') as caught:
+        unpack(tmp_path/'trap', tmp_path/'deep'/'out', progress=False)
     assert 'evil' in str(caught.value) or "'..'" in str(caught.value)
-    assert [path for path in tmp_path.rglob('*') if path.is_file() and not path.name.endswith('.lock')] == [path for path in before if path.is_file()]
+    assert [path for path in tmp_path.rglob('*') if path.is_file() and not path.name.endswith('.lock')] == [
+        path for path in before if path.is_file()
+    ]
     assert visible(tmp_path/'deep'/'out') == []
 
 
@@ -414,7 +477,8 @@ def test_links_that_get_out(tmp_path, kind, target):
 @pytest.mark.parametrize('kind', ['tar', 'rar5'])
 def test_hard_links(tmp_path, kind):
     (tmp_path/'trap').write_bytes(KINDS[kind]({'copy.avi': ('hard', '/etc/passwd')}))
-    with pytest.raises(ArchiveError, match="'copy.avi' is a hard link to '/etc/passwd'"): unpack(tmp_path/'trap', tmp_path/'out', progress=False)
+    with pytest.raises(ArchiveError, match="'copy.avi' is a hard link to '/etc/passwd'"):
+        unpack(tmp_path/'trap', tmp_path/'out', progress=False)
     (tmp_path/'fine').write_bytes(tarred({'one.avi': b'one', 'copy.avi': ('hard', 'one.avi')}))
     unpack(tmp_path/'fine', tmp_path/'out', progress=False)
     assert contents(tmp_path/'out') == {'one.avi': b'one', 'copy.avi': b'one'}
@@ -422,8 +486,10 @@ def test_hard_links(tmp_path, kind):
 
 def test_devices_and_what_lies_behind_a_link(tmp_path):
     (tmp_path/'trap').write_bytes(tarred({'disk': ('device', '')}))
-    with pytest.raises(ArchiveError, match="'disk' is a device"): unpack(tmp_path/'trap', tmp_path/'out', progress=False)
-    chain = [Member('a', 0, 'folder'), Member('a/b', 0, 'link', '.'), Member('a/b/c.avi', 1), Member('l', 0, 'link', 'a'), Member('l/b', 0, 'link', 'x')]
+    with pytest.raises(ArchiveError, match="'disk' is a device"):
+        unpack(tmp_path/'trap', tmp_path/'out', progress=False)
+    chain = [Member('a', 0, 'folder'), Member('a/b', 0, 'link', '.'), Member('a/b/c.avi', 1),
+             Member('l', 0, 'link', 'a'), Member('l/b', 0, 'link', 'x')]
     assert refused(chain) == {'a/b/c.avi': 'lies behind a link', 'l/b': 'lies behind a link'}
 
 
@@ -445,14 +511,19 @@ def test_control_characters_are_refused(tmp_path):
 
 @pytest.mark.parametrize('form', [rar4, rar5])
 def test_archives_within(tmp_path, form):
-    classes = {label: {f'{label}/clip_{i}.avi': f'{label} {i}'.encode() for i in range(3)} for label in ('brush_hair', 'cartwheel')}
+    classes = {label: {f'{label}/clip_{i}.avi': f'{label} {i}'.encode() for i in range(3)}
+               for label in ('brush_hair', 'cartwheel')}
     (tmp_path/'org.rar').write_bytes(form({f'{label}.rar': form(clips) for label, clips in classes.items()}))
     unpack(tmp_path/'org.rar', tmp_path/'out', progress=False)
     assert contents(tmp_path/'out') == classes['brush_hair'] | classes['cartwheel']
     unpack(tmp_path/'org.rar', tmp_path/'flat', nested=0, progress=False)
     assert visible(tmp_path/'flat') == ['brush_hair.rar', 'cartwheel.rar']
-    (tmp_path/'trap.rar').write_bytes(form({'good.rar': form({'good.avi': b'good'}), 'bad.rar': form({'../../evil.avi': b'evil'})}))
-    with pytest.raises(ArchiveError, match='bad.rar.*climbs'): unpack(tmp_path/'trap.rar', tmp_path/'trapped', progress=False)
+    (tmp_path/'trap.rar').write_bytes(form({
+        'good.rar': form({'good.avi': b'good'}),
+        'bad.rar': form({'../../evil.avi': b'evil'}),
+    }))
+    with pytest.raises(ArchiveError, match='bad.rar.*climbs'):
+        unpack(tmp_path/'trap.rar', tmp_path/'trapped', progress=False)
     assert visible(tmp_path/'trapped') == [] and not list(tmp_path.rglob('evil*'))
 
 
@@ -479,7 +550,8 @@ def test_what_is_no_archive(tmp_path):
     (tmp_path/'page.zip').write_text('<html>too many requests</html>')
     (tmp_path/'empty.rar').touch()
     for name in ('page.zip', 'empty.rar'):
-        with pytest.raises(ArchiveError, match='neither zip, tar nor rar'): unpack(tmp_path/name, tmp_path/'out', progress=False)
+        with pytest.raises(ArchiveError, match='neither zip, tar nor rar'):
+            unpack(tmp_path/name, tmp_path/'out', progress=False)
     with pytest.raises(ArchiveError, match='no such file'): unpack(tmp_path/'gone.zip', tmp_path/'out', progress=False)
     locked = bytearray(zipped({'one.avi': b'one'}))
     for place in (6, locked.index(b'PK\x01\x02') + 8): locked[place] |= 1
@@ -530,7 +602,8 @@ def test_two_processes_unpack_at_once(tmp_path):
     code = 'import sys; from har_nb.data.download import unpack; unpack(sys.argv[1], sys.argv[2], progress=False)'
     both = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'set.zip', tmp_path/'out']) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    assert contents(tmp_path/'out') == clips and len(json.loads((tmp_path/'out'/'.unpacked'/'set.zip.json').read_text())) == 300
+    assert contents(tmp_path/'out') == clips
+    assert len(json.loads((tmp_path/'out'/'.unpacked'/'set.zip.json').read_text())) == 300
 
 
 # Videos
@@ -539,8 +612,11 @@ def test_two_processes_unpack_at_once(tmp_path):
 def site(server, tmp_path):
     pytest.importorskip('yt_dlp')
     write_video(tmp_path/'source.mp4', np.random.default_rng(0).integers(0, 256, (25, 48, 64, 3), dtype=np.uint8))
-    server.files |= {'clip.mp4': serve((tmp_path/'source.mp4').read_bytes(), Content_Type='video/mp4'), 'page.html': serve(b'<html><video src="clip.mp4"></video></html>', Content_Type='text/html'),
-        'empty.html': serve(b'<html>no video</html>', Content_Type='text/html')}
+    server.files |= {
+        'clip.mp4': serve((tmp_path/'source.mp4').read_bytes(), Content_Type='video/mp4'),
+        'page.html': serve(b'<html><video src="clip.mp4"></video></html>', Content_Type='text/html'),
+        'empty.html': serve(b'<html>no video</html>', Content_Type='text/html'),
+    }
     return server
 
 
@@ -550,12 +626,14 @@ def test_a_video_by_its_address_or_its_page(site, tmp_path, name):
     assert path == tmp_path/'out'/'v_100%_(1).mp4' and probe(path).n_frames == 25
     n = len(site.asked)
     assert fetch_video(site[name], tmp_path/'out', 'v_100%_(1)', progress=False) == path and len(site.asked) == n
-    assert visible(tmp_path/'out') == [path.name] and [entry for entry in os.listdir(tmp_path/'out') if entry.endswith('.fetching')] == []
+    assert visible(tmp_path/'out') == [path.name]
+    assert [entry for entry in os.listdir(tmp_path/'out') if entry.endswith('.fetching')] == []
 
 
 @pytest.mark.parametrize('name', ['gone.mp4', 'empty.html'])
 def test_no_video_there(site, tmp_path, name):
-    with pytest.raises(DownloadError, match='yt-dlp: ') as caught: fetch_video(site[name], tmp_path/'out', 'one', progress=False, attempts=1)
+    with pytest.raises(DownloadError, match='yt-dlp: ') as caught:
+        fetch_video(site[name], tmp_path/'out', 'one', progress=False, attempts=1)
     assert '\x1b' not in str(caught.value) and visible(tmp_path/'out') == []
 
 
@@ -566,4 +644,5 @@ def test_a_name_that_is_a_path(tmp_path):
 
 def test_without_yt_dlp(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'yt_dlp', None)
-    with pytest.raises(DownloadError, match=r'pip install har_nb\[collect\]'): fetch_video('http://127.0.0.1/', tmp_path, 'one')
+    with pytest.raises(DownloadError, match=r'pip install har_nb\[collect\]'):
+        fetch_video('http://127.0.0.1/', tmp_path, 'one')

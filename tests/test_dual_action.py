@@ -1,4 +1,5 @@
-"Dual-action Stream: published checkpoints of ResNeXt-101, losses against plain sums, memory of Gram matrices, teachers that never change, tables with every printed number, and rows end to end."
+"""Dual-action Stream: published checkpoints of ResNeXt-101, losses against plain sums, memory of Gram matrices,
+teachers that never change, tables with every printed number, and rows end to end."""
 from dataclasses import fields
 from functools import partial
 
@@ -64,23 +65,36 @@ def published_shapes(n_classes=400, channels=3):
     for stage, (middle, blocks) in enumerate(((128, 3), (256, 4), (512, 23), (1024, 3)), 1):
         for block in range(blocks):
             at = f'layer{stage}.{block}'
-            shapes |= {f'{at}.conv1.weight': (middle, n_in, 1, 1, 1), f'{at}.conv2.weight': (middle, middle//32, 3, 3, 3), f'{at}.conv3.weight': (2*middle, middle, 1, 1, 1)}
+            shapes |= {
+                f'{at}.conv1.weight': (middle, n_in, 1, 1, 1),
+                f'{at}.conv2.weight': (middle, middle//32, 3, 3, 3),
+                f'{at}.conv3.weight': (2*middle, middle, 1, 1, 1),
+            }
             shapes |= norm(f'{at}.bn1', middle) | norm(f'{at}.bn2', middle) | norm(f'{at}.bn3', 2*middle)
-            if block == 0: shapes |= {f'{at}.downsample.0.weight': (2*middle, n_in, 1, 1, 1)} | norm(f'{at}.downsample.1', 2*middle)
+            if block == 0:
+                shapes |= {f'{at}.downsample.0.weight': (2*middle, n_in, 1, 1, 1)}
+                shapes |= norm(f'{at}.downsample.1', 2*middle)
             n_in = 2*middle
     return shapes | {'fc.weight': (n_classes, 2048), 'fc.bias': (n_classes,)}
 
 
-@pytest.mark.parametrize('n_classes, channels, prefix, parameters', [(400, 3, 'module.', 48_340_816), (51, 2, '', 47_603_763)])
+@pytest.mark.parametrize('n_classes, channels, prefix, parameters',
+                         [(400, 3, 'module.', 48_340_816), (51, 2, '', 47_603_763)])
 def test_every_published_name_and_shape_has_its_place(tmp_path, n_classes, channels, prefix, parameters):
-    state = {prefix + name: torch.tensor(float(i)).expand(shape) for i, (name, shape) in enumerate(published_shapes(n_classes, channels).items())}
+    state = {prefix + name: torch.tensor(float(i)).expand(shape)
+             for i, (name, shape) in enumerate(published_shapes(n_classes, channels).items())}
     torch.save(dict(epoch=400, arch='resnext-101', state_dict=state, optimizer=dict(lr=.1)), tmp_path/'net.pth')
     with torch.device('meta'): net = resnext3d(num_classes=n_classes, channels=channels)
     net = load_published(net.to_empty(device='cpu'), tmp_path/'net.pth')
     loaded = net.state_dict()
-    assert count_parameters(net) == parameters == sum(value.numel() for name, value in state.items() if 'running' not in name)
+    assert count_parameters(net) == parameters == sum(
+        value.numel() for name, value in state.items() if 'running' not in name
+    )
     for name, value in state.items(): assert torch.equal(loaded[name.removeprefix('module.')], value), name
-    assert net.weights == INPUTS[channels] and {name for name in loaded if not name.endswith('num_batches_tracked')} == {name.removeprefix('module.') for name in state}
+    assert net.weights == INPUTS[channels]
+    assert {name for name in loaded if not name.endswith('num_batches_tracked')} == {
+        name.removeprefix('module.') for name in state
+    }
 
 
 def test_files_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path):
@@ -88,8 +102,15 @@ def test_files_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path):
     fresh = {name: value.clone() for name, value in net.state_dict().items()}
     def saved(content): torch.save(content, file); return file
     state = {f'module.{name}': value + 1 for name, value in narrow().state_dict().items()}
-    cases = [({name: value for name, value in state.items() if 'layer3' not in name}, 'names missing'), (state | {'module.extra': torch.ones(1)}, '1 unexpected'), (dict(narrow(channels=2).state_dict()), 'pass channels=2'),
-             (dict(narrow(7).state_dict()), 'Pass head=False'), (dict(narrow(width=8).state_dict()), 'another width'), ({}, 'holds no state dict'), (dict(epoch=3), 'holds no state dict')]
+    cases = [
+        ({name: value for name, value in state.items() if 'layer3' not in name}, 'names missing'),
+        (state | {'module.extra': torch.ones(1)}, '1 unexpected'),
+        (dict(narrow(channels=2).state_dict()), 'pass channels=2'),
+        (dict(narrow(7).state_dict()), 'Pass head=False'),
+        (dict(narrow(width=8).state_dict()), 'another width'),
+        ({}, 'holds no state dict'),
+        (dict(epoch=3), 'holds no state dict'),
+    ]
     for content, message in cases:
         with pytest.raises(WeightsError, match=message) as error: load_published(net, saved(content))
         assert str(file) in str(error.value)
@@ -97,7 +118,8 @@ def test_files_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path):
     with pytest.raises(WeightsError, match='Is the download complete'): load_published(net, file)
     assert all(torch.equal(value, fresh[name]) for name, value in net.state_dict().items())
     load_published(net, saved(dict(state_dict=dict(narrow(7).state_dict()))), head=False)
-    assert torch.equal(net.fc.weight, fresh['fc.weight']) and not torch.equal(resnext3d(file, 7, **NARROW).fc.weight, net.fc.weight[:1])
+    assert torch.equal(net.fc.weight, fresh['fc.weight'])
+    assert not torch.equal(resnext3d(file, 7, **NARROW).fc.weight, net.fc.weight[:1])
 
 
 @pytest.mark.parametrize('size', [(16, 32, 32), (64, 16, 16), (7, 33, 47), (1, 16, 16)])
@@ -105,13 +127,16 @@ def test_any_length_and_size(size):
     net = narrow().eval()
     half = lambda n, times: n if times == 0 else half(-(-n//2), times - 1)
     with torch.no_grad(): assert net(torch.randn(1, 3, *size)).shape == (1, 3)
-    assert feature_shapes(net, ['layer4'], torch.randn(1, 3, *size))['layer4'] == (128, half(size[0], 4), half(size[1], 5), half(size[2], 5))
+    assert feature_shapes(net, ['layer4'], torch.randn(1, 3, *size))['layer4'] == (
+        128, half(size[0], 4), half(size[1], 5), half(size[2], 5)
+    )
 
 
 def some_levels(seed=0, dtype=None):
     dtype = dtype or torch.float64
     draw = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(3, *shape, generator=draw, dtype=torch.float64).to(dtype) for name, shape in dict(a=(5, 2, 3, 4), b=(2, 1, 1, 1), c=(6,)).items()}
+    return {name: torch.randn(3, *shape, generator=draw, dtype=torch.float64).to(dtype)
+            for name, shape in dict(a=(5, 2, 3, 4), b=(2, 1, 1, 1), c=(6,)).items()}
 
 
 def test_losses_are_the_sums_of_the_equations():
@@ -123,15 +148,21 @@ def test_losses_are_the_sums_of_the_equations():
             mae += np.abs(p - q).sum()/p.size/n/3
             for i in range(len(p)):
                 for j in range(len(p)): grams += abs(sum(p[i]*p[j]) - sum(q[i]*q[j]))/(n*p.size)/3
-    assert level_loss(x, y).item() == pytest.approx(mae, rel=1e-12) and gram_loss(x, y).item() == pytest.approx(grams, rel=1e-12)
+    assert level_loss(x, y).item() == pytest.approx(mae, rel=1e-12)
+    assert gram_loss(x, y).item() == pytest.approx(grams, rel=1e-12)
     c = (x['c'] - y['c']).numpy()
     assert mimic_loss(x['c'], y['c']).item() == pytest.approx((c*c).mean(), rel=1e-12)
     assert mimic_loss(x['c'], y['c'], 'norm').item() == pytest.approx(np.sqrt((c*c).sum(1)).mean(), rel=1e-12)
-    assert DualAction(levels=tuple(x))(x, y) == dict(mae=level_loss(x, y), gram=gram_loss(x, y)) and MARS(('c',))(x, y) == dict(mse=mimic_loss(x['c'], y['c']))
+    assert DualAction(levels=tuple(x))(x, y) == dict(mae=level_loss(x, y), gram=gram_loss(x, y))
+    assert MARS(('c',))(x, y) == dict(mse=mimic_loss(x['c'], y['c']))
     both = DualAction(levels=tuple(x), mse=True, reduction='norm')(x, y)
-    assert both['mse_last'] == mimic_loss(x['c'], y['c'], 'norm') and both['mae'] == level_loss(x, y, reduction='norm') and both['gram'] == gram_loss(x, y)
+    assert both['mse_last'] == mimic_loss(x['c'], y['c'], 'norm')
+    assert both['mae'] == level_loss(x, y, reduction='norm')
+    assert both['gram'] == gram_loss(x, y)
     assert 'mse_last' not in DualAction(levels=tuple(x))(x, y)
-    assert all(value == 0 for asked in (DualAction(), DualAction(squared=True, scale='mean', reduction='sum'), MARS(('c',))) for value in asked(x, x).values())
+    assert all(value == 0
+               for asked in (DualAction(), DualAction(squared=True, scale='mean', reduction='sum'), MARS(('c',)))
+               for value in asked(x, x).values())
 
 
 @parametrize('dtype', ['dtype0', 'dtype1', 'dtype2'], lambda: [torch.float32, torch.float16, torch.bfloat16])
@@ -160,7 +191,8 @@ def test_gram_matrices_need_no_more_than_themselves():
 def test_gradients_of_the_losses():
     torch.manual_seed(0)
     x, y = (torch.randn(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=wanted) for wanted in (True, False))
-    assert torch.autograd.gradcheck(lambda x: gram_loss({'a': x}, {'a': y}), x) and torch.autograd.gradcheck(lambda x: level_loss({'a': x}, {'a': y}), x)
+    assert torch.autograd.gradcheck(lambda x: gram_loss({'a': x}, {'a': y}), x)
+    assert torch.autograd.gradcheck(lambda x: level_loss({'a': x}, {'a': y}), x)
     assert torch.autograd.gradcheck(lambda x: mimic_loss(x, y, 'norm'), x)
 
 
@@ -169,7 +201,8 @@ def test_taps_leave_nothing_behind_even_after_a_fault():
     with pytest.raises(ZeroDivisionError), Taps(net, ['layer1', 'layer2.0.conv2']) as taps:
         net(torch.randn(2, 3, 8, 32, 32)); seen.append(taps.features())
         raise ZeroDivisionError
-    assert seen[0]['layer2.0.conv2'].shape == (2, 16, 2, 4, 4) and not any(module._forward_hooks for module in net.modules())
+    assert seen[0]['layer2.0.conv2'].shape == (2, 16, 2, 4, 4)
+    assert not any(module._forward_hooks for module in net.modules())
     for level in ('', 'layer5', 'conv'):
         with pytest.raises(ValueError, match='has no module'): Taps(net, [level])
 
@@ -209,7 +242,11 @@ def pairs(n=6):
     return DataLoaders(*[DataLoader(data, bs=3)]*2, device='cpu')
 
 
-@parametrize('asked', ['asked0', 'asked1', 'asked2'], lambda: [MARS(), DualAction(), DualAction(levels=('layer2',), gram=False, squared=True)])
+@parametrize(
+    'asked',
+    ['asked0', 'asked1', 'asked2'],
+    lambda: [MARS(), DualAction(), DualAction(levels=('layer2',), gram=False, squared=True)],
+)
 def test_a_teacher_never_changes_and_every_tapped_level_is_reached(asked):
     teacher, student = narrow(channels=2), narrow()
     for module in teacher.modules():
@@ -218,11 +255,15 @@ def test_a_teacher_never_changes_and_every_tapped_level_is_reached(asked):
     reached = {}
     class Reached(EpochCallback):
         order = 70
-        def before_step(self): reached.update({name: p.grad.abs().max().item() for name, p in self.model.named_parameters() if p.grad is not None})
+        def before_step(self):
+            reached.update(
+                {name: p.grad.abs().max().item() for name, p in self.model.named_parameters() if p.grad is not None}
+            )
     distill = Distill(teacher.train(), asked, Taps, asked.levels)
     learn = Learner(pairs(), student, nn.CrossEntropyLoss(), opt_func=partial(SGD, mom=.9), cbs=[distill, Reached()])
     with learn.no_bar(), learn.no_logging(): learn.fit(2, .01)
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items()) and not teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not teacher.training
     assert len(distill.history) == 2 and all(np.isfinite([*epoch.values()]).all() for epoch in distill.history)
     assert all(value > 0 for name, value in reached.items() if 'conv' in name) and 'layer1.0.conv2.weight' in reached
     with learn.no_bar(), learn.no_logging(): assert learn.get_preds(ds_idx=1)[0].shape == (6, 3)
@@ -237,18 +278,24 @@ def test_a_level_gets_gradients_of_its_own():
         with Taps(student, (level,)) as own, Taps(teacher, (level,)) as its:
             student(x), teacher(y)
             sum(DualAction(levels=(level,))(own.features(), its.features()).values()).backward()
-        touched = {name.split('.')[0] for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        touched = {name.split('.')[0]
+                   for name, p in student.named_parameters()
+                   if p.grad is not None and p.grad.abs().max() > 0}
         assert level in touched and not touched & {'layer4', 'fc'} and all(p.grad is None for p in teacher.parameters())
 
 
 def test_frames_and_flow_are_cropped_and_mirrored_together():
     place = torch.arange(24).expand(20, 5, 3, 24, 24).to(torch.uint8)*5
     cut = S.CornerCrops(12)(TensorFlowPair(place), split_idx=0).as_subclass(torch.Tensor)
-    assert cut.shape == (20, 5, 3, 12, 12) and all(torch.equal(cut[:, 0], cut[:, c]) for c in range(5)) and len({round(v, 4) for v in cut[:, 0, 0, 0, 0].tolist()}) > 3
+    assert cut.shape == (20, 5, 3, 12, 12)
+    assert all(torch.equal(cut[:, 0], cut[:, c]) for c in range(5))
+    assert len({round(v, 4) for v in cut[:, 0, 0, 0, 0].tolist()}) > 3
     turned = RandomFlip()(TensorFlowPair(place), split_idx=0).as_subclass(torch.Tensor)
     mirrored = turned[:, 0, 0, 0, 0] > 0
     assert mirrored.any() and not mirrored.all()
-    assert torch.equal(turned[mirrored, 3], 255 - place[mirrored, 3].flip(-1)) and torch.equal(turned[mirrored, 4], place[mirrored, 4].flip(-1)) and torch.equal(turned[~mirrored], place[~mirrored])
+    assert torch.equal(turned[mirrored, 3], 255 - place[mirrored, 3].flip(-1))
+    assert torch.equal(turned[mirrored, 4], place[mirrored, 4].flip(-1))
+    assert torch.equal(turned[~mirrored], place[~mirrored])
 
 
 if not collecting:
@@ -256,18 +303,29 @@ if not collecting:
 made = set() # descriptions, over all tables: most of their rows are the same nets
 
 
-def holding(kind, settings): return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
+def holding(kind, settings):
+    return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
 
 
 def test_printed_numbers():
-    names = ('MARS', 'MARS + RGB', 'MARS + Flow', 'Dual-action Stream', 'Dual-action Stream + RGB', 'Dual-action Stream + Flow')
-    found = {table.name.removeprefix('dual_action.table1_'): [{row.name: row.printed for row in table.rows}[name] for name in names] for table in D.TABLES1}
-    assert found == dict(ucf101_16f=[94.6, 95.6, 94.9, 95.2, 95.6, 95.6], ucf101_64f=[97.1, 95.8, 97.5, 97.2, 97.6, 97.7], hmdb51_16f=[72.3, 73.1, 74.5, 73.7, 73.5, 76.8], hmdb51_64f=[80.1, 80.6, 80.9, 80.3, 80.8, 81.2])
+    names = ('MARS', 'MARS + RGB', 'MARS + Flow', 'Dual-action Stream',
+             'Dual-action Stream + RGB', 'Dual-action Stream + Flow')
+    found = {}
+    for table in D.TABLES1:
+        printed = {row.name: row.printed for row in table.rows}
+        found[table.name.removeprefix('dual_action.table1_')] = [printed[name] for name in names]
+    assert found == dict(ucf101_16f=[94.6, 95.6, 94.9, 95.2, 95.6, 95.6],
+                         ucf101_64f=[97.1, 95.8, 97.5, 97.2, 97.6, 97.7],
+                         hmdb51_16f=[72.3, 73.1, 74.5, 73.7, 73.5, 76.8],
+                         hmdb51_64f=[80.1, 80.6, 80.9, 80.3, 80.8, 81.2])
     assert [row.printed for row in D.table2.rows[1:]] == [94.6, 94.7, 94.8, 95.2, 95.6, 95.7]
-    assert [table.settings['n'] for table in D.TABLES1] == [16, 64, 16, 64] and all(table.settings['alpha'] == 50 and table.settings['lr'] == .1 for table in TABLES)
+    assert [table.settings['n'] for table in D.TABLES1] == [16, 64, 16, 64]
+    assert all(table.settings['alpha'] == 50 and table.settings['lr'] == .1 for table in TABLES)
 
 
-@parametrize('table', ['dual_action.table1_ucf101_16f', 'dual_action.table1_ucf101_64f', 'dual_action.table1_hmdb51_16f', 'dual_action.table1_hmdb51_64f', 'dual_action.table2', 'dual_action.left_open'], lambda: TABLES)
+@parametrize('table',
+             ['dual_action.table1_ucf101_16f', 'dual_action.table1_ucf101_64f', 'dual_action.table1_hmdb51_16f',
+              'dual_action.table1_hmdb51_64f', 'dual_action.table2', 'dual_action.left_open'], lambda: TABLES)
 def test_every_row_of_every_preset_can_be_made(table):
     for preset in ('small', 'demo'):
         for row in table.rows:
@@ -289,11 +347,13 @@ def test_what_a_row_asks_of_a_student_is_what_it_gets():
     assert S.Imitation(mimic='mars').asked == MARS(LEVELS[-1:])
     assert S.Imitation(mimic='dual action', mse=True).asked == DualAction(mse=True)
     added = {row.name: row.settings for row in D.left_open.rows if row.name.startswith('added to MARS')}
-    assert [settings.get('gram', True) for settings in added.values()] == [False, True] and all(settings['mse'] for settings in added.values())
+    assert [settings.get('gram', True) for settings in added.values()] == [False, True]
+    assert all(settings['mse'] for settings in added.values())
 
 
 def test_frames_come_as_often_as_printed():
-    assert settings_of(D.table1)['fps'] == settings_of(D.table1, 'corners')['fps'] == 25 and 'fps' not in settings_of(D.table1, 'demo')
+    assert settings_of(D.table1)['fps'] == settings_of(D.table1, 'corners')['fps'] == 25
+    assert 'fps' not in settings_of(D.table1, 'demo')
     s = settings_of(D.table1)
     assert D.table1.rows[0].sees(s).fps == 25
 
@@ -302,19 +362,34 @@ def test_frames_come_as_often_as_printed():
 def test_presets_hold(preset): assert settings_of(D.table1, preset)['alpha'] == 50
 
 
-@parametrize('asked, message', ['asked0-does not fit', 'asked1-layer7', 'asked2-no such file', 'asked3-neither probabilities nor logits', 'asked4-neither', 'asked5-neither', 'asked6-no method', 'asked7-must divide'], lambda: [(dict(size=40), 'does not fit'), (dict(levels=('layer7',)), 'layer7'), (dict(flow_weights='no.pth'), 'no such file'), (dict(average='votes'), 'neither probabilities nor logits'),
-                                            (dict(scale='odd'), 'neither'), (dict(reduction='odd'), 'neither'), (dict(flow='nowhere:TVL1'), 'no method'), (dict(net=Make('har_nb.models.resnext3d:resnext3d', dict(width=10))), 'must divide')])
+@parametrize(
+    'asked, message',
+    ['asked0-does not fit', 'asked1-layer7', 'asked2-no such file', 'asked3-neither probabilities nor logits',
+     'asked4-neither', 'asked5-neither', 'asked6-no method', 'asked7-must divide'],
+    lambda: [
+        (dict(size=40), 'does not fit'),
+        (dict(levels=('layer7',)), 'layer7'),
+        (dict(flow_weights='no.pth'), 'no such file'),
+        (dict(average='votes'), 'neither probabilities nor logits'),
+        (dict(scale='odd'), 'neither'),
+        (dict(reduction='odd'), 'neither'),
+        (dict(flow='nowhere:TVL1'), 'no method'),
+        (dict(net=Make('har_nb.models.resnext3d:resnext3d', dict(width=10))), 'must divide'),
+    ],
+)
 def test_wrong_settings_are_known_before_anything_is_decoded(asked, message):
     with pytest.raises(SettingsError, match=message): settings_of(D.table2, 'demo', **asked)
 
 
 if not collecting:
-    TINY = dict(preset='demo', size=32, crop=24, n=8, epochs=2, net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), progress=False)
+    SMALL_NET = Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2))
+    TINY = dict(preset='demo', size=32, crop=24, n=8, epochs=2, net=SMALL_NET, progress=False)
 
 
 @pytest.mark.slow
 def test_rows_end_to_end(tmp_path, tracking, monkeypatch):
-    clips = build(tmp_path/'set', people=4, takes=1, size=(48, 64), workers=1, progress=False).subset(['ClimbUp', 'ClimbDown', 'Running'])
+    built = build(tmp_path/'set', people=4, takes=1, size=(48, 64), workers=1, progress=False)
+    clips = built.subset(['ClimbUp', 'ClimbDown', 'Running'])
     options = TINY | dict(cache=tmp_path/'cache')
     names = ['MARS', 'Dual-action Stream + Flow', 'Dual-action Stream + Flow, attention']
     logged, stop = Distill.after_epoch, [True]
@@ -333,8 +408,11 @@ def test_rows_end_to_end(tmp_path, tracking, monkeypatch):
     for row in result.row:
         said = load_predictor(ids[row]).predict(clips.root/video)
         table = load_table('predictions.parquet', ids[row]).set_index('path')
-        np.testing.assert_allclose(said.video, table.loc[video, [f'p_{name}' for name in clips.classes]].to_numpy(float), atol=2e-4, err_msg=row)
-    assert 'Flow' not in repr(load_predictor(ids['MARS']).modality) and set(load_table('weights_by_class.csv', ids[names[2]])['class']) == set(clips.classes)
+        np.testing.assert_allclose(said.video,
+                                   table.loc[video, [f'p_{name}' for name in clips.classes]].to_numpy(float), atol=2e-4,
+                                   err_msg=row)
+    assert 'Flow' not in repr(load_predictor(ids['MARS']).modality)
+    assert set(load_table('weights_by_class.csv', ids[names[2]])['class']) == set(clips.classes)
     labels = {text.get_text() for text in D.plot_cost(D.table2).axes[0].texts}
     assert labels == set(result.row)
     again = run(D.table2, clips, rows=['MARS'], **options | dict(alpha=5.))
@@ -344,10 +422,13 @@ def test_rows_end_to_end(tmp_path, tracking, monkeypatch):
 @pytest.mark.slow
 def test_a_student_of_motion_images_and_one_of_key_points(tmp_path, tracking):
     sports = build(tmp_path/'set', people=4, takes=1, size=(56, 72), workers=1, progress=False)
-    result = run(D.left_open, sports, 'demo', rows=['from motion images', 'from key points'], cache=tmp_path/'cache', progress=False, epochs=1, size=40, crop=32).set_index('row')
+    result = run(D.left_open, sports, 'demo', rows=['from motion images', 'from key points'], cache=tmp_path/'cache',
+                 progress=False, epochs=1, size=40, crop=32).set_index('row')
     nets = {name: load_predictor(ids[0], device='cpu') for name, ids in result.run_ids.items()}
     assert result.index.tolist() == ['MEI stream', 'from motion images', 'Key point stream', 'from key points']
-    assert result.parameters['from key points'] == result.parameters['from motion images'] < result.parameters['Key point stream'], 'students are the plain net'
+    parameters = result.parameters
+    assert parameters['from key points'] == parameters['from motion images'], 'students are the plain net'
+    assert parameters['from key points'] < parameters['Key point stream']
     assert [type(nets[name].modality).__name__ for name in nets] == ['Embeddings', 'Frames', 'Frames', 'Frames']
     for name, parts in (('from motion images', ['gram', 'labels', 'mae']), ('from key points', ['labels', 'mse'])):
         logged = open_store().get_run(result.run_ids[name][0]).data.metrics

@@ -32,7 +32,8 @@ def one_thread():
 
 def table(seed=0, videos=12, **columns):
     rng = np.random.default_rng(seed)
-    clips = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(videos)], label=np.resize(CLASSES, videos), group='g', split='test'))
+    clips = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(videos)],
+                              label=np.resize(CLASSES, videos), group='g', split='test'))
     return predictions_table(rng.dirichlet(np.ones(3), videos), clips, CLASSES).assign(**columns)
 
 
@@ -46,8 +47,10 @@ def test_differences_need_the_same_videos_labels_and_classes():
     assert found['count'].sum() == len(one)
     assert list(found.difference) == sorted(found.difference, reverse=True)
     with pytest.raises(ValueError, match='12 and 11, 11 in both'): E.class_differences(one, other[1:])
-    with pytest.raises(ValueError, match='12 and 12, 11 in both'): E.class_differences(one, other.assign(label=['jump', *other.label[1:]]))
-    with pytest.raises(ValueError, match='different classes'): E.class_differences(one, other.rename(columns={'p_wave': 'p_fly'}))
+    with pytest.raises(ValueError, match='12 and 12, 11 in both'):
+        E.class_differences(one, other.assign(label=['jump', *other.label[1:]]))
+    with pytest.raises(ValueError, match='different classes'):
+        E.class_differences(one, other.rename(columns={'p_wave': 'p_fly'}))
 
 
 def test_clips_that_are_parts_of_one_file_are_told_apart():
@@ -80,7 +83,9 @@ def test_strips_of_short_long_and_missing_videos(tmp_path):
     (tmp_path/'2.avi').write_bytes(b'broken')
     figure = E.plot_top_losses(table(videos=4), tmp_path, k=4)
     said = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert len(said) == 2 and any('cannot be opened' in text for text in said) and any('not a video' in text for text in said)
+    assert len(said) == 2
+    assert any('cannot be opened' in text for text in said)
+    assert any('not a video' in text for text in said)
 
 
 @pytest.mark.parametrize('name', ['mobilenet_v2', 'efficientnet_b0', 'resnet50', 'densenet201', 'inception_v3'])
@@ -90,12 +95,14 @@ def test_grad_cam_of_every_backbone(name):
     maps = E.grad_cam(net, torch.randn(1, 3, side, side))
     assert maps.shape == (1, side, side) and np.isfinite(maps).all() and 0 <= maps.min() <= maps.max() <= 1
     layer = E.last_spatial_layer(net.eval(), torch.randn(1, 3, side, side))
-    assert layer is {'mobilenet_v2': lambda: net.features, 'efficientnet_b0': lambda: net.features, 'resnet50': lambda: net.layer4,
-                     'densenet201': lambda: net.features, 'inception_v3': lambda: net.Mixed_6e}[name]()
+    assert layer is {'mobilenet_v2': lambda: net.features, 'efficientnet_b0': lambda: net.features,
+                     'resnet50': lambda: net.layer4, 'densenet201': lambda: net.features,
+                     'inception_v3': lambda: net.Mixed_6e}[name]()
 
 
 def test_grad_cam_leaves_the_net_as_it_was():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).train()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for parameter in net.parameters(): parameter.requires_grad_(False)
     images = torch.randn(2, 3, 8, 8)
@@ -108,7 +115,10 @@ def test_grad_cam_leaves_the_net_as_it_was():
 
 def test_a_map_with_nothing_for_the_class_is_zero():
     net = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2))
-    with torch.no_grad(): net[0].weight.fill_(1.); net[0].bias.fill_(0.); net[4].weight.copy_(torch.tensor([[1.], [-1.]]))
+    with torch.no_grad():
+        net[0].weight.fill_(1.)
+        net[0].bias.fill_(0.)
+        net[4].weight.copy_(torch.tensor([[1.], [-1.]]))
     assert E.grad_cam(net, torch.ones(1, 3, 4, 4), target=0).min() == 1
     assert E.grad_cam(net, torch.ones(1, 3, 4, 4), target=1).max() == 0
 
@@ -121,7 +131,8 @@ def test_a_net_that_fails_leaves_no_hooks():
 
 def epochs(name, values):
     with tracked_run(name, 'explain') as run_id:
-        for step, value in enumerate(values): log_metrics(dict(train_loss=1 - value, valid_loss=1.1 - value, acc_video=value, lr=.1), step)
+        for step, value in enumerate(values):
+            log_metrics(dict(train_loss=1 - value, valid_loss=1.1 - value, acc_video=value, lr=.1), step)
         log_metrics(dict(test_acc_video=.5))
         log_table(table(len(values)), 'predictions.parquet')
     return run_id
@@ -130,7 +141,8 @@ def epochs(name, values):
 def test_curves_of_runs_with_one_name(tracking):
     first, second = epochs('normal', [.1, .4]), epochs('normal', [.2, .3, .9])
     history = E.metric_history([first, second])
-    assert set(history.run) == {f'normal {first[:6]}', f'normal {second[:6]}'} and 'test_acc_video' not in set(history.metric)
+    assert set(history.run) == {f'normal {first[:6]}', f'normal {second[:6]}'}
+    assert 'test_acc_video' not in set(history.metric)
     assert list(history[(history.run_id == second) & (history.metric == 'acc_video')].value) == [.2, .3, .9]
     assert set(E.metric_history(first).run) == {'normal'}
     assert set(E.metric_history(first, ['test_acc_video', 'missing']).metric) == {'test_acc_video'}

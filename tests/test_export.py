@@ -39,11 +39,17 @@ def test_nets_that_need_something(net, tmp_path):
 
 @pytest.mark.slow
 @parametrize('kind', ['.pt2', '.onnx', '.ts'], lambda: E.KINDS)
-@parametrize('net', ['small_resnet', 'efficientnet_b0', 'densenet201', 'inception_v3', 'resnet50', 'mobilenet_v2', 'mobilenet_v1', 'mobilenet_v1, as in Keras', 'TwoStream', 'EnsembleNet', 'EmbedClips', 'TransNet, MobileNet', 'TransNet, MobileNetV2', 'TransNet, VGG16', 'TransNet, VGG19', 'R3D-18', 'Autoencoder', 'EarlyFusion', 'LateFusion', 'TwoStacks of EarlyFusion', 'MFNet', 'R3D', 'MF-KPSEM', 'R3D-KPSEM', 'ResNeXt3D-101, frames', 'ResNeXt3D-101, flow', 'Student', 'AttentionFusion'], lambda: NETS)
+@parametrize('net',
+             ['small_resnet', 'efficientnet_b0', 'densenet201', 'inception_v3', 'resnet50', 'mobilenet_v2',
+              'mobilenet_v1', 'mobilenet_v1, as in Keras', 'TwoStream', 'EnsembleNet', 'EmbedClips',
+              'TransNet, MobileNet', 'TransNet, MobileNetV2', 'TransNet, VGG16', 'TransNet, VGG19', 'R3D-18',
+              'Autoencoder', 'EarlyFusion', 'LateFusion', 'TwoStacks of EarlyFusion', 'MFNet', 'R3D', 'MF-KPSEM',
+              'R3D-KPSEM', 'ResNeXt3D-101, frames', 'ResNeXt3D-101, flow', 'Student', 'AttentionFusion'], lambda: NETS)
 def test_every_net(net, kind, tmp_path):
     if kind == '.ts' and any(word in net.name for word in NO_TRACE):
         name = type((net.small or net.make)()).__name__
-        with pytest.raises(E.ExportError, match=rf'{name} cannot be written as .ts: |{name} as .*: 1 samples give \(2, 4\) instead of \(1, 4\)$'): written(net, tmp_path/'net.ts')
+        cannot = rf'{name} cannot be written as .ts: |{name} as .*: 1 samples give \(2, 4\) instead of \(1, 4\)$'
+        with pytest.raises(E.ExportError, match=cannot): written(net, tmp_path/'net.ts')
         assert not list(tmp_path.iterdir())
         return
     assert written(net, tmp_path/f'net{kind}') <= 1e-4
@@ -82,7 +88,8 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def full(model, samples, file, note):
         file.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
-    for broken in (lambda m: m.setitem(E.KINDS, '.ts', (full, E.KINDS['.ts'][1])), lambda m: m.setattr(os, 'replace', lambda *_: full(None, None, tmp_path/'net.part.ts', None))):
+    for broken in (lambda m: m.setitem(E.KINDS, '.ts', (full, E.KINDS['.ts'][1])),
+                   lambda m: m.setattr(os, 'replace', lambda *_: full(None, None, tmp_path/'net.part.ts', None))):
         with monkeypatch.context() as m:
             broken(m)
             with pytest.raises(E.ExportError, match='Linear as .*net.ts: .*No space left'): E.export(net, x, file)
@@ -102,7 +109,8 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
         with pytest.raises(E.ExportError, match=f'{name} cannot be read'): E.read_export(tmp_path/name)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'onnxruntime' else find(name, *a))
-    with pytest.raises(E.ExportError, match=r"needs onnxruntime: pip install 'har_nb\[export\]'"): E.export(net, x, tmp_path/'net.onnx')
+    with pytest.raises(E.ExportError, match=r"needs onnxruntime: pip install 'har_nb\[export\]'"):
+        E.export(net, x, tmp_path/'net.onnx')
     assert [file.name for file in tmp_path.iterdir()] == ['cut.pt2']
 
 
@@ -110,9 +118,12 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch):
 def runs(tmp_path, tracking):
     "A run that keeps a net, and one that fuses it with itself video by video."
     net = SimpleNamespace(model=small_resnet(num_classes=2))
-    recipe = Recipe(['a', 'b'], backbone_model('small_resnet', 2), Make('har_nb.samples.modalities:Frame', dict(n=10, interval=5)), 32)
+    recipe = Recipe(['a', 'b'], backbone_model('small_resnet', 2),
+                    Make('har_nb.samples.modalities:Frame', dict(n=10, interval=5)), 32)
     with tracked_run('one', 'tests') as one: open_store().log_artifact(one, save_for_prediction(net, tmp_path, recipe))
-    with tracked_run('both', 'tests') as both: log_recipe(Recipe(['a', 'b'], members=[one, one], sample='video', fuse=Make('har_nb.models.two_stream:fuse', {})))
+    with tracked_run('both', 'tests') as both:
+        log_recipe(Recipe(['a', 'b'],
+                          members=[one, one], sample='video', fuse=Make('har_nb.models.two_stream:fuse', {})))
     return SimpleNamespace(one=one, both=both, net=net.model)
 
 
@@ -122,9 +133,15 @@ def test_the_command(runs, tmp_path, capsys):
     assert 'har_nb.json' in capsys.readouterr().out
     again, says = E.read_export(file)
     assert (says['run'], says['classes'], says['inputs'][0]['size']) == (runs.one, ['a', 'b'], 32)
-    assert json.loads(json.dumps(says['inputs'][0]['modality'])) == {'import': 'har_nb.samples.modalities:Frame', 'with': dict(n=10, interval=5)}
+    assert json.loads(json.dumps(says['inputs'][0]['modality'])) == {
+        'import': 'har_nb.samples.modalities:Frame', 'with': dict(n=10, interval=5)
+    }
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad(): torch.testing.assert_close(again(x), runs.net.eval()(x))
-    for words, told in (([runs.both, str(file)], 'one by one'), (['0'*32, str(file)], 'there is no run'), ([runs.one, str(tmp_path/'net.jpg')], 'the suffix')):
+    for words, told in (
+        ([runs.both, str(file)], 'one by one'),
+        (['0'*32, str(file)], 'there is no run'),
+        ([runs.one, str(tmp_path/'net.jpg')], 'the suffix'),
+    ):
         with pytest.raises(SystemExit) as ended: main(['export', *words])
         assert str(ended.value).startswith('har: ') and told in str(ended.value)

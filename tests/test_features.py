@@ -1,4 +1,5 @@
-"Kept features under fire: killed, damaged, written by several at once, in a folder that cannot be written to; and the two phases that start from them."
+"""Kept features under fire: killed, damaged, written by several at once, in a folder that cannot be written to; and the
+two phases that start from them."""
 import multiprocessing
 import signal
 from copy import deepcopy
@@ -26,11 +27,14 @@ if not collecting:
 
 
 @pytest.fixture(scope='module')
-def sports(tmp_path_factory): return build(tmp_path_factory.mktemp('sets')/'sports', people=4, takes=1, size=(48, 64), progress=False).carve_validation(.4)
+def sports(tmp_path_factory):
+    return build(tmp_path_factory.mktemp('sets')/'sports',
+                 people=4, takes=1, size=(48, 64), progress=False).carve_validation(.4)
 
 
 @pytest.fixture(scope='module')
-def clips(sports, tmp_path_factory): return decode_samples(sports, [Frames(Segments(6))], 32, tmp_path_factory.mktemp('cache'), progress=False)[0][0]
+def clips(sports, tmp_path_factory):
+    return decode_samples(sports, [Frames(Segments(6))], 32, tmp_path_factory.mktemp('cache'), progress=False)[0][0]
 
 
 @pytest.fixture
@@ -58,20 +62,25 @@ def test_the_net_is_left_as_it_was(net, clips, tmp_path):
     before, digest = deepcopy(net.state_dict()), net_digest(net)
     net.train()
     take(net, clips, tmp_path)
-    assert net.training and net_digest(net) == digest and all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    assert net.training
+    assert net_digest(net) == digest
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
 
 def test_mirrored_features_are_those_of_mirrored_frames(net, clips, tmp_path):
     class Mirrored(nn.Module):
         def __init__(self, net): super().__init__(); self.net = net
         def forward(self, x): return self.net(x.flip(-1))
-    np.testing.assert_allclose(take(net, clips, tmp_path, mirrored=True).values, take(Mirrored(net), clips, tmp_path).values, atol=1e-5)
+    np.testing.assert_allclose(take(net, clips, tmp_path, mirrored=True).values,
+                               take(Mirrored(net), clips, tmp_path).values, atol=1e-5)
 
 
 if not collecting:
     class Watched(nn.Module):
         "Says, before each forward pass, the how many-th it is."
-        def __init__(self, at): super().__init__(); self.factor, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
+        def __init__(self, at):
+            super().__init__()
+            self.factor, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
         def forward(self, x):
             self.at(self.calls)
             self.calls += 1
@@ -93,7 +102,8 @@ def test_killed_half_way_nothing_is_believed_and_nothing_stays(clips, tmp_path):
 
 
 def test_two_processes_want_the_same_and_one_computes(clips, tmp_path, monkeypatch):
-    "The first stands in its second batch when the second comes to the lock, and goes on when that has seen that there is nothing yet."
+    """The first stands in its second batch when the second comes to the lock, and goes on when that has seen that there
+    is nothing yet."""
     fork = multiprocessing.get_context('fork')
     begun, go_on, told = fork.Event(), fork.Event(), fork.Queue()
     def stands(call):
@@ -170,7 +180,8 @@ def test_two_phases(sports, clips, tmp_path, watch):
         common = dict(dataset=sports, watch=watch, batch_size=8)
         on_features = features.both(feature_loader, views, **common) if freeze_epochs else None
         on_samples = features.both(sample_loader, clips, train=dict(flip=True), **common)
-        learn = two_phases(model, model.after(), on_features, on_samples, epochs, freeze_epochs, 5e-3, watch=watch, progress=False)
+        learn = two_phases(model, model.after(), on_features, on_samples, epochs, freeze_epochs, 5e-3,
+                           watch=watch, progress=False)
         return model, learn, all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
     model, learn, untouched = whole(0, 3)
     assert untouched and (learn.recorder.values[-1][-1] is None) == (not watch)

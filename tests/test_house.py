@@ -12,14 +12,22 @@ from pathlib import Path
 
 import pytest
 
-BELOW = dict(core=[], data=[], motion=[], samples=['data', 'motion'], models=[], learning=['data', 'motion', 'samples'], # models reach it as arguments
-             experiments=['data', 'motion', 'samples', 'models', 'learning'], papers=['data', 'motion', 'samples', 'models', 'learning', 'experiments'],
-             tools=['data', 'motion', 'samples', 'models', 'learning', 'experiments', 'papers']) # wing -> the wings it may import; core is free to all
-LATER = {('learning.learner', 'learning.distributed'): 'a net for several processes is made of callbacks, which only a learner puts in; asked for where there are several'}
+# models reach it as arguments
+# wing -> the wings it may import; core is free to all
+BELOW = dict(core=[], data=[], motion=[], samples=['data', 'motion'], models=[], learning=['data', 'motion', 'samples'],
+             experiments=['data', 'motion', 'samples', 'models', 'learning'],
+             papers=['data', 'motion', 'samples', 'models', 'learning', 'experiments'],
+             tools=['data', 'motion', 'samples', 'models', 'learning', 'experiments', 'papers'])
+LATER = {
+    ('learning.learner', 'learning.distributed'):
+        'a net for several processes is made of callbacks, which only a learner puts in; '
+        'asked for where there are several'
+}
 
 
 def tracked(root, *patterns):
-    listed = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard', *patterns], cwd=root, capture_output=True, text=True, check=True)
+    listed = subprocess.run(['git', 'ls-files', '--cached', '--others', '--exclude-standard', *patterns],
+                            cwd=root, capture_output=True, text=True, check=True)
     return [root/line for line in listed.stdout.splitlines() if (root/line).exists()]
 
 
@@ -29,7 +37,8 @@ def test_exporting_into_an_empty_copy_gives_the_committed_package(root, tmp_path
     package = tmp_path/'har_nb'
     package.mkdir()
     (package/'__init__.py').write_text((root/'har_nb'/'__init__.py').read_text())
-    subprocess.run([Path(sys.executable).parent/'nbdev-export'], cwd=tmp_path, check=True, capture_output=True, text=True)
+    subprocess.run([Path(sys.executable).parent/'nbdev-export'],
+                   cwd=tmp_path, check=True, capture_output=True, text=True)
     exported = {p.relative_to(package): p for p in package.rglob('*.py')}
     committed = {p.relative_to(root/'har_nb'): p for p in tracked(root, 'har_nb/*.py')}
     assert set(exported) == set(committed), 'run make export, and remove modules that no notebook exports any more'
@@ -62,12 +71,15 @@ def test_metadata_agrees(root):
 
 def modules_of(root):
     "Every module of the package: dotted name -> file."
-    files = {path.relative_to(root).with_suffix(''): path for path in (root/'har_nb').rglob('*.py') if path.name != '_modidx.py'}
+    files = {path.relative_to(root).with_suffix(''): path
+             for path in (root/'har_nb').rglob('*.py')
+             if path.name != '_modidx.py'}
     return {'.'.join(name.parts).removesuffix('.__init__'): path for name, path in files.items()}
 
 
 def imports_of(module, modules):
-    "Every import of the package in a module, wherever it stands: (line, module, name or None, name it is bound to), relative ones resolved."
+    """Every import of the package in a module, wherever it stands: (line, module, name or None, name it is bound to),
+    relative ones resolved."""
     path = modules[module]
     package = module.split('.') if path.name == '__init__.py' else module.split('.')[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -78,12 +90,14 @@ def imports_of(module, modules):
             target = '.'.join([*base, *filter(None, [node.module])])
             for alias in node.names:
                 whole, bound = f'{target}.{alias.name}', alias.asname or alias.name
-                yield (node.lineno, whole, None, bound) if whole in modules else (node.lineno, target, alias.name, bound)
+                if whole in modules: yield node.lineno, whole, None, bound
+                else: yield node.lineno, target, alias.name, bound
 
 
 def reading_order(root):
     "Module -> its place among the notebooks."
-    exported = [re.search(r'#\| default_exp ([\w.]+)', path.read_text()) for path in sorted((root/'nbs').rglob('*.ipynb'))]
+    exported = [re.search(r'#\| default_exp ([\w.]+)', path.read_text())
+                for path in sorted((root/'nbs').rglob('*.ipynb'))]
     return {f'har_nb.{found[1]}': place for place, found in enumerate(found for found in exported if found)}
 
 
@@ -92,8 +106,13 @@ def why_not(module, target, order):
     (_, wing, *inside), (_, other, *place) = module.split('.'), (*target.split('.'), '')[:max(2, target.count('.') + 1)]
     if other in ('', 'core') or wing == 'all': return None
     if other != wing: return None if other in BELOW[wing] else f'{wing} may not import {other}'
-    if wing == 'papers' and inside[0] != (place or [''])[0]: return None if inside[0] == 'comparison' else 'a paper imports another paper'
-    if order.get(target, -1) > order[module] and (module.removeprefix('har_nb.'), target.removeprefix('har_nb.')) not in LATER: return 'it imports a later module of its own wing'
+    if wing == 'papers' and inside[0] != (place or [''])[0]:
+        return None if inside[0] == 'comparison' else 'a paper imports another paper'
+    if (
+        order.get(target, -1) > order[module]
+        and (module.removeprefix('har_nb.'), target.removeprefix('har_nb.')) not in LATER
+    ):
+        return 'it imports a later module of its own wing'
     return None
 
 
@@ -102,7 +121,10 @@ def arrows(module, modules):
     return [(line, target) for line, target, _, _ in imports_of(module, modules) if target.split('.')[0] == 'har_nb']
 
 
-def wrong_arrows(module, modules, order): return [f'{module}:{line} imports {target}: {why}' for line, target in arrows(module, modules) if (why := why_not(module, target, order))]
+def wrong_arrows(module, modules, order):
+    return [f'{module}:{line} imports {target}: {why}'
+            for line, target in arrows(module, modules)
+            if (why := why_not(module, target, order))]
 
 
 def test_no_import_runs_upwards(root):
@@ -113,12 +135,20 @@ def test_no_import_runs_upwards(root):
     assert [wrong for module in inner for wrong in wrong_arrows(module, modules, order)] == []
 
 
-PLANTED = [('data/video', 'from ..papers.mei.tables import table2', 'data may not import papers'), ('data/video', 'from .. import papers', 'data may not import papers'),
-           ('data/video', 'def late():\n    from ..samples import store', 'data may not import samples'), ('motion/mei', 'import har_nb.data.video', 'motion may not import data'),
-           ('core', 'from .data.video import frames', 'core may not import data'), ('learning/learner', 'from ..models.backbones import build', 'learning may not import models'),
-           ('learning/learner', 'from ..models import zoo as nets', 'learning may not import models'), ('experiments/results', 'from ..tools.cli import main', 'experiments may not import tools'),
-           ('papers/mei/tables', 'from ..transnet.tables import table2', 'another paper'), ('papers/mei/tables', 'from .. import kpsem', 'another paper'),
-           ('papers/mei/tables', 'from .ablations import embedding', 'later module'), ('data/video', 'from .dataset import ActionDataset', 'later module')]
+PLANTED = [
+    ('data/video', 'from ..papers.mei.tables import table2', 'data may not import papers'),
+    ('data/video', 'from .. import papers', 'data may not import papers'),
+    ('data/video', 'def late():\n    from ..samples import store', 'data may not import samples'),
+    ('motion/mei', 'import har_nb.data.video', 'motion may not import data'),
+    ('core', 'from .data.video import frames', 'core may not import data'),
+    ('learning/learner', 'from ..models.backbones import build', 'learning may not import models'),
+    ('learning/learner', 'from ..models import zoo as nets', 'learning may not import models'),
+    ('experiments/results', 'from ..tools.cli import main', 'experiments may not import tools'),
+    ('papers/mei/tables', 'from ..transnet.tables import table2', 'another paper'),
+    ('papers/mei/tables', 'from .. import kpsem', 'another paper'),
+    ('papers/mei/tables', 'from .ablations import embedding', 'later module'),
+    ('data/video', 'from .dataset import ActionDataset', 'later module'),
+]
 
 
 @pytest.mark.parametrize('module, line, why', PLANTED)
@@ -137,9 +167,13 @@ def test_nothing_private_crosses_modules(root):
     modules, crossed = modules_of(root), []
     for module, path in modules.items():
         found = list(imports_of(module, modules))
-        crossed += [f'{module}:{line} imports {name} of {target}' for line, target, name, _ in found if target.startswith('har_nb') and private(name)]
+        crossed += [f'{module}:{line} imports {name} of {target}'
+                    for line, target, name, _ in found
+                    if target.startswith('har_nb') and private(name)]
         lent = {bound for _, target, name, bound in found if target in modules and name is None}
-        uses = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in lent]
+        uses = [node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in lent]
         crossed += [f'{module}:{node.lineno} uses {node.value.id}.{node.attr}' for node in uses if private(node.attr)]
     assert not crossed
 
@@ -154,8 +188,13 @@ def test_functions_have_twelve_parameters_at_most(root):
     many = []
     for module, path in modules_of(root).items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.FunctionDef) or any('triton' in ast.unparse(mark) for mark in node.decorator_list): continue
-            if len(parameters(node)) > 12: many.append(f'{module}:{node.lineno} {node.name} has {len(parameters(node))}')
+            if (
+                not isinstance(node, ast.FunctionDef)
+                or any('triton' in ast.unparse(mark) for mark in node.decorator_list)
+            ):
+                continue
+            if len(parameters(node)) > 12:
+                many.append(f'{module}:{node.lineno} {node.name} has {len(parameters(node))}')
     assert not many, 'pass a value that holds them'
 
 
@@ -165,7 +204,10 @@ def test_nothing_stands_in_for_something_else(root):
 
 
 def test_importing_the_package_is_free():
-    code = 'import sys, har_nb; heavy = {"torch", "fastai", "mlflow", "cv2", "numpy", "pandas"} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)'
+    code = (
+        'import sys, har_nb; heavy = {"torch", "fastai", "mlflow", "cv2", "numpy", "pandas"} & set(sys.modules); '
+        'sys.exit(str(heavy) if heavy else 0)'
+    )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -175,7 +217,8 @@ def test_collecting_tests_imports_neither_torch_nor_fastai(root):
     code = '''
 import sys, pytest
 class Look:
-    def pytest_collection_finish(self, session): print(len(session.items), *sorted({'torch', 'fastai', 'torchvision', 'timm'} & set(sys.modules)))
+    def pytest_collection_finish(self, session):
+        print(len(session.items), *sorted({'torch', 'fastai', 'torchvision', 'timm'} & set(sys.modules)))
 status = pytest.main(['--collect-only', '-qq', '-p', 'no:cacheprovider', '-p', 'no:xdist', 'tests'], plugins=[Look()])
 sys.exit(status)'''
     done = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
@@ -185,7 +228,8 @@ sys.exit(status)'''
 
 
 def test_style(root):
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '.'], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '.'],
+                          cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -195,30 +239,45 @@ def test_notebooks_are_small_run_and_clean(root):
         code = [c for c in notebook['cells'] if c['cell_type'] == 'code']
         assert path.stat().st_size < 2**20, f'{path.name} is larger than 1 MiB'
         assert not code or any(c['outputs'] for c in code), f'{path.name} shows no output: run make notebooks'
-        assert all(c['execution_count'] is None and not c['metadata'].get('execution') for c in code), f'{path.name} has metadata of a run: nbdev-clean'
+        assert all(c['execution_count'] is None and not c['metadata'].get('execution')
+                   for c in code), f'{path.name} has metadata of a run: nbdev-clean'
         errors = [o for c in code for o in c['outputs'] if o['output_type'] == 'error']
         assert not errors, f'{path.name} shows an error'
 
 
 WAITS = re.compile(r'sleep\(|uniform\(|perf_counter|monotonic|timeout=|wait_for_timeout')
 MEASURED = 'measured to be shown; nothing is decided by it'
-ANYWHERE = [(r'timeout=(\d{2,}|None|timeout|wait|longest|LIMIT)\b', 'a limit against hanging for ever'), (r'(rng|generator|chance|random|default_rng\(0\))\.uniform\(', 'draws numbers, of a seed'), (r'is_monotonic', 'the order of values')]
+ANYWHERE = [
+    (r'timeout=(\d{2,}|None|timeout|wait|longest|LIMIT)\b', 'a limit against hanging for ever'),
+    (r'(rng|generator|chance|random|default_rng\(0\))\.uniform\(', 'draws numbers, of a seed'),
+    (r'is_monotonic', 'the order of values'),
+]
 ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time nor decides by one)
     'tests/children.py': [('', 'the one place where tests wait: until something is so, with a limit against hanging')],
     'tests/test_house.py': [('', 'this list')],
     'tests/faults/servers.py': [('timeout=5', 'a question that is asked again')],
     'tests/test_cost.py': [('models.cost.perf_counter', 'a clock that the test winds itself')],
-    'tests/test_download.py': [('timeout=5)', 'a limit against hanging for ever'), ('timeout=.02', 'of a server that never answers')],
+    'tests/test_download.py': [('timeout=5)', 'a limit against hanging for ever'),
+                               ('timeout=.02', 'of a server that never answers')],
     'nbs/00_core.ipynb': [('perf_counter', MEASURED)],
     'nbs/data/05_download.ipynb': [('time.sleep(min(60, pause', 'between attempts to download; tests set the pause')],
     'nbs/data/10_cutting.ipynb': [('acquire(timeout=0)', 'does not wait')],
     'nbs/samples/02_archive.ipynb': [('self.committed', 'an index is written every COMMIT_EVERY seconds')],
     'nbs/samples/03_store.ipynb': [('begun', 'frames a second in the bar')],
-    'nbs/models/02_cost.ipynb': [('perf_counter', MEASURED)], 'nbs/models/03_transnet.ipynb': [('perf_counter', MEASURED)],
-    'nbs/learning/06_learner.ipynb': [('return time.monotonic(), time.monotonic()', 'how busy others are: decides over threads, and over no result'), ('time.sleep(.1); now', 'a tenth of a second to look at')],
-    'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)], 'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
-    'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)], 'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
-    'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)], 'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
+    'nbs/models/02_cost.ipynb': [('perf_counter', MEASURED)],
+    'nbs/models/03_transnet.ipynb': [('perf_counter', MEASURED)],
+    'nbs/learning/06_learner.ipynb': [
+        ('return time.monotonic(), time.monotonic()', 'how busy others are: decides over threads, and over no result'),
+        ('time.sleep(.1); now', 'a tenth of a second to look at')],
+    'nbs/learning/05_callbacks.ipynb': [('self.began', MEASURED)],
+    'nbs/learning/11_features.ipynb': [('perf_counter', MEASURED)],
+    'nbs/experiments/01_tables.ipynb': [('perf_counter', MEASURED)],
+    'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
+    'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)],
+    'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
+    'nbs/tools/04_watch.ipynb': [('time.monotonic()', 'the clock of what is watched; tests wind their own'),
+                                 ('time.sleep(max', 'likewise'),
+                                 ('timeout=longest', 'a source that stalls')],
     'nbs/tools/07_pages.ipynb': [('perf_counter', 'seconds of the demo, told')],
     'nbs/tutorials/reproducing_a_paper.ipynb': [('perf_counter', MEASURED)]}
 
@@ -226,7 +285,8 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
 def lines_of(path):
     "Lines that somebody wrote: of a notebook, those of its cells, without outputs."
     text = path.read_text()
-    return text.splitlines() if path.suffix == '.py' else [line for cell in json.loads(text)['cells'] for line in ''.join(cell['source']).splitlines()]
+    if path.suffix == '.py': return text.splitlines()
+    return [line for cell in json.loads(text)['cells'] for line in ''.join(cell['source']).splitlines()]
 
 
 def test_nothing_waits_a_guessed_time_or_is_decided_by_one(root):
@@ -234,7 +294,9 @@ def test_nothing_waits_a_guessed_time_or_is_decided_by_one(root):
     for path in tracked(root, 'tests/*.py', 'nbs/*.ipynb'):
         name = path.relative_to(root).as_posix()
         allowed = [re.escape(text) for text, _ in ALLOWED.get(name, [])] + [pattern for pattern, _ in ANYWHERE]
-        found += [f'{name}: {line.strip()[:160]}' for line in lines_of(path) if WAITS.search(line) and not any(re.search(pattern, line) for pattern in allowed)]
+        found += [f'{name}: {line.strip()[:160]}'
+                  for line in lines_of(path)
+                  if WAITS.search(line) and not any(re.search(pattern, line) for pattern in allowed)]
     assert not found, 'let a child say where it is, and stop it there (tests/children.py), or give a reason in ALLOWED'
 
 

@@ -1,4 +1,5 @@
-"Key point shifts: the equations in loops, lines at odd places, empty regions, ties, kinds of numbers, gradients, and a module behind other people's nets."
+"""Key point shifts: the equations in loops, lines at odd places, empty regions, ties, kinds of numbers, gradients, and
+a module behind other people's nets."""
 import math
 import pickle
 from copy import deepcopy
@@ -30,11 +31,14 @@ def loops(x, centres, n, sharpness=1.):
             in_x, in_y = lines(centres[b, t, g, 0].item(), width), lines(centres[b, t, g, 1].item(), height)
             regions = [[] for _ in range(n*n)]
             for i in range(height):
-                for j in range(width): regions[sum(i >= line for line in in_y)*n + sum(j >= line for line in in_x)].append((x[b, c, t, i, j].item(), j, i))
+                for j in range(width):
+                    region = sum(i >= line for line in in_y)*n + sum(j >= line for line in in_x)
+                    regions[region].append((x[b, c, t, i, j].item(), j, i))
             frames.append(regions)
         for t, (now, then) in enumerate(zip(frames, frames[1:], strict=False)):
             mean = lambda region: sum(cell[0] for cell in region)/len(region)
-            brightness = [math.exp((mean(p) + mean(q))/2 if q else mean(p)) if p else 0 for p, q in zip(now, then, strict=True)]
+            brightness = [math.exp((mean(p) + mean(q))/2 if q else mean(p)) if p else 0
+                          for p, q in zip(now, then, strict=True)]
             for k, region in enumerate(now):
                 if not region: continue
                 value, px, py = max(region, key=lambda cell: cell[0])
@@ -52,7 +56,9 @@ def loops(x, centres, n, sharpness=1.):
 def test_the_equations_hold_for_centres_anywhere(regions, reach, size):
     draw = torch.Generator().manual_seed(regions)
     x = torch.randn(2, 2, 3, *size, generator=draw, dtype=torch.float64)
-    centres = (torch.rand(2, 3, 2, 2, generator=draw, dtype=torch.float64)*2 - 1)*reach*torch.tensor(size[::-1]) + torch.tensor(size[::-1])/2
+    middle = torch.tensor(size[::-1])/2
+    offsets = torch.rand(2, 3, 2, 2, generator=draw, dtype=torch.float64)*2 - 1
+    centres = offsets*reach*torch.tensor(size[::-1]) + middle
     seen = AReSE(2, regions, 2, adaptive=False, sharpness=.7).look(x, centres)
     torch.testing.assert_close(seen.rkps, loops(x, centres, math.isqrt(regions), .7), atol=1e-12, rtol=1e-12)
     assert ((seen.weights.sum(-1) - 1).abs() < 1e-12).all() and (seen.match.sum(-1) - 1).abs().max() < 1e-12
@@ -69,14 +75,19 @@ def test_lines_on_cells_and_equal_values():
     assert one.points[0, 0, :, 0, 0].tolist() == [[2, 1], [0, 0]]
 
 
-@parametrize('dtype', ['dtype0', 'dtype1', 'dtype2', 'dtype3'], lambda: [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@parametrize(
+    'dtype',
+    ['dtype0', 'dtype1', 'dtype2', 'dtype3'],
+    lambda: [torch.float64, torch.float32, torch.float16, torch.bfloat16],
+)
 @pytest.mark.parametrize('size', [1, 2, 3, 7, 14, 33])
 def test_first_maximum_against_the_plain_search(dtype, size):
     x = torch.randn(3, size, generator=torch.Generator().manual_seed(size)).mul(2).round().to(dtype)
     spans = torch.tensor([[i, j] for i in range(size) for j in range(i + 1, size + 1)])
     values, places = first_maximum(x, spans[:, 0], spans[:, 1])
     for row, value, place in zip(x, values, places, strict=True):
-        for (i, j), v, p in zip(spans.tolist(), value, place.tolist(), strict=True): assert v == row[i:j].max() and p == i + row[i:j].tolist().index(v.item())
+        for (i, j), v, p in zip(spans.tolist(), value, place.tolist(), strict=True):
+            assert v == row[i:j].max() and p == i + row[i:j].tolist().index(v.item())
 
 
 def test_regions_cover_every_cell_once_and_lines_never_cross():
@@ -96,7 +107,9 @@ def test_empty_regions_weigh_nothing_and_poison_nothing():
     centres = torch.tensor([[9., 2.5], [2.5, 2.5], [2.5, -4.]]).view(1, 3, 1, 2).requires_grad_()
     seen = AReSE(3, 4, 1, adaptive=False).look(x, centres)
     assert seen.exists[0, 0, :, 0].tolist() == [[True, False, True, False], [True]*4, [False, False, True, True]]
-    assert (seen.weights[:, :, 0, 0, [1, 3]] == 0).all() and (seen.shifts[:, :, 0, 0, [1, 3]] == 0).all() and (seen.match[:, :, 1, 0, :, :2] == 0).all()
+    assert (seen.weights[:, :, 0, 0, [1, 3]] == 0).all()
+    assert (seen.shifts[:, :, 0, 0, [1, 3]] == 0).all()
+    assert (seen.match[:, :, 1, 0, :, :2] == 0).all()
     seen.rkps.square().sum().backward()
     assert x.grad.isfinite().all() and centres.grad.isfinite().all() and centres.grad.abs().sum() > 0
 
@@ -136,7 +149,10 @@ def test_movement_is_measured_in_cells():
 
 def test_sharpness_makes_the_match_one_hot():
     x = torch.rand(1, 8, 2, 10, 10)
-    entropy = [-(m*m.clamp(min=1e-30).log()).sum(-1).mean() for sharpness in (.1, 1, 10, 100) for m in [AReSE(8, 4, 1, adaptive=False, spread=0, sharpness=sharpness).look(x).match]]
+    entropy = []
+    for sharpness in (.1, 1, 10, 100):
+        match = AReSE(8, 4, 1, adaptive=False, spread=0, sharpness=sharpness).look(x).match
+        entropy.append(-(match*match.clamp(min=1e-30).log()).sum(-1).mean())
     assert entropy == sorted(entropy, reverse=True) and entropy[-1] < .2 < entropy[0]
 
 
@@ -146,7 +162,8 @@ def test_gradients_reach_the_whole_mlp_of_every_set(soft, regions):
     torch.manual_seed(0)
     module = AReSE(8, regions, 3, soft=soft)
     module(torch.randn(2, 8, 3, 9, 9)).square().sum().backward()
-    for sets in (module.hidden.weight.grad.flatten(1), module.bias.weight.grad.flatten(1)): assert (sets.abs().amax(1).unflatten(0, (3, -1)).amax(1) > 0).all()
+    for sets in (module.hidden.weight.grad.flatten(1), module.bias.weight.grad.flatten(1)):
+        assert (sets.abs().amax(1).unflatten(0, (3, -1)).amax(1) > 0).all()
 
 
 @pytest.mark.parametrize('soft', [False, True])
@@ -156,7 +173,9 @@ def test_gradcheck_of_features(soft):
     assert torch.autograd.gradcheck(module, torch.randn(1, 2, 3, 5, 4, dtype=torch.float64, requires_grad=True))
     if soft:
         weights = lambda centres: module.look(x, centres).weights
-        x, centres = torch.randn(1, 2, 2, 6, 5, dtype=torch.float64), torch.tensor([[1.6, 2.4], [2.3, 3.2]], dtype=torch.float64).view(1, 2, 1, 2).expand(-1, -1, 2, -1).clone().requires_grad_()
+        x = torch.randn(1, 2, 2, 6, 5, dtype=torch.float64)
+        centres = torch.tensor([[1.6, 2.4], [2.3, 3.2]], dtype=torch.float64).view(1, 2, 1, 2)
+        centres = centres.expand(-1, -1, 2, -1).clone().requires_grad_()
         assert torch.autograd.gradcheck(weights, centres)
 
 
@@ -184,7 +203,8 @@ def test_mixed_precision_counts_in_32_bits(dtype):
     fixed = KPSEM(16, 3, sets=2, adaptive=False)
     with torch.no_grad():
         full = fixed(x.to(dtype).float())
-        with torch.autocast('cpu', dtype): torch.testing.assert_close(fixed(x.to(dtype)).float(), full, atol=.02*full.abs().max().item(), rtol=.05)
+        with torch.autocast('cpu', dtype):
+            torch.testing.assert_close(fixed(x.to(dtype)).float(), full, atol=.02*full.abs().max().item(), rtol=.05)
 
 
 def test_memory_formats_agree():
@@ -194,11 +214,16 @@ def test_memory_formats_agree():
 
 def test_section_4_2():
     module = KPSEM(384)
-    assert module.features == 672 and [layer.weight.shape for layer in module.reduce if hasattr(layer, 'weight')] == [(192, 384, 1, 3), (96, 192, 1, 3)]
+    assert module.features == 672
+    assert [layer.weight.shape for layer in module.reduce if hasattr(layer, 'weight')] == [
+        (192, 384, 1, 3),
+        (96, 192, 1, 3),
+    ]
     assert module.extract(torch.zeros(1, 384, 8, 14, 14)).shape == (1, 384, 7, 8, 4, 2)
     assert len(KPSEM(384, activation=nn.ReLU).reduce) == 3
     assert KPSEM(48, 3, widths=(20, 10)).features == 30
-    with torch.no_grad(): assert (KPSEM(32, 5, regions=1)(torch.randn(1, 32, 1, 6, 6).expand(-1, -1, 6, -1, -1)) == 0).all()
+    with torch.no_grad():
+        assert (KPSEM(32, 5, regions=1)(torch.randn(1, 32, 1, 6, 6).expand(-1, -1, 6, -1, -1)) == 0).all()
 
 
 def test_fixed_regions_have_nothing_to_learn_and_travel_with_the_state():
@@ -224,7 +249,13 @@ def small():
     return mfnet(num_classes=5, width=24, groups=4, blocks=(1, 1, 1, 1))
 
 
-@parametrize('settings', ['{}', "{'regions': 1}", "{'regions': 9}", "{'regions': 16}", "{'sets': 1}", "{'adaptive': False}", "{'embedding': 8}", "{'sharpness': 10.0}", "{'soft': True}", '9'], lambda: [{}, dict(regions=1), dict(regions=9), dict(regions=16), dict(sets=1), dict(adaptive=False), dict(embedding=8), dict(sharpness=10.), dict(soft=True), dict(activation=nn.ReLU)])
+@parametrize(
+    'settings',
+    ['{}', "{'regions': 1}", "{'regions': 9}", "{'regions': 16}", "{'sets': 1}", "{'adaptive': False}",
+     "{'embedding': 8}", "{'sharpness': 10.0}", "{'soft': True}", '9'],
+    lambda: [{}, dict(regions=1), dict(regions=9), dict(regions=16), dict(sets=1), dict(adaptive=False),
+             dict(embedding=8), dict(sharpness=10.), dict(soft=True), dict(activation=nn.ReLU)],
+)
 @pytest.mark.parametrize('stage', ['conv2', 'conv3', 'conv4.0', 'conv5', 'tail'])
 def test_ablations_run_and_learn(small, stage, settings):
     net = with_kpsem(small, stage, size=(8, 64, 64), **settings)
@@ -245,7 +276,11 @@ def test_the_net_inside_is_left_alone(small):
     assert with_kpsem(plain, 'conv4', 7, size=(8, 48, 48)).head.out_features == 7
 
 
-@pytest.mark.parametrize('make, stage', [(lambda: r3d_18(num_classes=3), 'layer2'), (lambda: r3d_18(num_classes=3), 'layer3.1'), (lambda: r3d(num_classes=3), 'res3')])
+@pytest.mark.parametrize('make, stage', [
+    (lambda: r3d_18(num_classes=3), 'layer2'),
+    (lambda: r3d_18(num_classes=3), 'layer3.1'),
+    (lambda: r3d(num_classes=3), 'res3'),
+])
 def test_other_nets(make, stage):
     net = with_kpsem(make(), stage, 4, size=(8, 48, 48))
     net(torch.randn(2, 3, 8, 48, 48)).sum().backward()
@@ -255,7 +290,8 @@ def test_other_nets(make, stage):
 def test_other_sizes_and_lengths_than_those_it_was_made_for(small):
     net = with_kpsem(small, 'conv3', size=(16, 64, 64)).eval()
     with torch.no_grad():
-        for size in ((16, 64, 64), (8, 80, 48), (32, 64, 64), (4, 40, 40)): assert net(torch.randn(1, 3, *size)).shape == (1, 5)
+        for size in ((16, 64, 64), (8, 80, 48), (32, 64, 64), (4, 40, 40)):
+            assert net(torch.randn(1, 3, *size)).shape == (1, 5)
 
 
 def test_no_hook_stays_behind(small):
@@ -282,6 +318,10 @@ def test_sizes_of_mf_kpsem():
 
 
 @pytest.mark.parametrize('stage, size, settings, message', [
-    ('conv6', (8, 48, 48), {}, "no stage 'conv6'.*conv2, conv3"), ('conv4', (2, 48, 48), {}, 'two frames or more'), ('flatten', (8, 48, 48), {}, 'shifts need B C T H W'), ('conv4', (8, 48, 48), dict(regions=6), '6 regions')])
+    ('conv6', (8, 48, 48), {}, "no stage 'conv6'.*conv2, conv3"),
+    ('conv4', (2, 48, 48), {}, 'two frames or more'),
+    ('flatten', (8, 48, 48), {}, 'shifts need B C T H W'),
+    ('conv4', (8, 48, 48), dict(regions=6), '6 regions'),
+])
 def test_what_cannot_be_says_so(small, stage, size, settings, message):
     with pytest.raises(ValueError, match=message): with_kpsem(small, stage, size=size, **settings)

@@ -18,7 +18,17 @@ if not collecting:
     from torch import nn
 
     from har_nb.learning import learner as L
-    from har_nb.learning.callbacks import FiniteLoss, KeepBest, LossError, StopAbove, TrackingCallback, VideoAccuracy, acc_image, export_learner, save_weights
+    from har_nb.learning.callbacks import (
+        FiniteLoss,
+        KeepBest,
+        LossError,
+        StopAbove,
+        TrackingCallback,
+        VideoAccuracy,
+        acc_image,
+        export_learner,
+        save_weights,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +52,8 @@ class Stripes(list):
 
 
 def net():
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
 
 
 def learner(seed=0, train=None, **kwargs):
@@ -72,7 +83,8 @@ def test_search_changes_nothing_and_logs_nothing(tracking):
     before, generators = state(learn), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
     with tracked_run('search', 'lessons') as run_id: found = L.find_lr(learn, batches=40)
     assert same(before, learn.model.state_dict()) and learn.opt is None
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators[:2] and torch.equal(torch.get_rng_state(), generators[2])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators[:2]
+    assert torch.equal(torch.get_rng_state(), generators[2])
     assert open_store().get_run(run_id).data.metrics == {} and 1e-5 <= found.value <= 1e-1
 
 
@@ -88,7 +100,8 @@ def test_fit_leaves_no_files(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('kwargs, why', [(dict(low=1e-9, high=1e-8), 'is not within'), (dict(batches=8), 'the loss is lost after')])
+@pytest.mark.parametrize('kwargs, why',
+                         [(dict(low=1e-9, high=1e-8), 'is not within'), (dict(batches=8), 'the loss is lost after')])
 def test_unusable_advice_falls_back(kwargs, why):
     found = L.find_lr(learner(), fallback=3e-4, **kwargs)
     assert found.value == 3e-4 and found.rule.startswith('fallback') and why in found.rule
@@ -100,8 +113,10 @@ def test_search_on_broken_images_falls_back_and_fit_says_why():
     learn = learner(train=broken)
     before = state(learn)
     assert L.find_lr(learn).rule.startswith('fallback')
-    with pytest.raises(LossError, match='the loss is nan in epoch 0, batch 0, at learning rate'): L.fit(learn, 1, progress=False)
-    assert same({k: v for k,v in before.items() if 'weight' in k}, {k: v for k,v in learn.model.state_dict().items() if 'weight' in k})
+    with pytest.raises(LossError, match='the loss is nan in epoch 0, batch 0, at learning rate'):
+        L.fit(learn, 1, progress=False)
+    assert same({k: v for k,v in before.items() if 'weight' in k},
+                {k: v for k,v in learn.model.state_dict().items() if 'weight' in k})
     assert str(LossError(float('nan'), 1, 2, .1)).count('\n') == 0
 
 
@@ -157,13 +172,16 @@ def test_keep_best_puts_back_the_best_epoch():
 def test_video_accuracy_in_a_fit_and_its_predictions(tracking):
     learn = learner(metrics=[acc_image, VideoAccuracy()], callbacks=[TrackingCallback()])
     with tracked_run('video', 'lessons') as run_id: L.fit(learn, 2, 2e-2, progress=False)
-    probabilities, labels = L.predict_probabilities(learn, learn.dls.valid), np.array([y for _,y in learn.dls.valid.dataset])
+    probabilities = L.predict_probabilities(learn, learn.dls.valid)
+    labels = np.array([y for _,y in learn.dls.valid.dataset])
     by_clip = probabilities.reshape(16, 3, 2).mean(1).argmax(1)
     assert open_store().get_run(run_id).data.metrics['acc_video'] == pytest.approx((by_clip == labels[::3]).mean())
-    with learn.no_bar(): assert len(learn.get_preds(dl=TfmdDL(Stripes(30, 2), bs=16))[0]) == 30, 'another loader is no error'
+    with learn.no_bar():
+        assert len(learn.get_preds(dl=TfmdDL(Stripes(30, 2), bs=16))[0]) == 30, 'another loader is no error'
 
 
-@pytest.mark.parametrize('batches', [lambda x: [x], lambda x: [(x,)], lambda x: [(x, torch.zeros(4))], lambda x: iter([x[:2], x[2:]])])
+@pytest.mark.parametrize('batches', [lambda x: [x], lambda x: [(x,)],
+                                     lambda x: [(x, torch.zeros(4))], lambda x: iter([x[:2], x[2:]])])
 def test_predictions_for_every_kind_of_batch(batches):
     model = net().train()
     images = torch.randn(4, 1, 8, 8)
@@ -174,7 +192,12 @@ def test_predictions_for_every_kind_of_batch(batches):
 
 def test_head_is_found_in_torchvision_networks():
     from torchvision import models
-    for build, head in (models.mobilenet_v2, 'classifier.1'), (models.resnet18, 'fc'), (models.densenet121, 'classifier'), (models.efficientnet_b0, 'classifier.1'):
+    for build, head in (
+        (models.mobilenet_v2, 'classifier.1'),
+        (models.resnet18, 'fc'),
+        (models.densenet121, 'classifier'),
+        (models.efficientnet_b0, 'classifier.1'),
+    ):
         model = build(num_classes=7)
         body, found = L.head_and_body(model)
         assert {id(p) for p in found} == {id(p) for p in model.get_submodule(head).parameters()}
@@ -188,7 +211,8 @@ def test_learner_and_weights_can_be_kept_and_read(tmp_path, tracking):
     assert any(isinstance(cb, TrackingCallback) for cb in learn.cbs) and len(learn.dls.train.dataset) == 96
     loaded = load_learner(open_store().download_artifacts(run_id, 'learner.pkl', str(tmp_path)))
     assert not any(isinstance(cb, TrackingCallback) for cb in loaded.cbs)
-    np.testing.assert_allclose(L.predict_probabilities(loaded, learn.dls.valid), expected, atol=1e-6) # memory layouts differ, sums round differently
+    # memory layouts differ, sums round differently
+    np.testing.assert_allclose(L.predict_probabilities(loaded, learn.dls.valid), expected, atol=1e-6)
     again = net()
     again.load_state_dict(torch.load(save_weights(learn, tmp_path), weights_only=True))
     np.testing.assert_allclose(L.predict_probabilities(again, learn.dls.valid), expected, atol=1e-6)

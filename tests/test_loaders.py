@@ -1,4 +1,5 @@
-"Loaders: the same seed gives the same batches, no sample touches another, and validation, test and prediction see the same."
+"""Loaders: the same seed gives the same batches, no sample touches another, and validation, test and prediction see the
+same."""
 import pickle
 import threading
 
@@ -36,7 +37,8 @@ if not collecting:
 
 class Held:
     "Samples in memory, with what loaders ask of `Samples`."
-    def __init__(self, images, clip): self.data, self.clip, self.modality, self.threads = images, np.asarray(clip), 'arrays', set()
+    def __init__(self, images, clip):
+        self.data, self.clip, self.modality, self.threads = images, np.asarray(clip), 'arrays', set()
     def __len__(self): return len(self.data)
     def read(self, rows):
         self.threads.add(threading.get_ident())
@@ -61,7 +63,9 @@ def samples(dataset):
 
 
 def epochs(loader, n=2): return [(x.cpu(), y.tolist()) for _ in range(n) for x, y in loader]
-def same(one, other): return len(one) == len(other) and all(torch.equal(a, b) and c == d for (a, c), (b, d) in zip(one, other, strict=True))
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) and c == d
+                                          for (a, c), (b, d) in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize('workers', [0, 1, 3])
@@ -101,7 +105,11 @@ def test_no_sample_depends_on_another(chance, shape):
     assert torch.equal(chance()(as_batch(one), split_idx=1), as_batch(one)), 'validation is left alone'
 
 
-@parametrize('view', ['view0', 'view1', 'view2', 'view3'], lambda: [View(), View(crop=16), View(size=32), View(crop=18, size=12)])
+@parametrize(
+    'view',
+    ['view0', 'view1', 'view2', 'view3'],
+    lambda: [View(), View(crop=16), View(size=32), View(crop=18, size=12)],
+)
 @pytest.mark.parametrize('shape', [(64, 20, 24, 3), (64, 4, 20, 24, 3)])
 def test_the_view_of_a_sample_is_the_same_alone_and_in_a_batch(view, shape):
     samples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -123,15 +131,20 @@ def test_validation_test_and_prediction_see_the_same(samples, dataset):
     settings = dict(crop=16, size=12, batch_size=5, device='cpu')
     view = View(crop=16, size=12)
     loaders = make_loaders(samples, dataset, augment=[RandomColour()], **settings)
-    for split, loader in (('valid', loaders.valid), ('test', sample_loader(samples, dataset, 'test', augment=[RandomColour()], **settings))):
+    for split, loader in (
+        ('valid', loaders.valid),
+        ('test', sample_loader(samples, dataset, 'test', augment=[RandomColour()], **settings)),
+    ):
         rows = samples.of(np.flatnonzero(dataset.clips.split == split))
         assert np.array_equal(loader.dataset.rows, rows) and np.array_equal(loader.dataset.clip, samples.clip[rows])
-        assert torch.equal(torch.cat([torch.Tensor(x) for x, _ in loader]), torch.Tensor(view(as_batch(samples.read(rows)))))
+        assert torch.equal(torch.cat([torch.Tensor(x) for x, _ in loader]),
+                           torch.Tensor(view(as_batch(samples.read(rows)))))
         assert [label for _, y in loader for label in y.tolist()] == dataset.labels[samples.clip[rows]].tolist()
 
 
 def test_training_sees_every_sample_once_an_epoch(samples, dataset):
-    loader = sample_loader(samples, dataset, 'train', flip=False, batch_size=16, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
+    loader = sample_loader(samples, dataset, 'train',
+                           flip=False, batch_size=16, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
     seen = torch.cat([x[:, 0, 0, 0] for x, _ in loader]).mul(255).round().long().tolist()
     assert sorted(seen) == samples.of(np.flatnonzero(dataset.clips.split == 'train')).tolist() != seen
 
@@ -141,14 +154,17 @@ def test_windows_are_pixels_of_the_sample_and_differ_between_samples():
     taken = RandomCrop(16)(as_batch(samples), split_idx=0).numpy()
     places = set()
     for clip, window in zip(samples, taken, strict=True):
-        found = [(top, left) for top in range(5) for left in range(9) if np.array_equal(clip[:, top:top + 16, left:left + 16], window.transpose(1, 2, 3, 0))]
+        window = window.transpose(1, 2, 3, 0)
+        found = [(top, left) for top in range(5) for left in range(9)
+                 if np.array_equal(clip[:, top:top + 16, left:left + 16], window)]
         assert len(found) == 1, 'all frames of a clip have the same window'
         places |= set(found)
     assert len(places) > 20
 
 
 def test_a_crop_that_does_not_fit(samples, dataset):
-    with pytest.raises(ValueError, match='21 pixels does not fit into 20 x 24'): next(iter(sample_loader(samples, dataset, 'valid', crop=21, device='cpu')))
+    with pytest.raises(ValueError, match='21 pixels does not fit into 20 x 24'):
+        next(iter(sample_loader(samples, dataset, 'valid', crop=21, device='cpu')))
 
 
 def test_colours_of_a_clip_change_together():
@@ -163,16 +179,23 @@ def test_a_sampler_makes_clips_of_stored_frames(dataset):
     frames = np.zeros((len(clip), 8, 8, 3), np.uint8)
     frames[..., 0], frames[..., 1] = clip[:, None, None], np.concatenate([np.arange(n) for n in lengths])[:, None, None]
     held = Held(frames, clip)
-    loaders = make_loaders(held, dataset, choice=OneClip(6, 2), valid_choice=SpreadClips(3, 6), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
+    loaders = make_loaders(held, dataset, choice=OneClip(6, 2), valid_choice=SpreadClips(3, 6), flip=False,
+                           batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1))
     train, valid = np.flatnonzero(dataset.clips.split == 'train'), np.flatnonzero(dataset.clips.split == 'valid')
     first = epochs(loaders.train, 3)
     for x, _ in first:
         told = (x[..., 0, 0]*255).round().long()
         assert (told[:, 0] == told[:, 0, :1]).all(), 'the frames of one clip'
-        for row in told: assert row[1].tolist() in [(np.arange(start, lengths[row[0, 0]], 2)[:6][np.arange(6) % len(np.arange(start, lengths[row[0, 0]], 2)[:6])]).tolist()
-                                                    for start in range(max(lengths[row[0, 0]] - 11, 0) + 1)]
+        for row in told:
+            length = lengths[row[0, 0]]
+            possible = []
+            for start in range(max(length - 11, 0) + 1):
+                moments = np.arange(start, length, 2)[:6]
+                possible.append(moments[np.arange(6) % len(moments)].tolist())
+            assert row[1].tolist() in possible
     assert len(first) == 3*-(-len(train)//4)
-    again = make_loaders(held, dataset, choice=OneClip(6, 2), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0), std=(1, 1, 1), num_workers=3)
+    again = make_loaders(held, dataset, choice=OneClip(6, 2), flip=False, batch_size=4, device='cpu', mean=(0, 0, 0),
+                         std=(1, 1, 1), num_workers=3)
     assert same(first, epochs(again.train, 3))
     assert np.array_equal(loaders.valid.dataset.clip, np.repeat(valid, 3))
     assert same(epochs(loaders.valid, 1), epochs(loaders.valid, 1)), 'validation does not change'
@@ -210,7 +233,8 @@ def test_as_many_batches_as_threads_are_gathered_at_a_time(samples, dataset, wor
 def test_what_fails_in_a_thread_fails_here(samples, dataset, workers):
     def broken(rows): raise OSError('the store has gone')
     samples.read = broken
-    with pytest.raises(OSError, match='has gone'): list(sample_loader(samples, dataset, 'valid', num_workers=workers, device='cpu'))
+    with pytest.raises(OSError, match='has gone'):
+        list(sample_loader(samples, dataset, 'valid', num_workers=workers, device='cpu'))
 
 
 if not collecting:
@@ -228,7 +252,8 @@ def test_fastai_shows_trains_and_exports(samples, dataset, choice, tmp_path):
     assert {ax.get_title() for ax in plt.gcf().axes if ax.get_title()} <= set(CLASSES)
     learn.show_results(max_n=3)
     titles = [(ax.get_title(), ax.title.get_color()) for ax in plt.gcf().axes if ax.get_title()]
-    assert len(titles) == 3 and all(color == ('green' if len(set(title.split(' → '))) == 1 else 'red') for title, color in titles)
+    assert len(titles) == 3
+    assert all(color == ('green' if len(set(title.split(' → '))) == 1 else 'red') for title, color in titles)
     plt.close('all')
     learn.export('learner.pkl')
     assert (tmp_path/'learner.pkl').stat().st_size < 60_000

@@ -25,13 +25,15 @@ def a_video(data): return sorted(p for p in data.glob('*/*') if p.suffix in {'.m
 def test_the_table_is_printed_and_every_row_is_a_finished_run(trained, har, monkeypatch):
     "Run in a process of its own, by the command that is installed."
     monkeypatch.setenv('MLFLOW_TRACKING_URI', trained.uri)
-    for row in ('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division'): assert row in trained.printed
+    for row in ('normal', 'MEI, Gradient Division', 'two-stream', 'MEI, Equal Division', 'two-stream, Equal Division'):
+        assert row in trained.printed
     table = runs()
     assert set(table.status) == {'FINISHED'}
     rows, parent = table[table['tags.kind'] == 'row'], table[table['tags.kind'] == 'table']
     assert len(rows) == 5 and len(parent) == 1
     assert set(rows['tags.mlflow.parentRunId']) == set(parent.run_id)
-    for name in 'paper table row dataset protocol split seed unit decided_by data_digest'.split(): assert rows[f'tags.{name}'].notna().all(), name
+    for name in 'paper table row dataset protocol split seed unit decided_by data_digest'.split():
+        assert rows[f'tags.{name}'].notna().all(), name
     assert rows['metrics.test_acc_video'].between(0, 1).all()
     again = har('compare', 'mei.table2')
     assert again.code == 0 and again.out.strip().splitlines()[-5:] == trained.printed.strip().splitlines()[-5:]
@@ -42,7 +44,8 @@ def wrong(har):
     "The message that a wrong call ends with: one clear text and exit status 1."
     def call(*words):
         stopped = har('run', 'mei.table2', *words, *QUICK)
-        assert stopped.code == 1 and (message := re.search('^har: .*', stopped.err, re.DOTALL | re.MULTILINE)), stopped.err
+        assert stopped.code == 1
+        assert (message := re.search('^har: .*', stopped.err, re.DOTALL | re.MULTILINE)), stopped.err
         assert not len(runs()), 'something was trained'
         return message[0]
     return call
@@ -115,7 +118,9 @@ STEPS = { # where it dies: (module, name of what is called there, before or afte
 
 
 @pytest.mark.parametrize('step', STEPS)
-def test_a_run_that_is_killed_is_never_finished_and_the_next_one_works(trained_table, har, tracking, tmp_path, monkeypatch, step):
+def test_a_run_that_is_killed_is_never_finished_and_the_next_one_works(
+    trained_table, har, tracking, tmp_path, monkeypatch, step
+):
     "At every step of the first row, in a process of its own; samples are decoded already."
     from importlib import import_module
 
@@ -133,7 +138,8 @@ def test_a_run_that_is_killed_is_never_finished_and_the_next_one_works(trained_t
     done = har(*words, '1')
     assert done.code == 0, done.err
     table = runs()
-    assert set(table.status) == {'KILLED', 'FINISHED'} and (table[table['tags.kind'] == 'row'].status == 'FINISHED').sum() == 1
+    assert set(table.status) == {'KILLED', 'FINISHED'}
+    assert (table[table['tags.kind'] == 'row'].status == 'FINISHED').sum() == 1
 
 
 def test_unknown_names_are_answered_with_the_known_ones(wrong, data):

@@ -16,11 +16,16 @@ def reference(frames, n, interval, division):
     images = []
     n_batch = min(n, len(frames))
     for first in range(0, max(len(frames) - n, 0) + 1, interval):
-        numbers = {'equal': [1]*n_batch, 'gradient': [i + 1 for i in range(n_batch)], 'reversed': [n_batch - i for i in range(n_batch)],
-                   'literal': [(first + i) % n_batch + 1 for i in range(n_batch)]}[division]
+        numbers = {
+            'equal': [1]*n_batch,
+            'gradient': [i + 1 for i in range(n_batch)],
+            'reversed': [n_batch - i for i in range(n_batch)],
+            'literal': [(first + i) % n_batch + 1 for i in range(n_batch)],
+        }[division]
         shares = [Fraction(number, sum(numbers)) for number in numbers]
         pixels = frames[first:first + n_batch].reshape(n_batch, -1).T.tolist()
-        image = [floor(sum(share*value for share, value in zip(shares, pixel, strict=True)) + Fraction(1, 2)) for pixel in pixels]
+        image = [floor(sum(share*value for share, value in zip(shares, pixel, strict=True)) + Fraction(1, 2))
+                 for pixel in pixels]
         images.append(np.array(image).reshape(frames.shape[1:]))
     return np.stack(images)
 
@@ -101,12 +106,14 @@ def test_an_image_lies_between_the_darkest_and_the_brightest_frame():
 
 def test_one_frame_is_its_own_image():
     frame = np.random.default_rng(0).integers(0, 256, (1, 5, 6, 3), dtype=np.uint8)
-    for division in (*DIVISIONS, range(1, 11)): np.testing.assert_array_equal(motion_embed(frame, division=division), frame)
+    for division in (*DIVISIONS, range(1, 11)):
+        np.testing.assert_array_equal(motion_embed(frame, division=division), frame)
 
 
 def test_a_clip_shorter_than_n_is_one_batch_with_the_weights_of_its_length():
     frames = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-    for division in DIVISIONS: np.testing.assert_array_equal(motion_embed(frames, 10, 5, division), motion_embed(frames, 4, 5, division))
+    for division in DIVISIONS:
+        np.testing.assert_array_equal(motion_embed(frames, 10, 5, division), motion_embed(frames, 4, 5, division))
     np.testing.assert_array_equal(motion_embed(frames, 10, 5, range(10, 0, -1)), motion_embed(frames, 4, 5, 'reversed'))
 
 
@@ -122,7 +129,11 @@ def test_frames_that_are_cut_one_by_one_lose_up_to_a_level_each():
 
 
 def test_literal_weights_turn_at_every_second_batch_of_interval_5():
-    assert [mei_weights(10, 'literal', first).tolist()[:6] for first in (0, 5, 10)] == [[1, 2, 3, 4, 5, 6], [6, 7, 8, 9, 10, 1], [1, 2, 3, 4, 5, 6]]
+    assert [mei_weights(10, 'literal', first).tolist()[:6] for first in (0, 5, 10)] == [
+        [1, 2, 3, 4, 5, 6],
+        [6, 7, 8, 9, 10, 1],
+        [1, 2, 3, 4, 5, 6],
+    ]
     assert literal_weights(1, 10).tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 1]
     frames = np.random.default_rng(0).integers(0, 256, (35, 5, 6, 3), dtype=np.uint8)
     literal, gradient = (motion_embed(frames, division=division) for division in ('literal', 'gradient'))
@@ -165,19 +176,23 @@ def test_memory_does_not_grow_with_the_video():
     assert peak(1000) < 16*frame.nbytes
 
 
-@pytest.mark.parametrize('settings', [dict(n=0), dict(interval=0), dict(n=-3), dict(division='gradiant'), dict(division=[1, 2, 3]), dict(division=range(12)),
-                                      dict(division=[.1]*10), dict(division=[0]*10), dict(division=[-1]*10), dict(division=[2**24]*10), dict(division=[2**40]*10)])
+@pytest.mark.parametrize('settings', [dict(n=0), dict(interval=0), dict(n=-3), dict(division='gradiant'),
+                                      dict(division=[1, 2, 3]), dict(division=range(12)), dict(division=[.1]*10),
+                                      dict(division=[0]*10), dict(division=[-1]*10), dict(division=[2**24]*10),
+                                      dict(division=[2**40]*10)])
 def test_settings_without_sense_fail(settings):
     frames = np.zeros((20, 4, 4, 3), np.uint8)
     with pytest.raises(ValueError): motion_embed(frames, **settings)
     with pytest.raises(ValueError): list(stream_embed(iter(frames), **settings))
 
 
-@pytest.mark.parametrize('frames', [np.zeros((0, 4, 4, 3), np.uint8), np.zeros((20, 4, 4, 3), np.float32), np.zeros((20, 4, 4, 3), np.int64)])
+@pytest.mark.parametrize('frames', [np.zeros((0, 4, 4, 3), np.uint8), np.zeros((20, 4, 4, 3), np.float32),
+                                    np.zeros((20, 4, 4, 3), np.int64)])
 def test_frames_without_sense_fail(frames):
     with pytest.raises(ValueError): motion_embed(frames)
     with pytest.raises(ValueError): list(stream_embed(iter(frames)))
 
 
 def test_a_frame_of_another_size_fails():
-    with pytest.raises(ValueError, match='frame 12'): list(stream_embed([np.zeros((4, 4, 3), np.uint8)]*12 + [np.zeros((4, 1, 3), np.uint8)]))
+    with pytest.raises(ValueError, match='frame 12'):
+        list(stream_embed([np.zeros((4, 4, 3), np.uint8)]*12 + [np.zeros((4, 1, 3), np.uint8)]))

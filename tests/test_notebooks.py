@@ -17,7 +17,8 @@ def name_of(path): return path.relative_to(FOLDER).as_posix()
 
 @pytest.fixture(autouse=True)
 def quick_store(empty_store, monkeypatch):
-    "A new store is a copy of an empty one, seconds sooner; learning.tracking, which defines how one is made, makes its own."
+    """A new store is a copy of an empty one, seconds sooner; learning.tracking, which defines how one is made, makes
+    its own."""
     from har_nb.learning import tracking
     client = tracking._client
     def copied(uri, file):
@@ -46,7 +47,8 @@ def run(path, tmp_path, monkeypatch, **flags):
 def test_notebook(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['slow', 'notest'])
 
 
-ONE_SEED = {'papers/mei/01_ablations.ipynb'} # it publishes three seeds of each row, hours of work; one shows that its cells run
+# it publishes three seeds of each row, hours of work; one shows that its cells run
+ONE_SEED = {'papers/mei/01_ablations.ipynb'}
 
 
 @pytest.mark.slow
@@ -54,5 +56,6 @@ ONE_SEED = {'papers/mei/01_ablations.ipynb'} # it publishes three seeds of each 
 def test_notebook_with_its_slow_cells(path, tmp_path, monkeypatch):
     from har_nb.experiments import tables
     measure = tables.run
-    if name_of(path) in ONE_SEED: monkeypatch.setattr(tables, 'run', lambda *args, **options: measure(*args, **options | dict(seeds=1)))
+    if name_of(path) in ONE_SEED:
+        monkeypatch.setattr(tables, 'run', lambda *args, **options: measure(*args, **options | dict(seeds=1)))
     run(path, tmp_path, monkeypatch, skip_flags=['notest'], cell_timeout=None)

@@ -53,14 +53,16 @@ def movie(path, n_frames=24, seed=0, fps=25):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     picture = rng.integers(0, 255, (1, 24, 32, 3))
-    return write_video(path, (picture + rng.integers(0, 60, (n_frames, 24, 32, 3))).clip(0, 255).astype(np.uint8), fps=fps, codec='MJPG')
+    return write_video(path, (picture + rng.integers(0, 60, (n_frames, 24, 32, 3))).clip(0, 255).astype(np.uint8),
+                       fps=fps, codec='MJPG')
 
 
 @pytest.fixture
 def dataset(tmp_path):
     "Three test videos of noise, the last one a part of its file."
     for i in range(3): movie(tmp_path/'set'/f'{i}.avi', 24 + 7*i, i)
-    clips = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(3)], label=CLASSES, group='g', split='test', start=[0, 0, 5], stop=[24, 31, 30]))
+    clips = pd.DataFrame(dict(path=[f'{i}.avi' for i in range(3)], label=CLASSES,
+                              group='g', split='test', start=[0, 0, 5], stop=[24, 31, 30]))
     return ActionDataset(tmp_path/'set', list(CLASSES), clips)
 
 
@@ -71,7 +73,8 @@ def trained(net, recipe, name='run', **tags):
 
 
 def log_net(net, recipe):
-    with tempfile.TemporaryDirectory() as folder: open_store().log_artifact(current_run(), R.save_for_prediction(SimpleNamespace(model=net), folder, recipe))
+    with tempfile.TemporaryDirectory() as folder:
+        open_store().log_artifact(current_run(), R.save_for_prediction(SimpleNamespace(model=net), folder, recipe))
 
 
 def log_bytes(name, content, tmp_path):
@@ -79,13 +82,18 @@ def log_bytes(name, content, tmp_path):
     open_store().log_artifact(current_run(), tmp_path/name)
 
 
-@pytest.mark.parametrize('size, limit, modality', [(32, 2**40, MotionEmbedding()), ((24, 40), 2**40, Frame()), (32, 0, MotionEmbedding(6, 3, 'equal'))])
+@pytest.mark.parametrize('size, limit, modality', [
+    (32, 2**40, MotionEmbedding()),
+    ((24, 40), 2**40, Frame()),
+    (32, 0, MotionEmbedding(6, 3, 'equal')),
+])
 def test_the_numbers_of_the_test(dataset, tmp_path, size, limit, modality):
     "Square and oblong, bytes and JPEG, whole files and parts of files."
     set_seed(0)
     net = backbones.build(backbones.small_resnet, 3, backbones.Weights(mean=(.4, .5, .6), std=(.2, .3, .4)))
     samples, = decode_samples(dataset, [modality], size, tmp_path/'cache', progress=False, limit=limit)[0]
-    wanted = predict_probabilities(net, loader := sample_loader(samples, dataset, 'test', mean=net.weights.mean, std=net.weights.std, batch_size=4))
+    loader = sample_loader(samples, dataset, 'test', mean=net.weights.mean, std=net.weights.std, batch_size=4)
+    wanted = predict_probabilities(net, loader)
     predictor = P.load_predictor(trained(net, R.recipe_of(samples, CLASSES, NET, net.weights)))
     assert predictor.recipe.coding == ('raw' if limit else 'jpeg')
     for row, (path, span) in enumerate(zip(dataset.paths, dataset.spans, strict=True)):
@@ -96,7 +104,9 @@ def test_the_numbers_of_the_test(dataset, tmp_path, size, limit, modality):
 
 MINE = '''
 from torch import nn
-def net(n_classes, width=4): return nn.Sequential(nn.Conv3d(3, width, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, n_classes))
+def net(n_classes, width=4):
+    return nn.Sequential(nn.Conv3d(3, width, 3, 2, 1), nn.ReLU(),
+                         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(width, n_classes))
 def not_a_net(): return 'net'
 '''
 
@@ -114,13 +124,15 @@ def mine(tmp_path, monkeypatch):
 
 def test_a_net_on_clips_from_another_package_needs_trust(dataset, tmp_path, mine):
     samples, = decode_samples(dataset, [Frames(Segments(6))], 16, tmp_path/'cache', progress=False)[0]
-    net, recipe = mine.net(3, 5), R.recipe_of(samples, CLASSES, R.Make('strange_nets:net', dict(n_classes=3, width=5)), sample='clip')
+    net = mine.net(3, 5)
+    recipe = R.recipe_of(samples, CLASSES, R.Make('strange_nets:net', dict(n_classes=3, width=5)), sample='clip')
     run = trained(net, recipe)
     with pytest.raises(P.PredictError, match=r"trust=\('strange_nets',\)"): P.load_predictor(run)
     predictor = P.load_predictor(run, trust=('strange_nets',))
     loader = sample_loader(samples, dataset, 'test')
     wanted = predict_probabilities(net, loader)
-    for row, (path, span) in enumerate(zip(dataset.paths, dataset.spans, strict=True)): np.testing.assert_allclose(predictor.predict(path, *span).video, wanted[row], atol=1e-5)
+    for row, (path, span) in enumerate(zip(dataset.paths, dataset.spans, strict=True)):
+        np.testing.assert_allclose(predictor.predict(path, *span).video, wanted[row], atol=1e-5)
     timeline = P.predict_timeline(predictor, dataset.paths[1], window=.8, step=.2)
     assert len(timeline) == 4 and timeline.end.iloc[-1] == pytest.approx(31/25)
     odd = trained(net, R.Recipe(CLASSES, R.Make('strange_nets:not_a_net', {}), recipe.modality, 16), 'odd')
@@ -128,7 +140,9 @@ def test_a_net_on_clips_from_another_package_needs_trust(dataset, tmp_path, mine
 
 
 def fused(members, sample='image', **arguments):
-    with tracked_run('fused', 'predict') as run_id: R.log_recipe(R.Recipe(CLASSES, members=members, fuse=R.Make('har_nb.models.two_stream:fuse', arguments), sample=sample))
+    with tracked_run('fused', 'predict') as run_id:
+        R.log_recipe(R.Recipe(CLASSES,
+                              members=members, fuse=R.Make('har_nb.models.two_stream:fuse', arguments), sample=sample))
     return run_id
 
 
@@ -137,7 +151,8 @@ def two(first=None, second=None, sizes=(32, 32)):
     runs = []
     for seed, (modality, size) in enumerate(zip((first or Frame(), second or MotionEmbedding()), sizes, strict=True)):
         set_seed(seed)
-        runs.append(trained(backbones.build(backbones.small_resnet, 3), R.Recipe(CLASSES, NET, R.describe(modality), size)))
+        runs.append(trained(backbones.build(backbones.small_resnet, 3),
+                            R.Recipe(CLASSES, NET, R.describe(modality), size)))
     return runs
 
 
@@ -161,7 +176,8 @@ def test_members_of_other_sizes_and_counts(dataset):
     sizes = P.load_predictor(fused(two(sizes=(32, 48))))
     assert sizes.predict(dataset.paths[0]).samples.shape == (3, 3)
     runs = two(Frame(10, 5), Frame(10, 2))
-    with pytest.raises(P.PredictError, match='the members see 3, 8 samples'): P.load_predictor(fused(runs)).predict(dataset.paths[0])
+    with pytest.raises(P.PredictError, match='the members see 3, 8 samples'):
+        P.load_predictor(fused(runs)).predict(dataset.paths[0])
     videos = P.load_predictor(fused(runs, sample='video')).predict(dataset.paths[0])
     one, other = (P.load_predictor(run).predict(dataset.paths[0]).video for run in runs)
     np.testing.assert_allclose(videos.video, (one + other)/2, atol=1e-6)
@@ -172,14 +188,17 @@ def test_a_fusion_that_cannot_be(tracking):
     odd = trained(backbones.build(backbones.small_resnet, 3), R.Recipe(('a', 'b', 'c'), NET, R.describe(Frame()), 32))
     with pytest.raises(P.PredictError, match='other classes: a, b, c'): P.load_predictor(fused((runs[0], odd)))
     with pytest.raises(P.PredictError, match='no run'): P.load_predictor(fused((runs[0], '0'*32)))
-    with tracked_run('circle', 'predict') as circle: R.log_recipe(R.Recipe(CLASSES, members=(circle,), fuse=R.Make('har_nb.models.two_stream:fuse')))
+    with tracked_run('circle', 'predict') as circle:
+        R.log_recipe(R.Recipe(CLASSES, members=(circle,), fuse=R.Make('har_nb.models.two_stream:fuse')))
     with pytest.raises(P.PredictError, match='a member of itself'): P.load_predictor(circle)
 
 
 def test_weights_files_that_change_the_net(mobilenet_file):
     "Padding and batch norm as the file wants them, read back without the file."
     net = backbones.build(backbones.mobilenet_v2, 3, mobilenet_file).eval()
-    predictor = P.load_predictor(trained(net, R.Recipe(CLASSES, R.backbone_model('mobilenet_v2', 3, net.weights), R.describe(Frame()), 33, mean=net.weights.mean, std=net.weights.std)))
+    recipe = R.Recipe(CLASSES, R.backbone_model('mobilenet_v2', 3, net.weights), R.describe(Frame()), 33,
+                      mean=net.weights.mean, std=net.weights.std)
+    predictor = P.load_predictor(trained(net, recipe))
     image = torch.randn(1, 3, 33, 33)
     with torch.inference_mode(): torch.testing.assert_close(predictor.model(image), net(image), atol=1e-5, rtol=1e-4)
 
@@ -198,19 +217,28 @@ def test_code_in_a_pickle_is_not_run(tmp_path, files):
         for name in files:
             if name == 'recipe.json': R.log_recipe(recipe)
             else: log_bytes(name, pickle.dumps(Bomb(gone_off)), tmp_path)
-    with pytest.raises(P.PredictError, match='trust_pickle=True' if 'learner.pkl' in files else 'does not fit its recipe, or is damaged'): P.load_predictor(run_id)
+    with pytest.raises(
+        P.PredictError,
+        match='trust_pickle=True' if 'learner.pkl' in files else 'does not fit its recipe, or is damaged',
+    ):
+        P.load_predictor(run_id)
     with pytest.raises(P.PredictError): P.load_predictor(run_id, recipe=recipe)
     with pytest.raises(P.PredictError): P.load_predictor(fused((run_id,)))
     assert not gone_off.exists()
 
 
-@pytest.mark.parametrize('name', ['os:system', 'subprocess:run', 'har_nb.tools.cli:main', 'har_nb.data.download:download', 'har_nb:learning', 'har_nb_evil:net', 'har_nb.models.backbones:import_module',
-                                  'har_nb.models.backbones:torch', 'har_nb.models.backbones:models.resnet50', 'har_nb.models.backbones', ':system', '', 'builtins:eval', 'har_nb.models:backbones', 'har_nb.samples.store:shutil'])
+@pytest.mark.parametrize('name', ['os:system', 'subprocess:run', 'har_nb.tools.cli:main',
+                                  'har_nb.data.download:download', 'har_nb:learning', 'har_nb_evil:net',
+                                  'har_nb.models.backbones:import_module', 'har_nb.models.backbones:torch',
+                                  'har_nb.models.backbones:models.resnet50', 'har_nb.models.backbones', ':system', '',
+                                  'builtins:eval', 'har_nb.models:backbones', 'har_nb.samples.store:shutil'])
 def test_names_that_a_recipe_must_not_import(name):
     with pytest.raises(P.PredictError): R.make(R.Make(name, dict(command='echo')))
 
 
-@pytest.mark.parametrize('text', ['', '[]', '{"recipe": 1', '{"recipe": 2}', '{"recipe": 1}', '{"recipe": 1, "classes": ["a"], "extra": 1}', '{"recipe": 1, "classes": ["a"], "members": ["x"]}'])
+@pytest.mark.parametrize('text', ['', '[]', '{"recipe": 1', '{"recipe": 2}', '{"recipe": 1}',
+                                  '{"recipe": 1, "classes": ["a"], "extra": 1}',
+                                  '{"recipe": 1, "classes": ["a"], "members": ["x"]}'])
 def test_recipes_that_are_none(text):
     with pytest.raises(P.PredictError): R.Recipe.from_json(text)
     with tracked_run('odd', 'predict') as run_id: log_text(text or ' ', 'recipe.json')
@@ -219,12 +247,20 @@ def test_recipes_that_are_none(text):
 
 def test_wrong_types_inside_a_recipe_are_named(dataset):
     sound = json.loads(R.Recipe(CLASSES, NET, R.describe(Frame()), 32).to_json())
-    for field, value in dict(model={'import': 'har_nb.models.backbones:build', 'with': {'depth': 3}}, modality={'import': 'har_nb.samples.store:Frame', 'with': {'frames': 3}}).items():
-        with tracked_run('odd', 'predict') as run_id: log_net(backbones.build(backbones.small_resnet, 3), R.Recipe.from_json(json.dumps(sound | {field: value})))
+    for field, value in dict(model={'import': 'har_nb.models.backbones:build', 'with': {'depth': 3}},
+                             modality={'import': 'har_nb.samples.store:Frame', 'with': {'frames': 3}}).items():
+        with tracked_run('odd', 'predict') as run_id:
+            log_net(backbones.build(backbones.small_resnet, 3), R.Recipe.from_json(json.dumps(sound | {field: value})))
         with pytest.raises(P.PredictError, match='does not take what the recipe says'): P.load_predictor(run_id)
 
 
-@pytest.mark.parametrize('field, value', [('model', 'har_nb.models.backbones:build'), ('classes', [1, 2]), ('fuse', 3), ('modality', {'import': 'har_nb.samples.samplers:Segments', 'with': {}}), ('model', {'import': 'har_nb.models.backbones:small_resnet'})])
+@pytest.mark.parametrize('field, value', [
+    ('model', 'har_nb.models.backbones:build'),
+    ('classes', [1, 2]),
+    ('fuse', 3),
+    ('modality', {'import': 'har_nb.samples.samplers:Segments', 'with': {}}),
+    ('model', {'import': 'har_nb.models.backbones:small_resnet'}),
+])
 def test_wrong_things_inside_a_recipe_are_named(field, value):
     sound = json.loads(R.Recipe(CLASSES, NET, R.describe(Frame()), 32).to_json())
     with tracked_run('odd', 'predict') as run_id:
@@ -255,7 +291,8 @@ def test_runs_that_cannot_be_used():
 @pytest.fixture
 def predictor():
     set_seed(0)
-    return P.load_predictor(trained(backbones.build(backbones.small_resnet, 3), R.Recipe(CLASSES, NET, R.describe(MotionEmbedding()), 32)))
+    return P.load_predictor(trained(backbones.build(backbones.small_resnet, 3),
+                                    R.Recipe(CLASSES, NET, R.describe(MotionEmbedding()), 32)))
 
 
 def test_loading_leaves_the_random_state_alone():
@@ -269,7 +306,9 @@ def test_loading_leaves_the_random_state_alone():
 def test_a_folder_with_everything_in_it(predictor, tmp_path, monkeypatch):
     folder = tmp_path/'in'
     movie(folder/'b.avi', 30, 1); movie(folder/'a'/'short.avi', 3, 2)
-    (folder/'empty.mp4').touch(); (folder/'text.avi').write_text('hello'); (folder/'.hidden.avi').write_text('x'); (folder/'notes.txt').write_text('x')
+    (folder/'empty.mp4').touch()
+    (folder/'text.avi').write_text('hello')
+    (folder/'.hidden.avi').write_text('x'); (folder/'notes.txt').write_text('x')
     whole = (folder/'b.avi').read_bytes()
     (folder/'cut.avi').write_bytes(whole[:len(whole)*2//3])
     import cv2
@@ -309,14 +348,19 @@ def test_windows_hold_one_window():
     def frames():
         for number in range(400): yield np.full((100, 1000), number % 250, np.uint8)
     tracemalloc.start()
-    seen = [(start, len(clip), int(clip[0][0, 0])) for start, _, clip in P.windows(zip(frames(), range(400), strict=True), 400, 20, 7, fps=1)]
+    seen = [(start, len(clip), int(clip[0][0, 0]))
+            for start, _, clip in P.windows(zip(frames(), range(400), strict=True), 400, 20, 7, fps=1)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30*100_000, f'{peak/1e6:.1f} MB for a window of 2 MB'
     assert [start for start, *_ in seen] == [*range(0, 381, 7), 380] and all(length == 20 for _, length, _ in seen)
     assert all(value == start % 250 for start, _, value in seen)
     ten = [(number, number) for number in range(10)]
-    assert [(start, end, len(clip)) for start, end, clip in P.windows(ten, 10, 3, 5, fps=1)] == [(0, 3, 3), (5, 8, 3), (7, 10, 3)]
+    assert [(start, end, len(clip)) for start, end, clip in P.windows(ten, 10, 3, 5, fps=1)] == [
+        (0, 3, 3),
+        (5, 8, 3),
+        (7, 10, 3),
+    ]
     assert not list(P.windows([], 0, 3, 1, fps=1))
 
 
@@ -339,23 +383,31 @@ def test_timelines_without_a_rate_or_an_end(predictor, tmp_path, monkeypatch):
     with pytest.raises(P.PredictError, match='fps=25'): P.predict_timeline(predictor, tmp_path/'a.avi')
     assert len(P.predict_timeline(predictor, tmp_path/'a.avi', fps=20)) == 1
     monkeypatch.setattr(P, 'probe', lambda path: replace(whole, n_declared=90))
-    with pytest.warns(UserWarning, match='40 of 90 frames'): assert len(P.predict_timeline(predictor, tmp_path/'a.avi', window=.8, step=.8)) == 2
+    with pytest.warns(UserWarning, match='40 of 90 frames'):
+        assert len(P.predict_timeline(predictor, tmp_path/'a.avi', window=.8, step=.8)) == 2
 
 
 def test_a_timeline_goes_by_time_stamps(predictor, made, tmp_path):
-    "A telephone that slows down from 30 to 15 frames a second: windows stay as long, and frame 30 stands where it was shown."
+    """A telephone that slows down from 30 to 15 frames a second: windows stay as long, and frame 30 stands where it was
+    shown."""
     slowing = tuple(Fraction(number if number < 20 else 2*number - 20, 30) for number in range(40))
     for path in (made('h264', times=slowing), made('av1', times=slowing)):
         timeline = P.predict_timeline(predictor, path, window=.5, step=.25)
-        starts = [float(min(time for time in slowing if time >= Fraction(number, 4) - Fraction(1, 80))) for number in range(7)]
-        assert timeline.start.tolist() == pytest.approx(starts, abs=2e-3) and timeline.end.iloc[-1] == pytest.approx(2, abs=2e-3)
-        assert timeline.attrs['times'][30] == pytest.approx(40/30, abs=2e-3) and timeline.attrs['fps'] == pytest.approx(20, abs=.1)
+        starts = [float(min(time for time in slowing if time >= Fraction(number, 4) - Fraction(1, 80)))
+                  for number in range(7)]
+        assert timeline.start.tolist() == pytest.approx(starts, abs=2e-3)
+        assert timeline.end.iloc[-1] == pytest.approx(2, abs=2e-3)
+        assert timeline.attrs['times'][30] == pytest.approx(40/30, abs=2e-3)
+        assert timeline.attrs['fps'] == pytest.approx(20, abs=.1)
         first = next(number for number, time in enumerate(slowing) if time >= starts[3] - 1e-3)
         after = next(number for number, time in enumerate(slowing) if time >= .75 + .5 - 1/80)
-        np.testing.assert_allclose(timeline.iloc[3][[f'p_{name}' for name in CLASSES]].to_numpy(float), predictor.predict(path, first, after).video, atol=1e-5)
+        np.testing.assert_allclose(timeline.iloc[3][[f'p_{name}' for name in CLASSES]].to_numpy(float),
+                                   predictor.predict(path, first, after).video, atol=1e-5)
         truth = pd.DataFrame(dict(action=['jump'], start=[10], end=[30]))
         band = P.plot_timeline(timeline, truth).axes[2].patches[0]
-        assert (band.get_x(), band.get_x() + band.get_width()) == (pytest.approx(1/3, abs=2e-3), pytest.approx(4/3, abs=2e-3))
+        assert (band.get_x(), band.get_x() + band.get_width()) == (
+            pytest.approx(1/3, abs=2e-3), pytest.approx(4/3, abs=2e-3)
+        )
         steady = P.predict_timeline(predictor, path, window=.5, step=.25, fps=20)
         assert steady.start.tolist() == pytest.approx([number/4 for number in range(7)]) and 'times' not in steady.attrs
 
@@ -386,7 +438,8 @@ def test_timeline_pictures(predictor, tmp_path):
     movie(tmp_path/'long.avi', 75, 4)
     timeline = P.predict_timeline(predictor, tmp_path/'long.avi', window=1, step=.4)
     truth = pd.DataFrame(dict(action=['jump', 'wave'], start=[0, 30], end=[25, 75]))
-    assert [len(P.plot_timeline(*given).axes) for given in ((timeline,), (timeline, truth), (timeline.head(1), truth))] == [2, 3, 3]
+    assert [len(P.plot_timeline(*given).axes)
+            for given in ((timeline,), (timeline, truth), (timeline.head(1), truth))] == [2, 3, 3]
     bare = timeline.copy()
     bare.attrs = {}
     with pytest.raises(P.PredictError, match='fps=25'): P.plot_timeline(bare, truth)
@@ -416,8 +469,10 @@ def test_training_leaves_what_prediction_needs(tmp_path):
     noise = list(zip(torch.randn(12, 3, 32, 32), torch.tensor([0, 1, 2]*4), strict=True))
     save = partial(R.save_for_prediction, recipe=R.Recipe(CLASSES, NET, R.describe(Frame()), 32))
     with tracked_run('fit', 'predict') as run_id:
-        learn = make_learner(DataLoaders.from_dsets(noise, noise, bs=4, device='cpu'), backbones.build(backbones.small_resnet, 3), callbacks=[TrackingCallback(save)])
+        learn = make_learner(DataLoaders.from_dsets(noise, noise, bs=4, device='cpu'),
+                             backbones.build(backbones.small_resnet, 3), callbacks=[TrackingCallback(save)])
         fit(learn, 1, 1e-3, freeze_epochs=1, progress=False)
     predictor, image = P.load_predictor(run_id), noise[0][0][None]
-    with torch.inference_mode(): torch.testing.assert_close(predictor.model(image), learn.model.eval()(image), atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(predictor.model(image), learn.model.eval()(image), atol=1e-5, rtol=1e-4)
     assert isinstance(predictor.model, nn.Module) and not predictor.model.training

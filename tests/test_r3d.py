@@ -1,4 +1,5 @@
-"R3D: an inflated net is its image net on every frame; modes, originals and odd layers survive; what has no twin is refused."
+"""R3D: an inflated net is its image net on every frame; modes, originals and odd layers survive; what has no twin is
+refused."""
 from copy import deepcopy
 
 import pytest
@@ -14,14 +15,23 @@ if not collecting:
     from har_nb.models.r3d import inflate, r3d
 
 
-@parametrize('layer', ['Conv2d0', 'Conv2d1', 'Conv2d2', 'Conv2d3', 'BatchNorm2d4', 'BatchNorm2d5', 'BatchNorm2d6', 'MaxPool2d7', 'MaxPool2d8', 'AvgPool2d9', 'AdaptiveAvgPool2d(output_size=(2, 3))', 'Sequential11'], lambda: [
-    nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, (3, 5), (2, 1), (1, 2)), nn.Conv2d(4, 8, 3, padding='same', dilation=2, groups=4), nn.Conv2d(4, 6, 5, padding=2, padding_mode='reflect', bias=False),
-    nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, eps=1e-3, momentum=.3), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((2, 3), ceil_mode=True), nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-    nn.AdaptiveAvgPool2d((2, 3)), nn.Sequential(nn.Dropout2d(.5), nn.ReLU())])
+@parametrize(
+    'layer',
+    ['Conv2d0', 'Conv2d1', 'Conv2d2', 'Conv2d3', 'BatchNorm2d4', 'BatchNorm2d5', 'BatchNorm2d6', 'MaxPool2d7',
+     'MaxPool2d8', 'AvgPool2d9', 'AdaptiveAvgPool2d(output_size=(2, 3))', 'Sequential11'],
+    lambda: [nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, (3, 5), (2, 1), (1, 2)),
+             nn.Conv2d(4, 8, 3, padding='same', dilation=2, groups=4),
+             nn.Conv2d(4, 6, 5, padding=2, padding_mode='reflect', bias=False), nn.BatchNorm2d(4),
+             nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, eps=1e-3, momentum=.3), nn.MaxPool2d(3, 2, 1),
+             nn.MaxPool2d((2, 3), ceil_mode=True), nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+             nn.AdaptiveAvgPool2d((2, 3)), nn.Sequential(nn.Dropout2d(.5), nn.ReLU())],
+)
 @pytest.mark.parametrize('training', [False, True])
 def test_each_layer_agrees_with_its_twin_frame_by_frame(layer, training):
     torch.manual_seed(0)
-    layer = nn.Sequential(deepcopy(layer)).double().train(training and not any(isinstance(m, nn.Dropout2d) for m in layer.modules()))
+    layer = nn.Sequential(deepcopy(layer)).double().train(
+        training and not any(isinstance(m, nn.Dropout2d) for m in layer.modules())
+    )
     twin, clip = inflate(layer), torch.randn(2, 4, 3, 11, 13, dtype=torch.float64)
     assert [m.training for m in twin.modules()] == [m.training for m in layer.modules()]
     assert list(twin.state_dict()) == list(layer.state_dict())
@@ -34,7 +44,8 @@ def test_the_original_stays_as_it_is():
     before, kinds = deepcopy(net.state_dict()), [type(m) for m in net.modules()]
     clip_net = inflate(net)
     for p in clip_net.parameters(): p.data.zero_()
-    assert kinds == [type(m) for m in net.modules()] and all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+    assert kinds == [type(m) for m in net.modules()]
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
 
 
 @parametrize('backbone', ['resnet18', 'resnet50'], lambda: [resnet18, resnet50])
@@ -60,7 +71,8 @@ def test_weights_that_do_not_fit_say_so(tmp_path):
 
 def test_folded_batch_norm_is_refused_by_name(tmp_path):
     torch.save(resnet18().state_dict(), tmp_path/'18.pth')
-    with pytest.raises(ValueError, match='FrozenBatchNorm2d has no twin'): r3d(Weights(tmp_path/'18.pth', batch_norm='folded'), 4, resnet18)
+    with pytest.raises(ValueError, match='FrozenBatchNorm2d has no twin'):
+        r3d(Weights(tmp_path/'18.pth', batch_norm='folded'), 4, resnet18)
 
 
 def test_it_learns_and_sizes_are_free():

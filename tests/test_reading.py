@@ -18,7 +18,8 @@ def command(uri, *words):
 
 
 def test_compare_does_without_torch(trained_table, tmp_path):
-    done = command(trained_table.uri, 'compare', 'mei.table2', '--paired', 'normal', 'two-stream', '--markdown', str(tmp_path/'t.md'), '--csv', str(tmp_path/'t.csv'))
+    done = command(trained_table.uri, 'compare', 'mei.table2', '--paired', 'normal', 'two-stream',
+                   '--markdown', str(tmp_path/'t.md'), '--csv', str(tmp_path/'t.csv'))
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == 'heavy:'
     assert '68.54' in done.stdout and 'video by video' in done.stdout and '| normal |' in (tmp_path/'t.md').read_text()
@@ -34,7 +35,8 @@ def test_predict_does_without_what_trains(trained_table, monkeypatch):
     run = runs_table('mei.table2', "tags.row = 'two-stream'").run_id.iloc[0]
     done = command(trained_table.uri, 'predict', str(trained_table.dataset.paths[0]), '--run', run)
     assert done.returncode == 0, done.stderr
-    assert 'torch' in done.stderr.splitlines()[-1].split() and not set(TRAINS) & set(done.stderr.splitlines()[-1].split())
+    assert 'torch' in done.stderr.splitlines()[-1].split()
+    assert not set(TRAINS) & set(done.stderr.splitlines()[-1].split())
     assert str(trained_table.dataset.paths[0]) in done.stdout and 'probability' in done.stdout
 
 

@@ -1,4 +1,5 @@
-"Results as files: every published number follows from the predictions beside it, lines are replaced by their key, and a table is divided by what a set says of its clips."
+"""Results as files: every published number follows from the predictions beside it, lines are replaced by their key, and
+a table is divided by what a set says of its clips."""
 import gzip
 import json
 import re
@@ -36,12 +37,14 @@ def by_hand(videos):
     "Mean and deviation over seeds, and the interval over groups, written once more."
     right = (videos.predicted == videos.label).to_numpy(float)
     seeds, splits = videos.seed.to_numpy(), videos.split.to_numpy()
-    each = [np.mean([right[(seeds == seed) & (splits == split)].mean() for split in np.unique(splits)]) for seed in np.unique(seeds)]
+    each = [np.mean([right[(seeds == seed) & (splits == split)].mean() for split in np.unique(splits)])
+            for seed in np.unique(seeds)]
     of_video, groups = {}, {}
     for video, group, split, value in zip(videos.path, videos.group, splits, right, strict=True):
         of_video.setdefault((split, video), []).append(value)
         groups[split, video] = f'{split}: {group}'
-    low, high = bootstrap_interval(np.array([np.mean(values) for values in of_video.values()]), np.array(list(groups.values())))
+    low, high = bootstrap_interval(np.array([np.mean(values) for values in of_video.values()]),
+                                   np.array(list(groups.values())))
     return 100*np.mean(each), 100*np.std(each, ddof=1) if len(each) > 1 else np.nan, 100*low, 100*high
 
 
@@ -54,23 +57,29 @@ def test_every_published_number_follows_from_the_predictions_beside_it(paper):
     assert lines.key.is_unique
     for line in lines.itertuples():
         videos = published_videos(paper, line.key)
-        assert by_hand(videos) == pytest.approx((line.mean, line.mean_sd, line.low, line.high), abs=1e-3, nan_ok=True), line.row
+        assert by_hand(videos) == pytest.approx((line.mean, line.mean_sd, line.low, line.high),
+                                                abs=1e-3, nan_ok=True), line.row
         assert (line.seeds, line.groups) == (videos.seed.nunique(), (videos.split.astype(str) + videos.group).nunique())
-        if videos.two_way.notna().any(): assert 100*videos.groupby(['seed', 'label']).two_way.mean().mean() == pytest.approx(line.order_pairs, abs=1e-3)
-    assert {f'{key}.csv.gz' for key in lines.key} == {file.name for file in (RESULTS/paper).iterdir()}, 'no predictions without a line'
+        if videos.two_way.notna().any():
+            two_way = videos.groupby(['seed', 'label']).two_way.mean().mean()
+            assert 100*two_way == pytest.approx(line.order_pairs, abs=1e-3)
+    kept = {file.name for file in (RESULTS/paper).iterdir()}
+    assert kept == {f'{key}.csv.gz' for key in lines.key}, 'no predictions without a line'
 
 
 @pytest.mark.parametrize('paper', PAPERS)
 def test_every_published_line_says_where_it_comes_from(paper):
     lines = published(paper)
-    for name in ('table', 'row', 'set', 'digest', 'set_from', 'protocol', 'commit', 'date', 'versions', 'machine', 'command', 'decided'):
+    for name in ('table', 'row', 'set', 'digest', 'set_from', 'protocol', 'commit', 'date', 'versions', 'machine',
+                 'command', 'decided'):
         assert lines[name].notna().all() and (lines[name] != '').all(), name
     assert not lines.commit.str.contains('dirty').any()
     for line in lines.itertuples():
         words = shlex.split(line.command)
         assert parser().parse_args(words[1:]).table == line.table and 'FOLDER' in words
         if line.set_from.startswith('har '): parser().parse_args(shlex.split(line.set_from)[1:])
-    texts = (RESULTS/f'{paper}.csv').read_text() + ''.join(gzip.decompress(file.read_bytes()).decode() for file in (RESULTS/paper).iterdir())
+    predictions = [gzip.decompress(file.read_bytes()).decode() for file in (RESULTS/paper).iterdir()]
+    texts = (RESULTS/f'{paper}.csv').read_text() + ''.join(predictions)
     assert not re.search('/(home|root|tmp|work|Users)/', texts), 'nobody else has these folders'
 
 
@@ -82,12 +91,18 @@ def test_the_numbers_of_files_are_those_of_the_table(har, trained, monkeypatch, 
     assert said.code == 0 and said.out.count('published in') == len(lines) == 5
     for line, own in zip(lines.itertuples(), result.itertuples(), strict=True):
         assert line.row == own.row and line.parameters == own.parameters
-        assert (line.mean, line.low, line.high, line.order_pairs) == pytest.approx((own.test_acc_video, own.low, own.high, own.test_acc_video_order_pairs), abs=1e-3, nan_ok=True)
+        assert (line.mean, line.low, line.high, line.order_pairs) == pytest.approx(
+            (own.test_acc_video, own.low, own.high, own.test_acc_video_order_pairs), abs=1e-3, nan_ok=True
+        )
     first = lines.iloc[0]
-    assert first.settings.startswith('backbone = small_resnet') and 'size = 32, epochs = 1' in first.settings and first.preset == 'demo'
+    assert first.settings.startswith('backbone = small_resnet')
+    assert 'size = 32, epochs = 1' in first.settings
+    assert first.preset == 'demo'
     assert first.weights == 'random numbers' and first.decided.startswith('unit of accuracy: videos')
-    assert first.command.startswith('har run mei.table2 --data FOLDER') and first.command.endswith('--rows normal --seeds 1')
-    assert str(trained.dataset.root) not in first.command and first.set_from.startswith('har data synthetic FOLDER --people 4 --takes 1')
+    assert first.command.startswith('har run mei.table2 --data FOLDER')
+    assert first.command.endswith('--rows normal --seeds 1')
+    assert str(trained.dataset.root) not in first.command
+    assert first.set_from.startswith('har data synthetic FOLDER --people 4 --takes 1')
     shown = rendered(lines)
     for line in lines.itertuples(): assert f'{line.row} | ' in shown and f' {line.mean:.1f} |' in shown
     assert 'cut down, not as printed' in shown and f'Measured {first.date} by commit {first.commit[:12]}' in shown
@@ -120,19 +135,29 @@ def test_fewer_videos_say_another_number(trained):
 
 def test_what_was_typed_leaves_out_where_things_lie(tmp_path):
     (tmp_path/'net.pth').touch()
-    words = ['run', 'mei.table2', '--data', str(tmp_path), '--weights', str(tmp_path/'net.pth'), '--set', f'masks={tmp_path/"net.pth"}', '--classes', 'a,b']
+    words = ['run', 'mei.table2', '--data', str(tmp_path), '--weights', str(tmp_path/'net.pth'),
+             '--set', f'masks={tmp_path/"net.pth"}', '--classes', 'a,b']
     assert typed(words) == 'har run mei.table2 --data FOLDER --weights net.pth --set masks=net.pth --classes a,b'
     assert typed([f'--data={tmp_path}']) == 'har --data=FOLDER'
 
 
 def test_papers_are_found_by_their_tables():
-    assert [paper_of(name) for name in ('mei.table2', 'mei_ablations.embedding', 'attention_ablations.streams', 'transnet_ablations.heads', 'toy.table1')] == ['mei', 'mei', 'dual_stream_attention', 'transnet', 'toy']
+    for name, paper in (
+        ('mei.table2', 'mei'),
+        ('mei_ablations.embedding', 'mei'),
+        ('attention_ablations.streams', 'dual_stream_attention'),
+        ('transnet_ablations.heads', 'transnet'),
+        ('toy.table1', 'toy'),
+    ):
+        assert paper_of(name) == paper
 
 
 def test_a_table_is_divided_by_a_column_of_its_set(har, trained, tmp_path):
     clips = trained.dataset.clips
     effects = ['yes' if number % 3 else 'no' for number in range(len(clips))]
-    pd.DataFrame(dict(file=clips.path, label=clips.label, has_effects=effects, platform='web')).to_csv(tmp_path/'index.csv', index=False)
+    pd.DataFrame(dict(file=clips.path, label=clips.label, has_effects=effects, platform='web')).to_csv(
+        tmp_path/'index.csv', index=False
+    )
     result = compare(table2)
     divided = compare_by(result, 'has_effects', tmp_path)
     values = dict(zip(clips.path, effects, strict=True))
@@ -140,9 +165,15 @@ def test_a_table_is_divided_by_a_column_of_its_set(har, trained, tmp_path):
     for value in ('yes', 'no'):
         own = videos[videos.path.map(values) == value]
         line = divided[(divided.row == 'normal') & (divided.has_effects == value)].iloc[0]
-        assert line['mean'] == pytest.approx(100*(own.predicted == own.label).mean(), abs=1e-3) and line.videos == len(own)
-        assert (line.low, line.high) == pytest.approx(tuple(100*np.array(bootstrap_interval(own.predicted == own.label, own.group))), abs=1e-3, nan_ok=True) # one person is tested
-    assert list(compare_by(result, 'Platform', tmp_path)['mean']) == pytest.approx(list(result.test_acc_video), abs=1e-3)
+        assert line['mean'] == pytest.approx(100*(own.predicted == own.label).mean(), abs=1e-3)
+        assert line.videos == len(own)
+        # one person is tested
+        assert (line.low, line.high) == pytest.approx(
+            tuple(100*np.array(bootstrap_interval(own.predicted == own.label, own.group))), abs=1e-3, nan_ok=True
+        )
+    assert list(compare_by(result, 'Platform', tmp_path)['mean']) == pytest.approx(
+        list(result.test_acc_video), abs=1e-3
+    )
     shown = har('compare', 'mei.table2', '--by', 'has_effects', '--data', tmp_path)
     assert shown.code == 0 and 'By has_effects' in shown.out and f'{divided["mean"][0]:.1f}' in shown.out
     lost = har('compare', 'mei.table2', '--by', 'weather', '--data', tmp_path)
@@ -152,7 +183,9 @@ def test_a_table_is_divided_by_a_column_of_its_set(har, trained, tmp_path):
 
 def test_a_set_that_was_cut_here_is_divided_by_its_manifest(trained, tmp_path):
     clips = trained.dataset.clips
-    pd.DataFrame({'path': clips.path, 'class': clips.label, 'platform': 'web'}).to_csv(tmp_path/'manifest.csv', index=False)
+    pd.DataFrame({'path': clips.path, 'class': clips.label, 'platform': 'web'}).to_csv(
+        tmp_path/'manifest.csv', index=False
+    )
     assert set(compare_by(compare(table2), 'platform', tmp_path).platform) == {'web'}
 
 
@@ -160,15 +193,21 @@ def test_intervals_of_a_divided_table_draw_people(tracking, tmp_path):
     "Twelve people of four clips each, right or wrong as a whole: an interval over clips would be far too narrow."
     from har_nb.learning.runs import log_table, tracked_run
     people = np.repeat([f'p{number}' for number in range(12)], 4)
-    clips = pd.DataFrame(dict(path=[f'clip{number}.avi' for number in range(48)], group=people, label='a', predicted=np.where(np.isin(people, ['p1', 'p4', 'p8']), 'b', 'a'), p_a=1., p_b=0.))
-    clips.assign(file=clips.path, light=np.where(people < 'p4', 'day', 'night')).to_csv(tmp_path/'index.csv', index=False)
+    clips = pd.DataFrame(dict(path=[f'clip{number}.avi' for number in range(48)], group=people, label='a',
+                              predicted=np.where(np.isin(people, ['p1', 'p4', 'p8']), 'b', 'a'), p_a=1., p_b=0.))
+    clips.assign(file=clips.path, light=np.where(people < 'p4', 'day', 'night')).to_csv(
+        tmp_path/'index.csv', index=False
+    )
     with tracked_run('row', 'toy', dict(seed=0, split='official')) as run: log_table(clips, 'predictions.parquet')
     result = pd.DataFrame([dict(row='row', protocol='official', run_ids=[run])])
     divided = compare_by(result, 'light', tmp_path).set_index('light')
     for light, its in clips.groupby(np.where(people < 'p4', 'day', 'night')):
         right, line = (its.predicted == its.label).to_numpy(), divided.loc[light]
-        assert (line.videos, line.groups) == (len(its), its.group.nunique()) and line['mean'] == pytest.approx(100*right.mean(), abs=1e-3)
-        assert (line.low, line.high) == pytest.approx(tuple(100*np.array(bootstrap_interval(right, its.group))), abs=1e-3)
+        assert (line.videos, line.groups) == (len(its), its.group.nunique())
+        assert line['mean'] == pytest.approx(100*right.mean(), abs=1e-3)
+        assert (line.low, line.high) == pytest.approx(
+            tuple(100*np.array(bootstrap_interval(right, its.group))), abs=1e-3
+        )
         alone = bootstrap_interval(right, np.arange(len(its)))
         assert line.high - line.low > 1.4*100*(alone[1] - alone[0])
     assert divided.videos.sum() == 48 and set(divided.groups) == {6}
@@ -179,16 +218,23 @@ def test_the_flow_behind_a_number_stands_beside_it(har, trained, monkeypatch, tm
     from har_nb.papers.dual_action.tables import left_open
     from har_nb.papers.dual_stream_attention.ablations import streams
     from har_nb.papers.dual_stream_attention.tables import table1
-    demo, printed = results.as_printed(left_open, left_open.settings | left_open.presets['demo'], 'demo'), results.as_printed(table1)
+    demo = results.as_printed(left_open, left_open.settings | left_open.presets['demo'], 'demo')
+    printed = results.as_printed(table1)
     flow = {row.name: row.flow for row in demo.rows}
-    assert flow['Flow stream'] == flow['Dual-action Stream'] == 'DIS' and flow['attention, from validation'] == 'DIS', 'a student, and a fusion, depend on it'
+    assert flow['Flow stream'] == flow['Dual-action Stream'] == 'DIS'
+    assert flow['attention, from validation'] == 'DIS', 'a student, and a fusion, depend on it'
     assert flow['RGB stream'] == flow['MEI stream'] == flow['from motion images'] == flow['from key points'] == ''
     assert {row.flow for row in printed.rows} == {'Brox'}
-    assert {row.name for row in results.as_printed(streams).rows if not row.flow} == {'early, frames only', 'late, frames only', 'early, colour frames only', 'early, MEIs instead of flow', 'early, frames instead of flow'}
+    assert {row.name for row in results.as_printed(streams).rows if not row.flow} == {
+        'early, frames only', 'late, frames only', 'early, colour frames only', 'early, MEIs instead of flow',
+        'early, frames instead of flow',
+    }
     result = compare(table2).assign(flow=['', 'DIS', 'DIS', '', ''])
-    assert list(results.readable(result).flow) == ['', 'DIS', 'DIS', '', ''] and 'flow' not in results.readable(compare(table2))
+    assert list(results.readable(result).flow) == ['', 'DIS', 'DIS', '', '']
+    assert 'flow' not in results.readable(compare(table2))
     results.publish(result, tmp_path/'mei.csv')
-    assert list(published('mei', tmp_path).flow) == ['', 'DIS', 'DIS', '', ''] and '| two-stream | DIS |' in rendered(published('mei', tmp_path))
+    assert list(published('mei', tmp_path).flow) == ['', 'DIS', 'DIS', '', '']
+    assert '| two-stream | DIS |' in rendered(published('mei', tmp_path))
 
 
 def test_weights_stand_beside_fused_rows_and_downloads_have_a_digest(trained, monkeypatch, tmp_path):
@@ -199,7 +245,8 @@ def test_weights_stand_beside_fused_rows_and_downloads_have_a_digest(trained, mo
     from har_nb.learning.runs import tracked_run
     from har_nb.learning.tracking import open_store
     from har_nb.models import backbones
-    assert set(results.publish(compare(table2), tmp_path/'mei.csv').weights) == {'random numbers'}, 'fused rows name those of their members'
+    lines = results.publish(compare(table2), tmp_path/'mei.csv')
+    assert set(lines.weights) == {'random numbers'}, 'fused rows name those of their members'
     def download(backbone): torch.manual_seed(0); return backbone(), backbones.Weights()
     monkeypatch.setattr(backbones, '_download', download)
     first, again = (backbones.build(backbones.small_resnet, 4, 'imagenet').weights.digest for _ in range(2))

@@ -6,11 +6,33 @@ import numpy as np
 import pytest
 
 from har_nb.motion.mei import batch_starts, motion_embed
-from har_nb.samples.modalities import ASPECTS, Frame, Frames, MotionEmbedding, fitted, interleave, kept_size, resize, shown
-from har_nb.samples.samplers import AllClips, Batches, EveryKth, OneClip, Segments, ShiftingFrames, SpreadClips, looped, three_crops, ticks
+from har_nb.samples.modalities import (
+    ASPECTS,
+    Frame,
+    Frames,
+    MotionEmbedding,
+    fitted,
+    interleave,
+    kept_size,
+    resize,
+    shown,
+)
+from har_nb.samples.samplers import (
+    AllClips,
+    Batches,
+    EveryKth,
+    OneClip,
+    Segments,
+    ShiftingFrames,
+    SpreadClips,
+    looped,
+    three_crops,
+    ticks,
+)
 
-SAMPLERS = [EveryKth(1), EveryKth(10), Batches(), Batches(10, 10), Batches(3, 7), OneClip(16), OneClip(64), OneClip(8, step=4), AllClips(16), AllClips(1), Segments(12), Segments(1),
-            ShiftingFrames(), ShiftingFrames(epoch=250), SpreadClips(), SpreadClips(3, 8, 2), SpreadClips(1, 4)]
+SAMPLERS = [EveryKth(1), EveryKth(10), Batches(), Batches(10, 10), Batches(3, 7), OneClip(16), OneClip(64),
+            OneClip(8, step=4), AllClips(16), AllClips(1), Segments(12), Segments(1), ShiftingFrames(),
+            ShiftingFrames(epoch=250), SpreadClips(), SpreadClips(3, 8, 2), SpreadClips(1, 4)]
 
 
 @pytest.mark.parametrize('sampler', SAMPLERS, ids=repr)
@@ -20,7 +42,8 @@ def test_indices_exist_for_every_length(sampler):
             taken = sampler(n_frames, rng)
             assert taken.dtype.kind == 'i' and taken.ndim == 2 and taken.shape[1] == sampler.length and len(taken) >= 1
             assert taken.min() >= 0 and taken.max() < n_frames
-            if n_frames >= sampler.span and (rng is None or not isinstance(sampler, ShiftingFrames)): assert (np.diff(taken, axis=1) > 0).all()
+            if n_frames >= sampler.span and (rng is None or not isinstance(sampler, ShiftingFrames)):
+                assert (np.diff(taken, axis=1) > 0).all()
             assert (np.diff(taken[:, 0]) >= 0).all()
 
 
@@ -42,7 +65,10 @@ def test_values_are_keys_and_seeds_repeat(sampler):
     np.testing.assert_array_equal(sampler(77, np.random.default_rng(5)), sampler(77, np.random.default_rng(5)))
 
 
-@pytest.mark.parametrize('sampler', [EveryKth(0), OneClip(0), OneClip(4, step=0), AllClips(0), Segments(0), ShiftingFrames(interval=0), ShiftingFrames(every=0), SpreadClips(clips=0), Batches(0), Batches(interval=0)], ids=repr)
+@pytest.mark.parametrize('sampler',
+                         [EveryKth(0), OneClip(0), OneClip(4, step=0), AllClips(0), Segments(0),
+                          ShiftingFrames(interval=0), ShiftingFrames(every=0), SpreadClips(clips=0), Batches(0),
+                          Batches(interval=0)], ids=repr)
 def test_nonsense_is_refused(sampler):
     with pytest.raises(ValueError, match='must be 1 or more'): sampler(20)
 
@@ -53,7 +79,8 @@ def test_no_frames_are_refused(sampler):
 
 
 def test_random_choices_reach_everything_and_nothing_else():
-    drawn = {name: np.stack([sampler(50, np.random.default_rng(seed))[0] for seed in range(2000)]) for name, sampler in dict(clip=OneClip(16), segments=Segments(5)).items()}
+    drawn = {name: np.stack([sampler(50, np.random.default_rng(seed))[0] for seed in range(2000)])
+             for name, sampler in dict(clip=OneClip(16), segments=Segments(5)).items()}
     assert set(drawn['clip'][:, 0]) == set(range(35))
     for segment in range(5): assert set(drawn['segments'][:, segment]) == set(range(10*segment, 10*segment + 10))
 
@@ -78,7 +105,9 @@ def test_at_each_tick_the_frame_that_is_shown(fps):
         taken = ticks(times, fps)
         assert taken[0] == 0 and (np.diff(taken) >= 0).all() and taken[-1] < n_frames
         moments = times[0] + np.arange(len(taken))/fps
-        assert (times[taken] <= moments + .0011).all() and (times[np.minimum(taken + 1, n_frames - 1)][taken < n_frames - 1] > moments[taken < n_frames - 1] + .0009).all()
+        assert (times[taken] <= moments + .0011).all()
+        assert (times[np.minimum(taken + 1, n_frames - 1)][taken < n_frames - 1]
+                > moments[taken < n_frames - 1] + .0009).all()
         lasts = np.median(np.diff(times)) if n_frames > 1 else 0
         assert abs(len(taken)/fps - (times[-1] - times[0] + lasts)) <= 1/fps + .0011
 
@@ -107,23 +136,31 @@ def test_shapes_of_pictures(aspect, shape):
         (height, width), (tall, wide) = found.shape[:2], (size, size) if size == 32 else size
         if aspect in ('squash', 'keep'): assert found is frame
         else: assert abs(height - width*tall/wide) <= 1 or min(height, width) == 1 or abs(width - height*wide/tall) <= 1
-        if aspect == 'crop': assert height <= shape[0] and width <= shape[1] and (height == shape[0] or width == shape[1])
-        if aspect == 'letterbox': assert (found > 0).sum() == frame.size and np.array_equal(found[found.any((1, 2))][:, found.any((0, 2))], frame)
+        if aspect == 'crop':
+            assert height <= shape[0] and width <= shape[1] and (height == shape[0] or width == shape[1])
+        if aspect == 'letterbox':
+            assert (found > 0).sum() == frame.size
+            assert np.array_equal(found[found.any((1, 2))][:, found.any((0, 2))], frame)
     kept = kept_size(shape, 32)
     assert min(kept) == 32 and abs(kept[0]*shape[1]/(kept[1]*shape[0]) - 1) < .02 and kept_size(shape, kept) == kept
 
 
 def test_settings_that_are_neutral_leave_no_trace():
     for modality in (Frame(), MotionEmbedding(4, 2), Frames(OneClip())):
-        assert shown(modality, {}) is shown(modality, dict(fps=None, aspect='squash')) is modality and 'fps' not in repr(modality)
+        assert shown(modality, {}) is shown(modality, dict(fps=None, aspect='squash')) is modality
+        assert 'fps' not in repr(modality)
         seen = shown(modality, dict(fps=25, aspect='crop'))
-        assert repr(seen) == repr(modality)[:-1] + ", fps=25.0, aspect='crop')" and seen != modality and seen.as_shown() == modality
+        assert repr(seen) == repr(modality)[:-1] + ", fps=25.0, aspect='crop')"
+        assert seen != modality
+        assert seen.as_shown() == modality
 
 
 @pytest.mark.parametrize('height, width', [(240, 320), (320, 240), (112, 112), (7, 9), (100, 333)])
 def test_crops_lie_inside_and_cover_the_longer_side(height, width):
     crops = three_crops(height, width)
-    assert (crops[:, :2] >= 0).all() and (crops[:, 0] + crops[:, 2] <= height).all() and (crops[:, 1] + crops[:, 2] <= width).all()
+    assert (crops[:, :2] >= 0).all()
+    assert (crops[:, 0] + crops[:, 2] <= height).all()
+    assert (crops[:, 1] + crops[:, 2] <= width).all()
     long = 0 if height > width else 1
     assert crops[0, long] == 0 and crops[2, long] + crops[2, 2] == max(height, width)
     with pytest.raises(ValueError, match='does not fit'): three_crops(height, width, min(height, width) + 1)
@@ -137,7 +174,8 @@ def test_one_pass_gives_what_the_whole_clip_gives(n_frames):
     for place, sample in interleave(iter(clip), modalities, (12, 20), n_frames): found[place].append(sample)
     picked = [clip[sampler(n_frames)] for sampler in SAMPLERS]
     batches = [motion_embed(clip, 10, 5, 'equal'), motion_embed(clip, 4, 9)]
-    wholes = [clip[Batches()(n_frames)[:, min(10, n_frames) - 1]], *batches, *(images if images.shape[1] > 1 else images[:, 0] for images in picked)]
+    wholes = [clip[Batches()(n_frames)[:, min(10, n_frames) - 1]], *batches,
+              *(images if images.shape[1] > 1 else images[:, 0] for images in picked)]
     for modality, samples, whole in zip(modalities, found, wholes, strict=True):
         np.testing.assert_array_equal(modality(clip), whole, err_msg=repr(modality))
         np.testing.assert_array_equal(np.stack(samples), resize(modality(clip), (12, 20)), err_msg=repr(modality))
@@ -152,5 +190,6 @@ def test_a_frame_is_let_go_when_nobody_needs_it():
             frame = np.full((8, 8, 3), number % 256, np.uint8).view(Picture)
             alive.add(frame); most.append(len(alive))
             yield frame
-    assert sum(1 for _ in interleave(camera(), [Frame(2, 400), MotionEmbedding(3, 7)], 8)) == len(Batches(2, 400)(400)) + len(Batches(3, 7)(400))
+    n_samples = sum(1 for _ in interleave(camera(), [Frame(2, 400), MotionEmbedding(3, 7)], 8))
+    assert n_samples == len(Batches(2, 400)(400)) + len(Batches(3, 7)(400))
     assert max(most) <= 9

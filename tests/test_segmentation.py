@@ -19,7 +19,17 @@ if not collecting:
     narrow = partial(small_resnet, width=8)
 
 
-@parametrize('backbone,size', ['backbone0-size0', 'backbone1-size1', 'inception_v3-size2', 'densenet121-size3', 'backbone4-size4'], lambda: [(narrow, (64, 64)), (narrow, (50, 71)), (inception_v3, (96, 120)), (densenet121, (64, 96)), (mobilenet_v1, (64, 64))])
+@parametrize(
+    'backbone,size',
+    ['backbone0-size0', 'backbone1-size1', 'inception_v3-size2', 'densenet121-size3', 'backbone4-size4'],
+    lambda: [
+        (narrow, (64, 64)),
+        (narrow, (50, 71)),
+        (inception_v3, (96, 120)),
+        (densenet121, (64, 96)),
+        (mobilenet_v1, (64, 64)),
+    ],
+)
 @no_grad
 def test_masks_have_the_size_of_pictures(backbone, size):
     assert Autoencoder(backbone, width=32).eval()(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
@@ -29,10 +39,14 @@ def test_metrics_against_sets_of_pixels():
     rng = np.random.default_rng(0)
     logits, masks = rng.normal(size=(6, 1, 9, 7)), rng.random((6, 1, 9, 7)) < .3
     masks[0], logits[0], masks[1], logits[2] = False, -1, False, -1
-    for values, expected in ((iou, lambda a, b: len(a & b)/len(a | b)), (dice, lambda a, b: 2*len(a & b)/(len(a) + len(b)))):
+    for values, expected in (
+        (iou, lambda a, b: len(a & b)/len(a | b)),
+        (dice, lambda a, b: 2*len(a & b)/(len(a) + len(b))),
+    ):
         sets = [[set(np.flatnonzero(array)) for array in pair] for pair in zip(logits > 0, masks, strict=True)]
         by_hand = [expected(a, b) if a | b else 1. for a, b in sets]
-        torch.testing.assert_close(values(torch.from_numpy(logits), torch.from_numpy(masks)), torch.tensor(by_hand, dtype=torch.float32))
+        torch.testing.assert_close(values(torch.from_numpy(logits), torch.from_numpy(masks)),
+                                   torch.tensor(by_hand, dtype=torch.float32))
     assert by_hand[0] == 1 and by_hand[1] == by_hand[2] == 0
 
 
@@ -53,7 +67,9 @@ def test_transnet_starts_from_the_very_numbers(backbone, tmp_path):
     file = save_encoder(model, tmp_path/'person.pth')
     net = TransNet(backbone, 6, vector=mean, size=64, weights=file).net
     assert net.state_dict().keys() == model.encoder.state_dict().keys()
-    assert all(torch.equal(value, model.encoder.state_dict()[key]) for key, value in net.state_dict().items() if not key.endswith('num_batches_tracked'))
+    assert all(torch.equal(value, model.encoder.state_dict()[key])
+               for key, value in net.state_dict().items()
+               if not key.endswith('num_batches_tracked'))
     assert not any('classifier' in key or 'head' in key for key in torch.load(file, weights_only=True))
     again = Autoencoder(backbone, weights=file, width=16)
     assert all(torch.equal(a, b) for a, b in zip(again.encoder.parameters(), model.encoder.parameters(), strict=True))

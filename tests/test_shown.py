@@ -1,4 +1,5 @@
-"Rate and shape of the picture, from the command line to the recipe: what was trained with them is tested, predicted and trained again with them."
+"""Rate and shape of the picture, from the command line to the recipe: what was trained with them is tested, predicted
+and trained again with them."""
 
 import cv2
 import numpy as np
@@ -22,15 +23,18 @@ if not collecting:
 
 
 def test_a_row_at_a_rate_and_in_a_shape(har, small_set):
-    done = har('run', 'mei.table2', '--data', small_set.root, '--preset', 'demo', '--rows', 'normal', '--epochs', 1, '--size', 32, '--fps', 15, '--aspect', 'crop')
+    done = har('run', 'mei.table2', '--data', small_set.root, '--preset', 'demo', '--rows', 'normal', '--epochs', 1,
+               '--size', 32, '--fps', 15, '--aspect', 'crop')
     assert done.code == 0, done.err
     run = runs_table('mei.table2', "tags.kind = 'row'").iloc[0]
-    assert (run['params.fps'], run['params.aspect']) == ('15.0', 'crop') and "fps=15.0, aspect='crop'" in run['tags.modality']
+    assert (run['params.fps'], run['params.aspect']) == ('15.0', 'crop')
+    assert "fps=15.0, aspect='crop'" in run['tags.modality']
     predictor = load_predictor(run.run_id)
     assert (predictor.modality.fps, predictor.modality.aspect) == (15., 'crop')
     whole, times = frames(small_set.paths[0], times=True)
     said = predictor.predict(small_set.paths[0]).samples
-    assert (said == predictor.of_frames(whole, times).samples).all() and len(said) == len(predictor.modality.sampler(-(-len(whole)//2)))
+    assert (said == predictor.of_frames(whole, times).samples).all()
+    assert len(said) == len(predictor.modality.sampler(-(-len(whole)//2)))
     again = har('rerun', run.run_id)
     assert again.code == 0, again.err
 
@@ -58,7 +62,8 @@ def test_workers_keep_the_shape_that_one_process_keeps(small_set, tmp_path, aspe
 
 
 def test_an_exported_net_says_at_which_rate_and_in_which_shape_it_looks(har, small_set, tmp_path):
-    done = har('run', 'mei.table2', '--data', small_set.root, '--preset', 'demo', '--rows', 'normal', '--epochs', 1, '--size', 32, '--fps', 10, '--aspect', 'keep')
+    done = har('run', 'mei.table2', '--data', small_set.root, '--preset', 'demo', '--rows', 'normal', '--epochs', 1,
+               '--size', 32, '--fps', 10, '--aspect', 'keep')
     assert done.code == 0, done.err
     run = runs_table('mei.table2', "tags.kind = 'row'").iloc[0].run_id
     assert export_run(run, tmp_path/'net.pt2') < 1e-4

@@ -1,4 +1,5 @@
-"The set with power: what is drawn on purpose has no direction in time, the same seed gives the same bytes, and one thing can be changed."
+"""The set with power: what is drawn on purpose has no direction in time, the same seed gives the same bytes, and one
+thing can be changed."""
 import hashlib
 import json
 from dataclasses import replace
@@ -32,7 +33,10 @@ ALL = Factors(camera=1.5, effects=True, others=2, pace=1.4, height=.5)
 def hard(tmp_path_factory): return build_sports(tmp_path_factory.mktemp('sports')/'set', 'hard', **FEW)
 
 
-def digest(root): return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob('*')) if path.is_file()}
+def digest(root):
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(root.rglob('*'))
+            if path.is_file()}
 
 
 @pytest.mark.parametrize('pair', ORDER_PAIRS)
@@ -54,12 +58,15 @@ def test_without_the_person_a_pair_is_one_file(hard, tmp_path):
     assert list(erased.clips.path) == list(hard.test.clips.path)
     files = {label: path.read_bytes() for label, path in zip(erased.clips.label, erased.paths, strict=True)}
     for forth, back in ORDER_PAIRS: assert files[forth] == files[back]
-    assert len({hashlib.sha256(file).hexdigest() for file in files.values()}) == 1, 'nothing but the person tells what is done'
+    digests = {hashlib.sha256(file).hexdigest() for file in files.values()}
+    assert len(digests) == 1, 'nothing but the person tells what is done'
 
 
 def test_a_loop_begins_anywhere():
     "Single frames at a fixed place say nothing about the order."
-    starts = [sports.take_of(person, take, Factors(), (48, 64), DEVELOPMENT).person.start for person in range(1, 41) for take in range(2)]
+    starts = [sports.take_of(person, take, Factors(), (48, 64), DEVELOPMENT).person.start
+              for person in range(1, 41)
+              for take in range(2)]
     assert np.abs(np.exp(1j*np.array(starts)).mean()) < .2
 
 
@@ -110,14 +117,16 @@ def test_one_thing_changes_at_a_time(hard, tmp_path):
     assert np.array_equal(clip.masks, placed.masks) and not np.array_equal(clip.frames, placed.frames)
     bare, bare_placed = (middle(replace(base, place=place, effects=False)) for place in (0, 1))
     inside = bare.masks & (np.abs(np.diff(bare.masks.astype(int), axis=1, prepend=0)) == 0)
-    assert np.mean(np.abs(bare.frames.astype(int) - bare_placed.frames)[inside]) < .3*np.mean(np.abs(bare.frames.astype(int) - bare_placed.frames)[~bare.masks])
+    apart = np.abs(bare.frames.astype(int) - bare_placed.frames)
+    assert np.mean(apart[inside]) < .3*np.mean(apart[~bare.masks])
     still = changed(hard, tmp_path/'still', CHANGES['camera still'], workers=1, progress=False)
     assert set(pd.read_csv(still.root/'index.csv').camera) == {'still'}
     assert json.loads((still.root/'set.json').read_text())['change'] == dict(camera=0.)
 
 
 def test_the_command_draws_it_and_opens_it(har, tmp_path):
-    said = har('data', 'sports', tmp_path/'set', '--level', 'plain', '--train', '2', '--test', '1', '--takes', '1', '--workers', '1')
+    said = har('data', 'sports', tmp_path/'set', '--level', 'plain', '--train', '2', '--test', '1', '--takes', '1',
+               '--workers', '1')
     assert said.code == 0 and 'ClimbUp' in said.out
     dataset = open_any(tmp_path/'set')
     assert dict(dataset.clips.split.value_counts()) == dict(train=16, test=8) and dataset.clips.group.nunique() == 3

@@ -1,4 +1,5 @@
-"The store under load and under attack: killed, doubled, full, forbidden, with bad videos; and the same bytes everywhere."
+"""The store under load and under attack: killed, doubled, full, forbidden, with bad videos; and the same bytes
+everywhere."""
 import dataclasses
 import errno
 import json
@@ -46,7 +47,8 @@ def sports(tmp_path_factory):
 @pytest.fixture(scope='module', params=KINDS)
 def whole(request, sports):
     "The set, its kind, and the samples of a build that nothing disturbed."
-    samples, report = decode_samples(sports, MODALITIES, SIZE, sports.root.parent/f'whole-{request.param}', workers=2, progress=False, limit=KINDS[request.param])
+    samples, report = decode_samples(sports, MODALITIES, SIZE, sports.root.parent/f'whole-{request.param}',
+                                     workers=2, progress=False, limit=KINDS[request.param])
     assert report.empty and {s.coding for s in samples} == {request.param}
     return sports, request.param, samples
 
@@ -58,7 +60,8 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(one.read(slice(None)), other.read(slice(None)))
 
 
-def finish(dataset, cache, kind): return decode_samples(dataset, MODALITIES, SIZE, cache, workers=2, progress=False, limit=KINDS[kind])[0]
+def finish(dataset, cache, kind):
+    return decode_samples(dataset, MODALITIES, SIZE, cache, workers=2, progress=False, limit=KINDS[kind])[0]
 def lines(cache): return sum(len(path.read_bytes().splitlines()) for path in cache.rglob('index.jsonl'))
 
 
@@ -81,7 +84,8 @@ def at_half_a_clip(here):
 def whole_again(dataset, cache, kind, undisturbed):
     assert_equal(finish(dataset, cache, kind), undisturbed)
     assert lines(cache) == 3*len(dataset)
-    left = {path.name for path in cache.rglob('*')} - {path.name for path in (dataset.root.parent/f'whole-{kind}').rglob('*')}
+    whole = dataset.root.parent/f'whole-{kind}'
+    left = {path.name for path in cache.rglob('*')} - {path.name for path in whole.rglob('*')}
     assert not left - {'digests.jsonl'} # kept once files are older than a moment
 
 
@@ -149,7 +153,10 @@ def may_not_grow(here):
 def test_a_file_may_not_grow(whole, tmp_path):
     dataset, kind, undisturbed = whole
     how, text = Child(build_store, dataset, tmp_path/'cache', kind, may_not_grow).finish()
-    assert how == 'raised' and text.startswith(f'StoreError: {tmp_path/"cache"}') and 'cannot be written' in text and 'Make room' in text
+    assert how == 'raised'
+    assert text.startswith(f'StoreError: {tmp_path/"cache"}')
+    assert 'cannot be written' in text
+    assert 'Make room' in text
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
 
 
@@ -162,7 +169,8 @@ def test_disk_full(whole, tmp_path, monkeypatch, where):
         if where == 'samples': broken.setattr(data, 'sync', full)
         elif where == 'index': broken.setattr(archives.os, 'fsync', full)
         else: broken.setattr(data, 'pack', full)
-        with pytest.raises(StoreError, match='No space left on device.*Make room'): finish(dataset, tmp_path/'cache', kind)
+        with pytest.raises(StoreError, match='No space left on device.*Make room'):
+            finish(dataset, tmp_path/'cache', kind)
     assert lines(tmp_path/'cache') == 0
     assert sum(path.stat().st_size for path in (tmp_path/'cache').rglob('samples.uint8')) == 0
     assert_equal(finish(dataset, tmp_path/'cache', kind), undisturbed)
@@ -189,7 +197,8 @@ def test_prediction_sees_the_bytes_of_the_store(whole):
     dataset, kind, samples = whole
     for row in (0, 7, len(dataset) - 1):
         fresh, _ = sample_video(dataset.paths[row], MODALITIES, SIZE, coding=kind)
-        for one, expected in zip(samples, fresh, strict=True): np.testing.assert_array_equal(one.read(one.of([row])), expected)
+        for one, expected in zip(samples, fresh, strict=True):
+            np.testing.assert_array_equal(one.read(one.of([row])), expected)
 
 
 def test_rows_in_any_form(whole):
@@ -245,7 +254,8 @@ def test_moved_renamed_reordered_and_grown(sports, tmp_path, monkeypatch):
     (before,), _ = decode_samples(half, [Frame()], SIZE, tmp_path/'cache', progress=False)
     assert lines(tmp_path/'cache') == len(half)
     (tmp_path/'one').rename(tmp_path/'two')
-    moved = dataclasses.replace(sports, root=tmp_path/'two', name='another', clips=sports.clips.sample(frac=1, random_state=3).reset_index(drop=True))
+    moved = dataclasses.replace(sports, root=tmp_path/'two', name='another',
+                                clips=sports.clips.sample(frac=1, random_state=3).reset_index(drop=True))
     (after,), _ = decode_samples(moved, [Frame()], SIZE, tmp_path/'cache', progress=False)
     assert lines(tmp_path/'cache') == len(sports)
     for row, path in enumerate(moved.paths):
@@ -253,7 +263,8 @@ def test_moved_renamed_reordered_and_grown(sports, tmp_path, monkeypatch):
         np.testing.assert_array_equal(after.read(after.of(row)), fresh)
     def never(*args): raise AssertionError('decoded again')
     monkeypatch.setattr(store, 'stream_video', never)
-    (again,), _ = decode_samples(half.__class__(**{f.name: getattr(half, f.name) for f in dataclasses.fields(half)} | dict(root=tmp_path/'two')), [Frame()], SIZE, tmp_path/'cache', progress=False)
+    elsewhere = dataclasses.replace(half, root=tmp_path/'two')
+    (again,), _ = decode_samples(elsewhere, [Frame()], SIZE, tmp_path/'cache', progress=False)
     np.testing.assert_array_equal(again.read(slice(None)), before.read(slice(None)))
 
 
@@ -275,7 +286,8 @@ def test_a_changed_file_is_decoded_again_and_sums_are_remembered(sports, tmp_pat
 
 def test_other_settings_are_another_archive(sports, tmp_path, monkeypatch):
     few = dataclasses.replace(sports, clips=sports.clips[:2])
-    for modality in (Frame(), Frame(interval=10), MotionEmbedding(division=(1, 1, 1, 1, 1, 1, 1, 1, 1, 9))): decode_samples(few, [modality], SIZE, tmp_path, progress=False)
+    for modality in (Frame(), Frame(interval=10), MotionEmbedding(division=(1, 1, 1, 1, 1, 1, 1, 1, 1, 9))):
+        decode_samples(few, [modality], SIZE, tmp_path, progress=False)
     decode_samples(few, [Frame()], 40, tmp_path, progress=False)
     monkeypatch.setattr(store, 'VERSION', 99)
     decode_samples(few, [Frame(), Frame()], SIZE, tmp_path, progress=False)
@@ -283,15 +295,20 @@ def test_other_settings_are_another_archive(sports, tmp_path, monkeypatch):
 
 
 def test_parts_of_a_file(sports, tmp_path):
-    spans = pd.DataFrame([dict(path=sports.clips.path[0], label=sports.clips.label[0], group='g', split='train', start=a, stop=b) for a, b in ((0, 20), (12, 32), (5, 9), (30, 10**4))])
+    spans = pd.DataFrame([dict(path=sports.clips.path[0], label=sports.clips.label[0],
+                               group='g', split='train', start=a, stop=b)
+                          for a, b in ((0, 20), (12, 32), (5, 9), (30, 10**4))])
     parts = dataclasses.replace(sports, clips=spans)
-    (samples, whole_clip), report = decode_samples(parts, [Frame(), Frames(Segments(6))], SIZE, tmp_path, progress=False)
+    (samples, whole_clip), report = decode_samples(parts, [Frame(), Frames(Segments(6))], SIZE, tmp_path,
+                                                   progress=False)
     for row, (start, stop) in enumerate(parts.spans[:3]):
         fresh, n_frames = sample_video(parts.paths[0], [Frame(), Frames(Segments(6))], SIZE, start, stop)
         assert n_frames == stop - start
         np.testing.assert_array_equal(samples.read(samples.of(row)), fresh[0])
         np.testing.assert_array_equal(whole_clip.read(whole_clip.of(row)), fresh[1])
-    assert report.severity.tolist() == ['note', 'error'] and '4 frames' in report.problem[0] and 'cut off' in report.problem[1]
+    assert report.severity.tolist() == ['note', 'error']
+    assert '4 frames' in report.problem[0]
+    assert 'cut off' in report.problem[1]
     assert len(samples.of([3])) == 0
 
 
@@ -316,11 +333,14 @@ def test_frames_at_the_ticks_of_a_clock(phones, tmp_path):
     told = [numbers(at_rate.read(at_rate.of([row]))) for row in (0, 1)]
     expected = [np.arange(50), ticks(times, 25)]
     for seen, wanted in zip(told, expected, strict=True): assert seen == wanted.tolist()
-    assert len(at_rate.of([2])) == 25 and len(plain.of([2])) == 50 and numbers(plain.read(plain.of([1]))) == list(range(40))
+    assert len(at_rate.of([2])) == 25
+    assert len(plain.of([2])) == 50
+    assert numbers(plain.read(plain.of([1]))) == list(range(40))
     assert numbers(clips.read(clips.of([1]))[0]) == expected[1][OneClip(4)(len(expected[1]))[0]].tolist()
     for row in range(3):
         fresh, _ = sample_video(dataset.paths[row], every, (96, 128))
-        for one, samples in zip((at_rate, clips, plain), fresh, strict=True): np.testing.assert_array_equal(one.read(one.of([row])), samples)
+        for one, samples in zip((at_rate, clips, plain), fresh, strict=True):
+            np.testing.assert_array_equal(one.read(one.of([row])), samples)
     part, _ = sample_video(dataset.paths[1], every[:1], (96, 128), 10, 30)
     assert numbers(part[0]) == (10 + ticks(times[10:30], 25)).tolist()
 
@@ -331,7 +351,8 @@ def test_every_shape_of_the_picture_in_the_store(phones, tmp_path, aspect):
     (samples,), report = decode_samples(dataset, [Frames(Segments(2), aspect=aspect)], 48, tmp_path, progress=False)
     assert samples.size == ((48, 64) if aspect == 'keep' else (48, 48))
     assert report.path.tolist() == (['class/c.mp4'] if aspect == 'keep' else [])
-    if aspect == 'keep': assert '48 x 64, those of the set 64 x 48' in report.problem[0] and 'letterbox' in report.problem[0]
+    if aspect == 'keep':
+        assert '48 x 64, those of the set 64 x 48' in report.problem[0] and 'letterbox' in report.problem[0]
     for row in range(2 if aspect == 'keep' else 3):
         (fresh,), _ = sample_video(dataset.paths[row], [samples.modality], samples.size)
         np.testing.assert_array_equal(samples.read(samples.of([row])), fresh)
@@ -347,7 +368,8 @@ def test_bad_videos_are_reported_and_leave_nothing(whole, tmp_path):
     half.write_bytes(half.read_bytes()[:half.stat().st_size//2])
     text.write_text('not a video'); empty.write_bytes(b''); gone.unlink()
     for _ in range(2):
-        samples, report = decode_samples(here, MODALITIES, SIZE, tmp_path/'cache', workers=2, progress=False, limit=KINDS[kind])
+        samples, report = decode_samples(here, MODALITIES, SIZE, tmp_path/'cache',
+                                         workers=2, progress=False, limit=KINDS[kind])
         assert report.path.tolist() == here.clips.path[[1, 4, 6, 9]].tolist() and set(report.severity) == {'error'}
         assert report.problem.str.contains('cut off|not a video|empty|No such file').all()
     for one, expected in zip(samples, undisturbed, strict=True):
@@ -357,7 +379,8 @@ def test_bad_videos_are_reported_and_leave_nothing(whole, tmp_path):
         beside = pd.read_csv(one.archive.folder/'report.csv')
         pd.testing.assert_frame_equal(beside[report.columns], report)
     for path in (half, text, empty, gone): shutil.copy(dataset.root/path.relative_to(here.root), path)
-    samples, report = decode_samples(here, MODALITIES, SIZE, tmp_path/'cache', workers=2, progress=False, limit=KINDS[kind])
+    samples, report = decode_samples(here, MODALITIES, SIZE, tmp_path/'cache',
+                                     workers=2, progress=False, limit=KINDS[kind])
     assert report.empty and pd.read_csv(samples[0].archive.folder/'report.csv').empty
     assert_equal(samples, undisturbed)
 
@@ -415,7 +438,8 @@ def peak_memory(dataset, cache, kind, here):
     "In a child: number of samples, and the most memory that it took, in MB."
     modalities = [Frame(), MotionEmbedding()]
     samples, _ = decode_samples(dataset, modalities, 128, cache, workers=1, progress=False, limit=KINDS[kind])
-    with open('/proc/self/status') as status: most = next(line.split()[1] for line in status if line.startswith('VmHWM'))
+    with open('/proc/self/status') as status:
+        most = next(line.split()[1] for line in status if line.startswith('VmHWM'))
     return len(samples[0]), int(most)/1024
 
 
@@ -426,12 +450,15 @@ def long_videos(tmp_path_factory):
     for n_frames in (500, 15_000):
         folder = tmp_path_factory.mktemp(str(n_frames))
         (folder/'class').mkdir()
-        write_video(folder/'class'/'video.avi', (np.full((24, 32, 3), number % 251, np.uint8) for number in range(n_frames)), codec='MJPG')
-        sets[n_frames] = ActionDataset(folder, ['class'], pd.DataFrame([dict(path='class/video.avi', label='class', group='g', split='train')]))
+        write_video(folder/'class'/'video.avi',
+                    (np.full((24, 32, 3), number % 251, np.uint8) for number in range(n_frames)), codec='MJPG')
+        clips = pd.DataFrame([dict(path='class/video.avi', label='class', group='g', split='train')])
+        sets[n_frames] = ActionDataset(folder, ['class'], clips)
     return sets
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory of this process alone is told by Linux only') # elsewhere it counts the parent's, too
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), # elsewhere it counts the parent's, too
+                    reason='peak memory of this process alone is told by Linux only')
 @pytest.mark.parametrize('kind', KINDS)
 def test_memory_does_not_grow_with_the_video(long_videos, tmp_path, kind):
     "A video of ten minutes against one of twenty seconds; its samples alone would fill 290 MB."
@@ -444,8 +471,10 @@ def test_memory_does_not_grow_with_the_video(long_videos, tmp_path, kind):
 
 def test_pictures_that_the_decoder_overwrites(tmp_path):
     "Modalities that see the decoder's own pictures, in whatever company, give what stable frames give."
-    several = [Frame(), MotionEmbedding(7, 3), MotionEmbedding(division=(1,)*9 + (4,)), Frames(EveryKth(3)), Frames(OneClip(8, step=2)), Frames(Segments(5))]
-    paths = [encode(tmp_path/f'{kind}{CODECS[kind][2]}', drawn(33), kind) for kind in ('h264', 'mpeg4', 'av1')] # the last by PyAV
+    several = [Frame(), MotionEmbedding(7, 3), MotionEmbedding(division=(1,)*9 + (4,)),
+               Frames(EveryKth(3)), Frames(OneClip(8, step=2)), Frames(Segments(5))]
+    # the last by PyAV
+    paths = [encode(tmp_path/f'{kind}{CODECS[kind][2]}', drawn(33), kind) for kind in ('h264', 'mpeg4', 'av1')]
     for path in paths:
         for span in ((0, None), (5, 31), (3, 7), (10, 11)):
             clip = frames(path, start=span[0], stop=span[1])
@@ -460,7 +489,8 @@ def test_pictures_that_the_decoder_overwrites(tmp_path):
 def test_a_stream_of_its_own_gets_red_green_blue(sports):
     class Grey(Frame):
         def stream(self, frames, size, n_frames=None):
-            for image in super().stream(frames, size): yield image if image is None else np.repeat(image[..., :1], 3, -1)
+            for image in super().stream(frames, size):
+                yield image if image is None else np.repeat(image[..., :1], 3, -1)
     assert Frame.passing and not Grey.passing
     (plain,), _ = sample_video(sports.paths[0], [Frame()], SIZE)
     (red,), _ = sample_video(sports.paths[0], [Grey()], SIZE)

@@ -28,7 +28,9 @@ def sums(video, interval, weights=(1,)*10):
 
 
 @pytest.mark.parametrize('pair', ORDER_PAIRS)
-@pytest.mark.parametrize('factors', [dict(), dict(camera_motion=True), dict(effects=True), dict(n_frames=60), dict(n_frames=30)], ids=str)
+@pytest.mark.parametrize(
+    'factors', [dict(), dict(camera_motion=True), dict(effects=True), dict(n_frames=60), dict(n_frames=30)], ids=str
+)
 def test_twins_are_exact(pair, factors):
     for person, take in ((1, 0), (9, 1)):
         p, q = (render_clip(name, person, take, truth=False, **factors).frames for name in pair)
@@ -44,7 +46,8 @@ def test_twins_stay_exact_on_disk(tmp_path):
     data = build(tmp_path/'set', people=3, takes=1, progress=False)
     path = dict(zip(zip(data.clips.label, data.clips.group, strict=True), data.paths, strict=True))
     for forth, back in ORDER_PAIRS:
-        for person in ('g01', 'g02', 'g03'): assert np.array_equal(frames(path[forth, person])[::-1], frames(path[back, person]))
+        for person in ('g01', 'g02', 'g03'):
+            assert np.array_equal(frames(path[forth, person])[::-1], frames(path[back, person]))
 
 
 def test_same_seed_same_clip():
@@ -65,12 +68,15 @@ def test_truth(action):
         to_x, to_y = x + clip.flow[t, 0], y + clip.flow[t, 1]
         fetched = cv2.remap(clip.frames[t+1], to_x, to_y, cv2.INTER_LINEAR)
         owner = cv2.remap(clip.masks[t+1].astype(np.float32), to_x, to_y, cv2.INTER_LINEAR)
-        kept = (np.abs(owner - clip.masks[t]) < .01) & (np.hypot(*clip.flow[t]) > .5) & (to_x > 1) & (to_y > 1) & (to_x < 158) & (to_y < 118)
-        still.append(np.abs(clip.frames[t+1].astype(int) - clip.frames[t])[kept].sum()); along.append(np.abs(fetched.astype(int) - clip.frames[t])[kept].sum())
+        inside = (to_x > 1) & (to_y > 1) & (to_x < 158) & (to_y < 118)
+        kept = (np.abs(owner - clip.masks[t]) < .01) & (np.hypot(*clip.flow[t]) > .5) & inside
+        still.append(np.abs(clip.frames[t+1].astype(int) - clip.frames[t])[kept].sum())
+        along.append(np.abs(fetched.astype(int) - clip.frames[t])[kept].sum())
     assert sum(along) < .5*sum(still)
     for joint in ('neck', 'pelvis'):
         column, row = clip.joints[:, JOINTS.index(joint)].round().astype(int).T
-        near = [clip.masks[t, max(0, r-2):r+3, max(0, c-2):c+3].any() for t, r, c in zip(range(n), row, column, strict=True)]
+        near = [clip.masks[t, max(0, r-2):r+3, max(0, c-2):c+3].any()
+                for t, r, c in zip(range(n), row, column, strict=True)]
         assert np.mean(near) > .7    # a wheel may stand in front
 
 
@@ -120,7 +126,8 @@ def test_second_call_does_nothing_and_other_settings_are_refused(tmp_path):
 
 
 def build_in_a_child(root, workers, step, here):
-    "Stops when a worker has started (`number`: its pid goes to a file), when a take is drawn, before the lists, before the set gets its name."
+    """Stops when a worker has started (`number`: its pid goes to a file), when a take is drawn, before the lists,
+    before the set gets its name."""
     started = subprocess.Popen
     def popen(*arguments, **settings):
         worker = started(*arguments, **settings)
@@ -165,19 +172,26 @@ def test_interrupted_build_leaves_nothing(tmp_path, workers, step, how):
 
 
 def test_failing_worker_is_one_error(tmp_path):
-    with pytest.raises(RuntimeError, match='a worker stopped'): build(tmp_path/'set', people=2, takes=1, workers=2, size=(111, 143), progress=False)
+    with pytest.raises(RuntimeError, match='a worker stopped'):
+        build(tmp_path/'set', people=2, takes=1, workers=2, size=(111, 143), progress=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_build_from_stdin_after_opencv_has_threads(tmp_path):
-    code = f'import cv2, numpy as np\ncv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)\nfrom har_nb.data.synthetic import build\nbuild({str(tmp_path/"set")!r}, people=2, takes=1, workers=2, progress=False)'
+    code = (
+        'import cv2, numpy as np\n'
+        'cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)\n'
+        'from har_nb.data.synthetic import build\n'
+        f'build({str(tmp_path/"set")!r}, people=2, takes=1, workers=2, progress=False)'
+    )
     subprocess.run([sys.executable, '-'], input=code, text=True, check=True, timeout=90)
     assert json.loads((tmp_path/'set'/'set.json').read_text())['people'] == 2
 
 
 def test_one_process_gives_the_same_files(tmp_path):
     for workers in (1, 2): build(tmp_path/str(workers), people=2, takes=1, workers=workers, progress=False)
-    for path in (tmp_path/'1').rglob('*.avi'): assert path.read_bytes() == (tmp_path/'2'/path.relative_to(tmp_path/'1')).read_bytes()
+    for path in (tmp_path/'1').rglob('*.avi'):
+        assert path.read_bytes() == (tmp_path/'2'/path.relative_to(tmp_path/'1')).read_bytes()
 
 
 def test_long_take(tmp_path):

@@ -27,13 +27,21 @@ def test_the_index_is_what_the_tables_say():
 
 
 def test_every_setting_of_every_table_is_explained():
-    assert [(name, key) for name, about in read_index().items() for key, value in about.get('settings', {}).items() if not value['means']] == []
+    assert [(name, key)
+            for name, about in read_index().items()
+            for key, value in about.get('settings', {}).items()
+            if not value['means']] == []
 
 
 @pytest.mark.parametrize('words', [['tables'], ['tables', 'mei.table2'], ['--help'], ['--complete', 'run', 'mei.t']])
 def test_what_is_asked_first_imports_nothing_heavy(words):
     "Asked of what a process has imported, not of a clock."
-    code = f"import sys; from har_nb.tools.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nprint('heavy:', *({{*{HEAVY}}} & set(sys.modules)), file=sys.stderr)"
+    code = (
+        "import sys; from har_nb.tools.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        f"print('heavy:', *({{*{HEAVY}}} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == 'heavy:' and 'mei.t' in done.stdout or words == ['--help']
 
@@ -42,13 +50,22 @@ def test_tables_are_told_for_people_and_for_programs(har):
     shown, told = har('tables').out, json.loads(har('tables', '--json').out)
     assert {one['table'] for one in told['tables']} == set(read_index()) and all(name in shown for name in read_index())
     one = json.loads(har('tables', 'mei.table2', '--json').out)
-    assert one['rows'][0] == dict(row='normal', printed=68.54, made_of=[]) and one['settings']['stop_above']['default'] == '0.9'
+    assert one['rows'][0] == dict(row='normal', printed=68.54, made_of=[])
+    assert one['settings']['stop_above']['default'] == '0.9'
     text = har('tables', 'mei.table2').out
-    for words in ('68.54', 'end once validation accuracy', '--preset demo', 'Left open by the paper', 'when to stop'): assert words in text
+    for words in ('68.54', 'end once validation accuracy', '--preset demo', 'Left open by the paper', 'when to stop'):
+        assert words in text
 
 
-SLIPS = [(['tabels'], 'Did you mean tables?'), (['run', 'mei.table2', '--preste', 'demo'], 'Did you mean --preset'), (['tables', 'mei.tabel2'], 'Did you mean mei.table2'),
-         (['compare', 'kpsem.left_opened'], 'Did you mean kpsem.left_open'), (['data', 'get', 'ucf1010'], 'Did you mean ucf101?'), (['data', 'lits'], 'Did you mean list?'), (['figure', 'mei.figre7'], 'Did you mean mei.figure7')]
+SLIPS = [
+    (['tabels'], 'Did you mean tables?'),
+    (['run', 'mei.table2', '--preste', 'demo'], 'Did you mean --preset'),
+    (['tables', 'mei.tabel2'], 'Did you mean mei.table2'),
+    (['compare', 'kpsem.left_opened'], 'Did you mean kpsem.left_open'),
+    (['data', 'get', 'ucf1010'], 'Did you mean ucf101?'),
+    (['data', 'lits'], 'Did you mean list?'),
+    (['figure', 'mei.figre7'], 'Did you mean mei.figure7'),
+]
 
 
 @pytest.mark.parametrize('words, answer', SLIPS, ids=[' '.join(words) for words, _ in SLIPS])
@@ -65,8 +82,14 @@ def test_rows_presets_and_settings_that_are_near(har, built_set):
 def test_programs_read_results(trained, har, monkeypatch, built_set):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', trained.uri)
     found = json.loads(har('compare', 'mei.table2', '--paired', 'normal', 'two-stream', '--json').out)
-    assert found['rows'][0]['row'] == 'normal' and found['rows'][0]['printed'] == 68.54 and 0 <= found['rows'][0]['test_acc_video'] <= 100
-    assert found['table'] == 'mei.table2' and found['decided'] and found['literature'] and found['paired'] and found['page'].startswith('http')
+    assert found['rows'][0]['row'] == 'normal'
+    assert found['rows'][0]['printed'] == 68.54
+    assert 0 <= found['rows'][0]['test_acc_video'] <= 100
+    assert found['table'] == 'mei.table2'
+    assert found['decided']
+    assert found['literature']
+    assert found['paired']
+    assert found['page'].startswith('http')
     said = json.loads(har('predict', built_set.paths[0], '--run', found['rows'][0]['run_ids'][0], '--json').out)
     assert len(said['predictions']) == 5 and said['predictions'][0]['rank'] == 1
     wrong = har('predict', built_set.paths[0], '--run', 'nothing', '--json')
@@ -89,12 +112,14 @@ def test_results_are_drawn_to_the_width_there_is(trained, capsys, width):
 def test_piped_results_are_a_line_a_row(trained, har, monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', trained.uri)
     lines = har('compare', 'mei.table2').out.splitlines()
-    assert sum(line.startswith('MEI, Gradient Division ') and '67.04' in line for line in lines) == 1 and not any('─' in line for line in lines)
+    assert sum(line.startswith('MEI, Gradient Division ') and '67.04' in line for line in lines) == 1
+    assert not any('─' in line for line in lines)
 
 
 def test_help_has_groups_and_examples(har):
     whole = har('--help').out
-    for command in ('tables', 'run', 'compare', 'predict', 'export', 'audit', 'data', 'ui'): assert f'\n  {command} ' in whole
+    for command in ('tables', 'run', 'compare', 'predict', 'export', 'audit', 'data', 'ui'):
+        assert f'\n  {command} ' in whole
     assert 'tables of the papers:' in whole and 'trained runs:' in whole
     run = har('run', '--help').out
     assert 'examples:' in run and 'the data and how they are split' in run and 'default: None' not in run
@@ -105,8 +130,11 @@ def offered(shell, *words):
     har = f'har() {{ {sys.executable} -m har_nb.tools.cli "$@"; }}\n'
     line = ' '.join(f'"{word}"' for word in ('har', *words))
     ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words)}; _har 2>/dev/null; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    if shell == 'zsh': har, ask = f'compdef() {{ :; }}; compadd() {{ shift; printf "%s\\n" "$@"; }}; _files() {{ :; }}\n{har}', f'words=({line}); CURRENT={len(words) + 1}; _har'
-    return subprocess.run([shell, '-c', f'{har}{SHELLS[shell]}\n{ask}'], capture_output=True, text=True, env=os.environ).stdout.splitlines()
+    if shell == 'zsh':
+        har, ask = (f'compdef() {{ :; }}; compadd() {{ shift; printf "%s\\n" "$@"; }}; _files() {{ :; }}\n{har}',
+                    f'words=({line}); CURRENT={len(words) + 1}; _har')
+    return subprocess.run([shell, '-c', f'{har}{SHELLS[shell]}\n{ask}'],
+                          capture_output=True, text=True, env=os.environ).stdout.splitlines()
 
 
 @pytest.mark.parametrize('shell', SHELLS)
@@ -114,14 +142,23 @@ def test_shells_complete_commands_tables_and_rows(shell):
     if not shutil.which(shell): pytest.skip(f'there is no {shell} on this machine')
     assert offered(shell, 'compa') == ['compare']
     assert offered(shell, 'run', 'kpsem.table2') == [f'kpsem.table2{letter}' for letter in 'abcd']
-    assert offered(shell, 'run', 'mei.table2', '--rows', 'MEI') == ['MEI, Equal Division', 'MEI, Gradient Division'], 'a name with spaces is one word'
+    assert offered(shell, 'run', 'mei.table2', '--rows', 'MEI') == [
+        'MEI, Equal Division', 'MEI, Gradient Division'
+    ], 'a name with spaces is one word'
 
 
 def test_every_command_has_json_but_those_that_open_a_page():
-    def commands(parser): return next((action.choices for action in parser._actions if hasattr(action, 'choices') and isinstance(action.choices, dict)), {})
+    def commands(parser):
+        return next((action.choices
+                     for action in parser._actions
+                     if hasattr(action, 'choices') and isinstance(action.choices, dict)), {})
     top = commands(parser())
-    every = {name: one for name, one in top.items() if not commands(one)} | {f'data {name}': one for name, one in commands(top['data']).items()}
-    assert {name for name, one in every.items() if '--json' not in one._option_string_actions} == {'ui', 'lab', 'completion'}
+    every = {name: one for name, one in top.items() if not commands(one)} | {
+        f'data {name}': one for name, one in commands(top['data']).items()
+    }
+    assert {name for name, one in every.items() if '--json' not in one._option_string_actions} == {
+        'ui', 'lab', 'completion'
+    }
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

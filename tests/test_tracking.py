@@ -17,7 +17,8 @@ from har_nb.learning import runs as R
 from har_nb.learning import tracking as T
 
 pytestmark = pytest.mark.usefixtures('tracking')
-FORK = multiprocessing.get_context('fork') # a child has all imports already; each test's store is opened in the child first
+# a child has all imports already; each test's store is opened in the child first
+FORK = multiprocessing.get_context('fork')
 
 
 def hold(pipe):
@@ -57,12 +58,17 @@ def test_killed_process_is_closed_and_never_finished(holder):
     assert status(following) == 'FINISHED'
 
 
-@pytest.mark.parametrize('number, code', [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)])
+@pytest.mark.parametrize('number, code', [
+    (signal.SIGINT, 1),
+    (signal.SIGTERM, 128 + signal.SIGTERM),
+    (signal.SIGHUP, 128 + signal.SIGHUP),
+])
 def test_signals_kill_run_and_parent(holder, number, code):
     process, ids = holder
     os.kill(process.pid, number)
     process.join(LIMIT)
-    assert process.exitcode == code, 'KeyboardInterrupt goes on to whoever called, a signal ends the process with its number'
+    # KeyboardInterrupt goes on to whoever called, a signal ends the process with its number
+    assert process.exitcode == code
     assert [status(i) for i in ids] == ['KILLED']*2
 
 
@@ -73,7 +79,8 @@ def test_signal_handlers_are_put_back():
 
 
 def test_exception_and_keyboard_interrupt():
-    with pytest.raises(ZeroDivisionError), R.tracked_run('fails', 'faults') as failed: raise ZeroDivisionError('no clips')
+    with pytest.raises(ZeroDivisionError), R.tracked_run('fails', 'faults') as failed:
+        raise ZeroDivisionError('no clips')
     with pytest.raises(KeyboardInterrupt), R.tracked_run('stopped', 'faults') as stopped: raise KeyboardInterrupt
     with pytest.raises(SystemExit), R.tracked_run('left', 'faults') as left: sys.exit(3)
     assert [status(i) for i in (failed, stopped, left)] == ['FAILED', 'KILLED', 'FAILED']
@@ -86,7 +93,8 @@ def test_exception_and_keyboard_interrupt():
 def test_runs_of_other_hosts_and_other_tools_are_left_alone():
     client, experiment = T.open_store(), T.experiment_id('faults')
     gone = P.process_tags() | dict(pid='999999999')
-    own, foreign, unknown = (client.create_run(experiment, tags=tags).info.run_id for tags in (gone, gone | dict(host='elsewhere'), {}))
+    own, foreign, unknown = (client.create_run(experiment, tags=tags).info.run_id
+                             for tags in (gone, gone | dict(host='elsewhere'), {}))
     assert R.close_dead_runs() == [own]
     assert [status(i) for i in (foreign, unknown)] == ['RUNNING']*2
 
@@ -114,14 +122,18 @@ def test_experiment_made_by_somebody_else_in_between(monkeypatch):
 
 
 def test_locked_database_is_waited_for():
-    "SQLite is asked to wait for 20 seconds, not for the 5 that Python's module waits by itself; tests/faults holds one for longer."
+    """SQLite is asked to wait for 20 seconds, not for the 5 that Python's module waits by itself; tests/faults holds
+    one for longer."""
     with T.open_store()._tracking_client.store.engine.connect() as connection:
         assert connection.exec_driver_sql('pragma busy_timeout').scalar() == 20_000
 
 
 def test_long_and_odd_settings():
-    settings = {'classes': ['v']*5000, 'a+b (c)': None, 'empty': {}, 'text': '', 'ä': 'ö'} | {f'p{i}': i for i in range(250)}
-    with R.tracked_run('odd', 'faults', dict(long='x'*20000), settings) as run_id: R.log_metrics({f'm{i}': i for i in range(1500)} | dict(nan=float('nan'), none=None))
+    settings = {'classes': ['v']*5000, 'a+b (c)': None, 'empty': {}, 'text': '', 'ä': 'ö'} | {
+        f'p{i}': i for i in range(250)
+    }
+    with R.tracked_run('odd', 'faults', dict(long='x'*20000), settings) as run_id:
+        R.log_metrics({f'm{i}': i for i in range(1500)} | dict(nan=float('nan'), none=None))
     data = T.open_store().get_run(run_id).data
     assert len(data.params) == 255 and len(data.params['classes']) == 500 and data.params['a_b _c_'] == 'None'
     assert len(data.metrics) == 1501 and len(data.tags['long']) == 5000
@@ -152,7 +164,12 @@ def test_mlflow_comes_late_and_reports_nothing():
     "Importing does not import it; where it is asked for, its telemetry is off before its first line runs."
     modules = 'har_nb', *(f'har_nb.learning.{name}' for name in ('tracking', 'runs', 'metrics', 'callbacks', 'learner'))
     late = ''.join(f'import {m}; assert "mlflow" not in sys.modules, "{m}"\n' for m in modules)
-    code = f'import sys, warnings\n{late}warnings.simplefilter("default")\nhar_nb.learning.tracking.open_store()\nfrom mlflow.telemetry.utils import is_telemetry_disabled as off; assert off()'
+    code = (
+        'import sys, warnings\n'
+        f'{late}warnings.simplefilter("default")\n'
+        'har_nb.learning.tracking.open_store()\n'
+        'from mlflow.telemetry.utils import is_telemetry_disabled as off; assert off()'
+    )
     env = {k: v for k, v in os.environ.items() if k not in T.QUIET}
     subprocess.run([sys.executable, '-W', 'error::FutureWarning', '-c', code], check=True, env=env)
 
@@ -168,7 +185,8 @@ def test_page_answers_to_its_own_name_only():
     with R.tracked_run('shown', 'page') as run_id: R.log_text('for the page', 'note.txt')
     with socket.socket() as free: free.bind(('127.0.0.1', 0)); port = free.getsockname()[1]
     command, environment = R.ui_command(port)
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    server = subprocess.Popen(command,
+                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         def answers():
             try: return fetch(port, '/')
@@ -179,7 +197,10 @@ def test_page_answers_to_its_own_name_only():
         assert fetch(port, f'/get-artifact?path=note.txt&run_uuid={run_id}') == (200, 'for the page')
         assert fetch(port, f'/api/2.0/mlflow/runs/get?run_id={run_id}', 'evil.example.org')[0] == 403
         assert fetch(port, '/', f'evil.example.org:{port}')[0] == 403
-        listening = {c.laddr.ip for p in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)] for c in p.net_connections() if c.status == 'LISTEN'}
+        listening = {c.laddr.ip
+                     for p in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+                     for c in p.net_connections()
+                     if c.status == 'LISTEN'}
         assert listening == {'127.0.0.1'}
         assert len(psutil.Process(server.pid).children(recursive=True)) <= 3
     finally:

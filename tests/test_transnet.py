@@ -19,11 +19,21 @@ if not collecting:
     narrow = partial(small_resnet, width=8)
 
 
-@parametrize('backbone,filters,printed', ['backbone0-64-printed0', 'backbone1-128-printed1', 'mobilenet_v2-64-printed2', 'mobilenet_v2-128-printed3', 'vgg16-64-printed4', 'vgg16-128-printed5', 'vgg19-64-printed6', 'vgg19-128-printed7'], lambda: [
-    (mobilenet_v1, 64, (6_444_288, 5_128, 6_449_416)), (mobilenet_v1, 128, (9_655_616, 18_376, 9_673_992)),
-    (mobilenet_v2, 64, (6_277_248, 5_128, 6_282_376)), (mobilenet_v2, 128, (10_291_392, 18_376, 10_309_768)),
-    (vgg16, 64, (16_322_432, 5_128, 16_327_560)), (vgg16, 128, (17_928_128, 18_376, 17_946_504)),
-    (vgg19, 64, (21_632_128, 5_128, 21_637_256)), (vgg19, 128, (23_237_824, 18_376, 23_256_200))])
+@parametrize(
+    'backbone,filters,printed',
+    ['backbone0-64-printed0', 'backbone1-128-printed1', 'mobilenet_v2-64-printed2', 'mobilenet_v2-128-printed3',
+     'vgg16-64-printed4', 'vgg16-128-printed5', 'vgg19-64-printed6', 'vgg19-128-printed7'],
+    lambda: [
+        (mobilenet_v1, 64, (6_444_288, 5_128, 6_449_416)),
+        (mobilenet_v1, 128, (9_655_616, 18_376, 9_673_992)),
+        (mobilenet_v2, 64, (6_277_248, 5_128, 6_282_376)),
+        (mobilenet_v2, 128, (10_291_392, 18_376, 10_309_768)),
+        (vgg16, 64, (16_322_432, 5_128, 16_327_560)),
+        (vgg16, 128, (17_928_128, 18_376, 17_946_504)),
+        (vgg19, 64, (21_632_128, 5_128, 21_637_256)),
+        (vgg19, 128, (23_237_824, 18_376, 23_256_200)),
+    ],
+)
 def test_table_1_to_the_digit(backbone, filters, printed):
     with torch.device('meta'): model = TransNet(backbone, 6, head=Table1Head, vector=partial(dense, width=filters))
     one = count_parameters(model.head, statistics=True)
@@ -55,8 +65,10 @@ def the_sums(head, z):
     "Equations of h and v for one clip, n L, index by index."
     n, L = z.shape
     w, b, w_hat, b_hat = head.pairs.weight, head.bias, head.whole.weight, head.whole.bias
-    h = [[max(0., sum(float(z[k, l]*w[j, l, k - i]) for l in range(L) for k in (i, i + 1)) + float(b[j, i])) for j in range(len(w))] for i in range(n - 1)]
-    return [max(0., sum(h[k][l]*float(w_hat[j, l, k]) for k in range(n - 1) for l in range(len(w))) + float(b_hat[j])) for j in range(len(w_hat))]
+    h = [[max(0., sum(float(z[k, l]*w[j, l, k - i]) for l in range(L) for k in (i, i + 1)) + float(b[j, i]))
+          for j in range(len(w))] for i in range(n - 1)]
+    return [max(0., sum(h[k][l]*float(w_hat[j, l, k]) for k in range(n - 1) for l in range(len(w))) + float(b_hat[j]))
+            for j in range(len(w_hat))]
 
 
 @pytest.mark.parametrize('n,L,K,C', [(2, 3, 4, 2), (3, 1, 1, 1), (12, 5, 3, 6), (32, 2, 2, 3)])
@@ -66,7 +78,8 @@ def test_the_head_is_the_papers_sums(n, L, K, C):
     head = TextHead(L, C, n, kernels=K).double()
     nn.init.normal_(head.bias)
     clips = torch.randn(2, n, L, dtype=torch.float64)
-    torch.testing.assert_close(head(clips), torch.tensor([the_sums(head, z) for z in clips], dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(head(clips), torch.tensor([the_sums(head, z) for z in clips], dtype=torch.float64),
+                               atol=1e-12, rtol=0)
 
 
 @no_grad
@@ -91,7 +104,11 @@ def test_the_head_of_table_1_is_separable():
     torch.testing.assert_close(head(z[None])[0], head.dense(head.norm(v[None]))[0])
 
 
-@parametrize('head', ['TextHead', 'Table1Head', 'head2'], lambda: [TextHead, Table1Head, partial(TextHead, third=True, kernels=7)])
+@parametrize(
+    'head',
+    ['TextHead', 'Table1Head', 'head2'],
+    lambda: [TextHead, Table1Head, partial(TextHead, third=True, kernels=7)],
+)
 @pytest.mark.parametrize('n', [2, 4, 12, 32])
 def test_any_number_of_frames_and_classes(head, n):
     model = TransNet(narrow, 5, n=n, head=head, vector=mean, size=32)
@@ -104,7 +121,11 @@ def test_odd_numbers_and_wrong_lengths_fail():
     with pytest.raises(RuntimeError): TransNet(narrow, 5, n=6, size=32)(torch.randn(2, 3, 7, 32, 32))
 
 
-@parametrize('backbone', ['small_resnet', 'resnet18', 'densenet121', 'mobilenet_v1'], lambda: [narrow, resnet18, densenet121, mobilenet_v1])
+@parametrize(
+    'backbone',
+    ['small_resnet', 'resnet18', 'densenet121', 'mobilenet_v1'],
+    lambda: [narrow, resnet18, densenet121, mobilenet_v1],
+)
 def test_every_part_learns(backbone):
     torch.manual_seed(0)
     model = TransNet(backbone, 4, n=3, head=partial(TextHead, third=True), size=(64, 96))
@@ -129,7 +150,8 @@ def test_copies_and_files_compute_the_same(tmp_path):
     torch.manual_seed(0)
     model, clips = TransNet(narrow, 4, n=4, size=32).eval(), torch.randn(2, 3, 4, 32, 32)
     torch.save(model, tmp_path/'model.pth')
-    for again in (deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(tmp_path/'model.pth', weights_only=False)):
+    for again in (deepcopy(model), pickle.loads(pickle.dumps(model)),
+                  torch.load(tmp_path/'model.pth', weights_only=False)):
         torch.testing.assert_close(again(clips), model(clips))
         assert again.state_dict().keys() == model.state_dict().keys() and again.weights == model.weights
     other = TransNet(narrow, 4, n=4, size=32).eval()
@@ -142,7 +164,8 @@ def test_published_weights_see_frames_as_timm_does(features_file, pictures):
     timm, file = pytest.importorskip('timm'), features_file
     model = TransNet(mobilenet_v1, 4, n=2, vector=mean, weights=file).eval()
     original = timm.create_model('mobilenetv1_100', pad_type='same', num_classes=0).eval()
-    original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()}, strict=False)
+    original.load_state_dict({key: value.float() for key, value in torch.load(file, weights_only=True).items()},
+                             strict=False)
     clips = pictures[:2].transpose(0, 1)[None]
     expected = original(clips.transpose(1, 2).flatten(0, 1))
     torch.testing.assert_close(model.frames(clips)[0], expected, atol=1e-3, rtol=1e-3)

@@ -28,7 +28,8 @@ def test_module_and_function_agree_with_the_definition(logits, weights, by_logit
     share = torch.tensor(weights or [1]*3, dtype=torch.float64)
     share = (share/share.sum())[:, None, None]
     expected = (share*logits).sum(0).softmax(1) if by_logits else (share*logits.softmax(2)).sum(0)
-    torch.testing.assert_close(torch.from_numpy(fuse([p.numpy() for p in logits.softmax(2)], weights, by_logits)), expected)
+    fused = fuse([p.numpy() for p in logits.softmax(2)], weights, by_logits)
+    torch.testing.assert_close(torch.from_numpy(fused), expected)
     net = EnsembleNet([Fixed() for _ in range(3)], weights, by_logits)
     torch.testing.assert_close(net(*logits).softmax(1), expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(net(*logits).exp().sum(1), torch.ones(6, dtype=torch.float64), atol=1e-6, rtol=0)
@@ -36,7 +37,8 @@ def test_module_and_function_agree_with_the_definition(logits, weights, by_logit
 
 def test_two_streams_are_equation_2(logits):
     normal, motion, _ = logits
-    torch.testing.assert_close(TwoStream(Fixed(), Fixed())(normal, motion).exp(), (normal.softmax(1) + motion.softmax(1))/2)
+    torch.testing.assert_close(TwoStream(Fixed(), Fixed())(normal, motion).exp(),
+                               (normal.softmax(1) + motion.softmax(1))/2)
 
 
 @pytest.mark.parametrize('by_logits', [False, True])
@@ -54,9 +56,12 @@ def test_certain_streams_that_contradict_each_other_stay_finite(by_logits):
 @pytest.mark.parametrize('by_logits', [False, True])
 def test_a_stream_of_weight_zero_learns_nothing_and_harms_nothing(logits, by_logits):
     normal, motion = (x.clone().requires_grad_() for x in logits[:2])
-    nn.functional.cross_entropy(TwoStream(Fixed(), Fixed(), 1., by_logits)(normal, motion), torch.zeros(6, dtype=torch.long)).backward()
+    nn.functional.cross_entropy(TwoStream(Fixed(), Fixed(), 1., by_logits)(normal, motion),
+                                torch.zeros(6, dtype=torch.long)).backward()
     assert normal.grad.abs().sum() > 0 and motion.grad.abs().sum() == 0
-    with torch.no_grad(): torch.testing.assert_close(TwoStream(Fixed(), Fixed(), 1., by_logits)(normal, motion), normal.log_softmax(1), atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(TwoStream(Fixed(), Fixed(), 1., by_logits)(normal, motion), normal.log_softmax(1),
+                                   atol=1e-6, rtol=1e-5)
 
 
 def test_one_input_serves_all_networks(logits):

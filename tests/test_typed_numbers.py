@@ -1,4 +1,5 @@
-"No measured accuracy is typed: what came out stands in results/ or in the output of a cell, and text shows only what a paper printed."
+"""No measured accuracy is typed: what came out stands in results/ or in the output of a cell, and text shows only what
+a paper printed."""
 import json
 import re
 from pathlib import Path
@@ -32,13 +33,18 @@ def printed(name):
     if not name.startswith('papers/'): return known
     for table in NOW.values():
         paper = table.name.partition('.')[0].removesuffix('_ablations')
-        if name.split('/')[1].endswith(paper): known |= {row.printed for row in table.rows} | {cell for line in table.context for cell in line.values() if isinstance(cell, (int, float))}
+        if name.split('/')[1].endswith(paper):
+            known |= {row.printed for row in table.rows} | {
+                cell for line in table.context for cell in line.values() if isinstance(cell, (int, float))
+            }
     return known
 
 
 def typed_in(path):
     name = path.relative_to(NOTEBOOKS).with_suffix('').as_posix()
-    cells = [''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'markdown']
+    cells = [''.join(cell['source'])
+             for cell in json.loads(path.read_text(encoding='utf-8'))['cells']
+             if cell['cell_type'] == 'markdown']
     known = printed(name)
     return [number for cell in cells for number in typed(cell) if float(number) not in known]
 
@@ -51,13 +57,22 @@ PATHS = [path for path in sorted(NOTEBOOKS.rglob('*.ipynb')) if '.ipynb_checkpoi
 
 @pytest.mark.parametrize('path', PATHS, ids=named)
 def test_no_measured_number_is_typed(path):
-    assert typed_in(path) == [], 'publish the run (har compare TABLE --publish) and render it; or list here what a paper prints'
+    remedy = 'publish the run (har compare TABLE --publish) and render it; or list here what a paper prints'
+    assert typed_in(path) == [], remedy
 
 
 @pytest.mark.parametrize('text, numbers', [
-    ('| early fusion | 97.1 ± 1.9 | 95.4 to 98.8 |', ['97.1', '1.9', '95.4', '98.8']), ('it reached 87.5% in', ['87.5']), ('10.8 points above', ['10.8']),
-    ('69.2 ± 3.8 on', ['69.2', '3.8']), ('a mean of 12.3 percent', ['12.3']), (r'about 44.1 \% of', ['44.1']),
-    ('torch 2.11 is there', []), ('| `--validation 0.3` | a share |', []), ('```\n| 97.1 | 95.4 |\n```', []), ('above 0.9 a fit ends', [])])
+    ('| early fusion | 97.1 ± 1.9 | 95.4 to 98.8 |', ['97.1', '1.9', '95.4', '98.8']),
+    ('it reached 87.5% in', ['87.5']),
+    ('10.8 points above', ['10.8']),
+    ('69.2 ± 3.8 on', ['69.2', '3.8']),
+    ('a mean of 12.3 percent', ['12.3']),
+    (r'about 44.1 \% of', ['44.1']),
+    ('torch 2.11 is there', []),
+    ('| `--validation 0.3` | a share |', []),
+    ('```\n| 97.1 | 95.4 |\n```', []),
+    ('above 0.9 a fit ends', []),
+])
 def test_what_counts_as_typed(text, numbers): assert typed(text) == numbers
 
 

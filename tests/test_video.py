@@ -1,4 +1,5 @@
-"Reading and writing video: files of every kind checked against what was drawn and against what their containers say, and every fault a file can have."
+"""Reading and writing video: files of every kind checked against what was drawn and against what their containers say,
+and every fault a file can have."""
 import os
 import pickle
 import re
@@ -41,7 +42,10 @@ KINDS = [kind for kind in made_of.CODECS if kind != 'av1'] # what OpenCV decodes
 @pytest.fixture
 def sample(made, footage):
     "A file by name: a kind of `footage.CODECS`, 'packed' (XviD as UCF101 has it), or a camera clip."
-    return lambda name: footage[name] if name in footage else made('mpeg4', '.avi', bf='2') if name == 'packed' else made(name)
+    def of(name):
+        if name in footage: return footage[name]
+        return made('mpeg4', '.avi', bf='2') if name == 'packed' else made(name)
+    return of
 
 
 def bare_loop(path):
@@ -117,14 +121,20 @@ def test_files_bitwise_and_counted(sample, name):
     assert np.array_equal(read, bare_loop(path))
     assert all(np.array_equal(a, b) for a, b in zip(read, iter_frames(path), strict=True))
     assert np.array_equal(frames(path, limit=9), read[:9])
-    for start, stop in ((1, 2), (17, 30), (len(read) - 5, None)): assert np.array_equal(frames(path, start=start, stop=stop), read[start:stop])
-    assert (info.n_frames, info.height, info.width) == read.shape[:3] and info.n_frames == grabbed(path) == packets_of(path)
-    assert not info.truncated and info.n_declared == info.n_frames and info.duration == pytest.approx(len(read)/info.fps)
-    if name in KINDS: assert made_of.numbers(read) == list(range(40)) and made_of.corners(read[0]) == ('top left', 'top right')
+    for start, stop in ((1, 2), (17, 30), (len(read) - 5, None)):
+        assert np.array_equal(frames(path, start=start, stop=stop), read[start:stop])
+    assert (info.n_frames, info.height, info.width) == read.shape[:3]
+    assert info.n_frames == grabbed(path) == packets_of(path)
+    assert not info.truncated
+    assert info.n_declared == info.n_frames
+    assert info.duration == pytest.approx(len(read)/info.fps)
+    if name in KINDS:
+        assert made_of.numbers(read) == list(range(40)) and made_of.corners(read[0]) == ('top left', 'top right')
 
 
 def packets_of(path):
-    with av.open(str(path)) as container: return sum(packet.size > 8 for packet in container.demux(container.streams.video[0]))
+    with av.open(str(path)) as container:
+        return sum(packet.size > 8 for packet in container.demux(container.streams.video[0]))
 
 
 def test_packed_b_frames_of_ucf101_come_in_order(shared_data, tmp_path):
@@ -133,10 +143,12 @@ def test_packed_b_frames_of_ucf101_come_in_order(shared_data, tmp_path):
         content = (shared_data/'clips'/name).read_bytes()
         (tmp_path/'bare.m4v').write_bytes(unpacked(content))
         read, one_by_one = frames(shared_data/'clips'/name), frames(tmp_path/'bare.m4v')
-        assert not probe(shared_data/'clips'/name).truncated and len(one_by_one) == len(pictures_of(b''.join(video_packets(content))))
+        assert not probe(shared_data/'clips'/name).truncated
+        assert len(one_by_one) == len(pictures_of(b''.join(video_packets(content))))
         b_frames = sum(picture[4] >> 6 == 2 for packet in video_packets(content) for picture in pictures_of(packet))
         assert (b_frames > 100) == ('ApplyEyeMakeup' in name), 'this one is packed, or the test would prove nothing'
-        if len(pictures_of(video_packets(content)[-1])) == 2: # the last packet's B-frame waits for a packet that never comes
+        # the last packet's B-frame waits for a packet that never comes
+        if len(pictures_of(video_packets(content)[-1])) == 2:
             one_by_one = np.delete(one_by_one, -2, axis=0)
         assert np.array_equal(read, one_by_one)
 
@@ -149,7 +161,8 @@ def test_order_is_the_smooth_one(footage, name):
     assert in_order > .8 and swapped < in_order - .1, 'the check sees frames that change places'
 
 
-@pytest.mark.parametrize('codec, suffix', [(codec, suffix) for codec, suffixes in WRITABLE.items() for suffix in suffixes])
+@pytest.mark.parametrize('codec, suffix',
+                         [(codec, suffix) for codec, suffixes in WRITABLE.items() for suffix in suffixes])
 def test_every_codec_and_container(tmp_path, codec, suffix, capfd):
     numbers = np.repeat(np.arange(0, 240, 6, dtype=np.uint8), 48*64*3).reshape(40, 48, 64, 3)
     info = write_video(tmp_path/f'clip{suffix}', numbers, fps=29.97, codec=codec)
@@ -176,8 +189,10 @@ def test_overwriting_and_odd_names(tmp_path, clip):
 
 
 # where the red and the blue corner are to be, for each way of turning and mirroring
-SHOWN = {made_of.QUARTER: ('top right', 'bottom right'), made_of.HALF: ('bottom right', 'bottom left'), made_of.THREE_QUARTERS: ('bottom left', 'top left'),
-         made_of.ACROSS: ('top right', 'top left'), made_of.DOWN: ('bottom left', 'bottom right'), made_of.TRANSPOSED: ('top left', 'bottom left'), (0, -1, -1, 0): ('bottom right', 'top right')}
+SHOWN = {made_of.QUARTER: ('top right', 'bottom right'), made_of.HALF: ('bottom right', 'bottom left'),
+         made_of.THREE_QUARTERS: ('bottom left', 'top left'), made_of.ACROSS: ('top right', 'top left'),
+         made_of.DOWN: ('bottom left', 'bottom right'), made_of.TRANSPOSED: ('top left', 'bottom left'),
+         (0, -1, -1, 0): ('bottom right', 'top right')}
 
 
 @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv'])
@@ -187,11 +202,18 @@ def test_turned_and_mirrored_videos_come_as_players_show_them(made, tmp_path, ma
     if suffix != '.mp4': path = made_of.remux(tmp_path/f'turned{suffix}', path)
     info, read = probe(path), frames(path)
     upright = not matrix[0]
-    assert (info.height, info.width) == ((128, 96) if upright else (96, 128)) == read.shape[1:3] and len(read) == 40 and not info.truncated
+    assert (info.height, info.width) == ((128, 96) if upright else (96, 128)) == read.shape[1:3]
+    assert len(read) == 40
+    assert not info.truncated
     assert made_of.corners(read[0]) == made_of.corners(read[-1]) == SHOWN[matrix]
     assert info.decoder == ('PyAV' if matrix[0]*matrix[3] - matrix[1]*matrix[2] < 0 else 'OpenCV')
     as_it_lies = frames(made('h264'))
-    back = np.rot90(read, {('top right', 'bottom right'): 1, ('bottom right', 'bottom left'): 2, ('bottom left', 'top left'): 3}.get(SHOWN[matrix], 0), axes=(1, 2))
+    quarters = {
+        ('top right', 'bottom right'): 1,
+        ('bottom right', 'bottom left'): 2,
+        ('bottom left', 'top left'): 3,
+    }.get(SHOWN[matrix], 0)
+    back = np.rot90(read, quarters, axes=(1, 2))
     if info.decoder == 'OpenCV': assert np.array_equal(back, as_it_lies)
     if matrix == made_of.ACROSS: assert np.array_equal(read[:, :, ::-1], as_it_lies)
     if matrix == made_of.DOWN: assert np.array_equal(read[:, ::-1], as_it_lies)
@@ -200,7 +222,8 @@ def test_turned_and_mirrored_videos_come_as_players_show_them(made, tmp_path, ma
 
 def test_a_stream_that_changes_size_keeps_its_first(tmp_path):
     sizes = [(48, 64)]*3 + [(32, 48)]*3
-    (tmp_path/'two.avi').write_bytes(b''.join(cv2.imencode('.jpg', np.full((*size, 3), 90, np.uint8))[1].tobytes() for size in sizes))
+    (tmp_path/'two.avi').write_bytes(b''.join(cv2.imencode('.jpg', np.full((*size, 3), 90, np.uint8))[1].tobytes()
+                                              for size in sizes))
     read = frames(tmp_path/'two.avi')
     assert read.shape == (6, 48, 64, 3) and np.abs(read.astype(int) - 90).max() <= 3
 
@@ -208,7 +231,8 @@ def test_a_stream_that_changes_size_keeps_its_first(tmp_path):
 @pytest.mark.parametrize('n_declared', [0, 1, 3, 11, 13, 100_000, 2**31 - 1])
 def test_headers_are_not_believed(avi, clip, n_declared):
     content = bytearray(avi.read_bytes())
-    for place in (content.index(b'avih') + 24, content.index(b'strh') + 40): content[place:place + 4] = struct.pack('<I', n_declared)
+    for place in (content.index(b'avih') + 24, content.index(b'strh') + 40):
+        content[place:place + 4] = struct.pack('<I', n_declared)
     avi.write_bytes(content)
     assert np.array_equal(frames(avi), clip) and probe(avi).n_frames == 12
 
@@ -228,17 +252,26 @@ def faulty(folder, clip):
     whole = write_video(folder/'whole.mp4', clip).path.read_bytes()
     lossless = write_video(folder/'lossless.avi', clip, codec='FFV1').path.read_bytes()
     contents = {
-        'empty': b'', 'text': b'<html>not found</html>\n'*50, 'text.avi': b'plain\n'*500, 'text.m4v': b'hello world\n'*500, 'noise.mkv': os.urandom(5000),
-        'no_index': whole[:whole.index(b'moov') - 4], 'zero_frames.avi': lossless[:lossless.index(b'movi') + 4], 'header.avi': lossless[:40]}
+        'empty': b'',
+        'text': b'<html>not found</html>\n'*50,
+        'text.avi': b'plain\n'*500,
+        'text.m4v': b'hello world\n'*500,
+        'noise.mkv': os.urandom(5000),
+        'no_index': whole[:whole.index(b'moov') - 4],
+        'zero_frames.avi': lossless[:lossless.index(b'movi') + 4],
+        'header.avi': lossless[:40],
+    }
     for name in ('whole.mp4', 'lossless.avi'): (folder/name).unlink()
     paths = {name: folder/(name if '.' in name else f'{name}.mp4') for name in contents}
     for name, path in paths.items(): path.write_bytes(contents[name])
     (folder/'folder.mp4').mkdir()
     (folder/'notes.txt').write_text('words\n'*100)
-    return [*paths.values(), folder/'folder.mp4', folder/'notes.txt', folder/'missing.mp4', folder/'notes.txt'/'inside.mp4']
+    return [*paths.values(), folder/'folder.mp4', folder/'notes.txt',
+            folder/'missing.mp4', folder/'notes.txt'/'inside.mp4']
 
 
-@pytest.mark.parametrize('read', [probe, frames, lambda path: list(iter_frames(path))], ids=['probe', 'frames', 'iter_frames'])
+@pytest.mark.parametrize('read', [probe, frames, lambda path: list(iter_frames(path))],
+                         ids=['probe', 'frames', 'iter_frames'])
 def test_faulty_files_are_one_clear_error(tmp_path, clip, read, capfd):
     for path in faulty(tmp_path, clip):
         with pytest.raises(VideoError) as caught: read(path)
@@ -258,7 +291,13 @@ def test_nothing_reaches_the_terminal(tmp_path, clip):
     half = write_video(tmp_path/'half.avi', np.repeat(clip, 4, 0), codec='XVID').path
     half.write_bytes(half.read_bytes()[:-20_000])
     paths = [str(path) for path in [*faulty(tmp_path, clip), half]]
-    code = 'import sys\nfrom har_nb.data.video import *\nfor path in sys.argv[1:]:\n try: print(probe(path).truncated)\n except VideoError as e: print(e.reason)\n'
+    code = (
+        'import sys\n'
+        'from har_nb.data.video import *\n'
+        'for path in sys.argv[1:]:\n'
+        ' try: print(probe(path).truncated)\n'
+        ' except VideoError as e: print(e.reason)\n'
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith('OPENCV')}
     done = subprocess.run([sys.executable, '-c', code, *paths], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stderr == '' and len(done.stdout.splitlines()) == len(paths), done.stderr
@@ -280,9 +319,15 @@ def test_half_of_a_packed_avi(sample, tmp_path):
 
 
 @pytest.mark.parametrize('bad, reason', [
-    ([], 'no frames'), (np.zeros((0, 8, 8, 3), np.uint8), 'no frames'), (np.zeros((3, 47, 64, 3), np.uint8), 'height 47'), (np.zeros((3, 48, 63, 3), np.uint8), 'width 63'),
-    (np.zeros((3, 48, 64, 3)), 'frame 0 is float64'), (np.zeros((3, 48, 64), np.uint8), 'frame 0'), (np.zeros((3, 3, 48, 64), np.uint8), 'frame 0'),
-    ([np.zeros((48, 64, 3), np.uint8), np.zeros((48, 32, 3), np.uint8)], 'frame 1')])
+    ([], 'no frames'),
+    (np.zeros((0, 8, 8, 3), np.uint8), 'no frames'),
+    (np.zeros((3, 47, 64, 3), np.uint8), 'height 47'),
+    (np.zeros((3, 48, 63, 3), np.uint8), 'width 63'),
+    (np.zeros((3, 48, 64, 3)), 'frame 0 is float64'),
+    (np.zeros((3, 48, 64), np.uint8), 'frame 0'),
+    (np.zeros((3, 3, 48, 64), np.uint8), 'frame 0'),
+    ([np.zeros((48, 64, 3), np.uint8), np.zeros((48, 32, 3), np.uint8)], 'frame 1'),
+])
 def test_frames_that_cannot_be_written(tmp_path, bad, reason):
     with pytest.raises(VideoError, match=reason): write_video(tmp_path/'clip.mp4', bad)
     assert not list(tmp_path.iterdir())
@@ -298,9 +343,16 @@ def test_places_that_cannot_be_written(tmp_path, clip, place, capfd):
     assert capfd.readouterr() == ('', '')
 
 
-@pytest.mark.parametrize('name, codec', [('clip.avi', 'H264'), ('clip.mp4', 'MJPG'), ('clip.mp4', 'nonsense'), ('clip', 'mp4v'), ('clip.webm', 'FFV1')])
+@pytest.mark.parametrize('name, codec', [
+    ('clip.avi', 'H264'),
+    ('clip.mp4', 'MJPG'),
+    ('clip.mp4', 'nonsense'),
+    ('clip', 'mp4v'),
+    ('clip.webm', 'FFV1'),
+])
 def test_codecs_that_cannot_be_written(tmp_path, clip, name, codec):
-    with pytest.raises(VideoError, match='cannot be written to') as caught: write_video(tmp_path/name, clip, codec=codec)
+    with pytest.raises(VideoError, match='cannot be written to') as caught:
+        write_video(tmp_path/name, clip, codec=codec)
     assert 'mp4v: .mp4' in caught.value.remedy and not list(tmp_path.iterdir())
 
 
@@ -319,8 +371,10 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, clip, failure):
 def test_a_killed_writer_leaves_no_file_by_the_name(tmp_path):
     "Killed by itself, in the middle: a stream of frames that ends the process."
     code = ('import os, signal, sys, numpy as np\nfrom har_nb.data.video import write_video\n'
-        'def frames():\n    for _ in range(50): yield np.zeros((48, 64, 3), np.uint8)\n    os.kill(os.getpid(), signal.SIGKILL)\n'
-        'write_video(sys.argv[1], frames())')
+            'def frames():\n'
+            '    for _ in range(50): yield np.zeros((48, 64, 3), np.uint8)\n'
+            '    os.kill(os.getpid(), signal.SIGKILL)\n'
+            'write_video(sys.argv[1], frames())')
     done = subprocess.run([sys.executable, '-c', code, str(tmp_path/'clip.mp4')])
     assert done.returncode == -9 and [path.name[0] for path in tmp_path.iterdir()] == ['.']
 
@@ -365,14 +419,19 @@ def picture_folder(folder, clip, name='{:05}.png', first=1):
     return folder
 
 
-@pytest.mark.parametrize('name, first', [('{:05}.png', 1), ('{}.png', 0), ('img_{:05}.PNG', 1), ('v_Run_g01_c01_{:04}.png', 1)])
+@pytest.mark.parametrize('name, first',
+                         [('{:05}.png', 1), ('{}.png', 0), ('img_{:05}.PNG', 1), ('v_Run_g01_c01_{:04}.png', 1)])
 def test_a_folder_of_pictures_is_a_video(tmp_path, clip, name, first):
     folder = picture_folder(tmp_path/'124', clip, name, first)
     (folder/'._00001.jpg').write_bytes(b'apple')
     (folder/'Thumbs.db').write_bytes(b'windows')
     info = probe(folder)
-    assert (info.n_frames, info.n_declared, info.height, info.width, info.fps, info.codec, info.truncated) == (12, 12, 48, 64, 12, 'pictures', False)
-    assert np.array_equal(frames(folder), clip) and np.array_equal(list(iter_frames(folder, 3, 5)), clip[3:5]) and diagnose(folder) is None
+    assert (info.n_frames, info.n_declared, info.height, info.width, info.fps, info.codec, info.truncated) == (
+        12, 12, 48, 64, 12, 'pictures', False
+    )
+    assert np.array_equal(frames(folder), clip)
+    assert np.array_equal(list(iter_frames(folder, 3, 5)), clip[3:5])
+    assert diagnose(folder) is None
     assert diagnose(folder, min_frames=13)[0] == 'short'
 
 
@@ -394,7 +453,12 @@ def test_a_gap_in_the_numbers_is_truncated(tmp_path, clip, missing):
 def test_pictures_that_are_none(tmp_path, clip, capfd):
     folder = picture_folder(tmp_path/'7', clip, '{:05}.jpg')
     whole = (folder/'00004.jpg').read_bytes()
-    for content, reason in ((whole[:len(whole)//2], 'not a whole'), (b'', 'empty'), (b'<html>\xff\xd9', 'cannot be decoded'), (os.urandom(3000), 'not a whole')):
+    for content, reason in (
+        (whole[:len(whole)//2], 'not a whole'),
+        (b'', 'empty'),
+        (b'<html>\xff\xd9', 'cannot be decoded'),
+        (os.urandom(3000), 'not a whole'),
+    ):
         (folder/'00004.jpg').write_bytes(content)
         for read in (probe, frames, lambda path: list(iter_frames(path))):
             with pytest.raises(VideoError, match=reason) as caught: read(folder)
@@ -404,9 +468,13 @@ def test_pictures_that_are_none(tmp_path, clip, capfd):
 
 
 @pytest.mark.parametrize('names, problem, reason', [
-    (['00001.jpg', 'cover.jpg'], 'unreadable', 'cover.jpg has no number'), (['img_1.jpg', 'flow_1.jpg'], 'unreadable', r'more than one series of pictures \(flow_\*, img_\*\)'),
-    (['1.jpg', '01.jpg'], 'unreadable', '01.jpg and 1.jpg have the same number'), (['1.jpg', '1.png'], 'unreadable', '1.jpg and 1.png'),
-    ([], 'empty', 'without pictures'), (['notes.txt'], 'empty', 'without pictures')])
+    (['00001.jpg', 'cover.jpg'], 'unreadable', 'cover.jpg has no number'),
+    (['img_1.jpg', 'flow_1.jpg'], 'unreadable', r'more than one series of pictures \(flow_\*, img_\*\)'),
+    (['1.jpg', '01.jpg'], 'unreadable', '01.jpg and 1.jpg have the same number'),
+    (['1.jpg', '1.png'], 'unreadable', '1.jpg and 1.png'),
+    ([], 'empty', 'without pictures'),
+    (['notes.txt'], 'empty', 'without pictures'),
+])
 def test_names_without_an_order(tmp_path, names, problem, reason):
     for name in names: (tmp_path/name).touch()
     with pytest.raises(VideoError, match=reason) as caught: frames(tmp_path)
@@ -418,15 +486,19 @@ def test_a_picture_of_another_size_is_scaled_to_the_first(tmp_path, clip):
     assert frames(folder).shape == (3, 48, 64, 3)
 
 
-@pytest.mark.parametrize('settings', [dict(ahead=1), dict(ahead=4), dict(ahead=500), dict(threads=0), dict(threads=0, ahead=4)])
+@pytest.mark.parametrize('settings',
+                         [dict(ahead=1), dict(ahead=4), dict(ahead=500), dict(threads=0), dict(threads=0, ahead=4)])
 def test_threads_and_reading_ahead_change_no_bit(sample, settings):
     for name in ('packed', 'carphone_pristine', 'av1'):
         path = sample(name)
         expected, times = frames(path, times=True)
         assert np.array_equal(frames(path, **settings), expected)
         assert np.array_equal(frames(path, start=13, stop=30, **settings), expected[13:30])
-        assert all(np.array_equal(picture[..., ::-1], frame) for picture, frame in zip(iter_pictures(path, **settings), expected, strict=True))
-        for (picture, time), frame, when in zip(iter_frames(path, times=True, **settings), expected, times, strict=True): assert np.array_equal(picture, frame) and time == when
+        assert all(np.array_equal(picture[..., ::-1], frame)
+                   for picture, frame in zip(iter_pictures(path, **settings), expected, strict=True))
+        timed = iter_frames(path, times=True, **settings)
+        for (picture, time), frame, when in zip(timed, expected, times, strict=True):
+            assert np.array_equal(picture, frame) and time == when
 
 
 def test_reading_ahead_can_be_left_at_any_time(avi, clip):
@@ -444,7 +516,8 @@ def test_what_fails_ahead_fails_here(tmp_path, clip):
     pictures = iter_pictures(folder, ahead=3)
     for expected in clip[:7]: assert np.array_equal(next(pictures)[..., ::-1], expected)
     with pytest.raises(VideoError, match='00008.png'): next(pictures)
-    with pytest.raises(VideoError, match='ends after 7'): list(iter_pictures(picture_folder(tmp_path/'8', clip[:7]), start=9, ahead=3))
+    with pytest.raises(VideoError, match='ends after 7'):
+        list(iter_pictures(picture_folder(tmp_path/'8', clip[:7]), start=9, ahead=3))
 
 
 # what is cut off, and what only looks like it
@@ -456,20 +529,29 @@ SOUND = {
     'sound longer than the picture, webm': lambda made, folder: (made('vp8', sound=5), 40),
     'the picture begins late': lambda made, folder: (made('h264', '.mkv', sound=5, start=2), 40),
     'the picture begins late, mp4': lambda made, folder: (made('h264', sound=5, start=2), 40),
-    'no rate and no length, as browsers record': lambda made, folder: (made_of.as_browsers_record(folder/'a.webm', made('vp8')), 40),
+    'no rate and no length, as browsers record': lambda made, folder: (
+        made_of.as_browsers_record(folder/'a.webm', made('vp8')), 40
+    ),
     'the same in Matroska': lambda made, folder: (made_of.as_browsers_record(folder/'a.mkv', made('h264')), 40),
     'a rate that changes, webm': lambda made, folder: (made('vp8', times=SLOWING), 40),
     'a rate that changes, mkv': lambda made, folder: (made('mpeg4', '.mkv', times=SLOWING), 40),
-    'fragments': lambda made, folder: (made_of.remux(folder/'a.mp4', made('h264'), options={'movflags': 'frag_keyframe+empty_moov'}), 40),
-    'pictures that are never shown': lambda made, folder: (made('vp8', **{'auto-alt-ref': '1', 'lag-in-frames': '10', 'deadline': 'good'}), 40),
-    'only sound is missing at the end': lambda made, folder: (sound_cut(made, folder), 40)}
-SLOWING = tuple(Fraction(t, 30) for t in range(20)) + tuple(Fraction(20 + 2*t, 30) for t in range(20)) # 30, then 15 frames a second, as in the dark
+    'fragments': lambda made, folder: (
+        made_of.remux(folder/'a.mp4', made('h264'), options={'movflags': 'frag_keyframe+empty_moov'}), 40
+    ),
+    'pictures that are never shown': lambda made, folder: (
+        made('vp8', **{'auto-alt-ref': '1', 'lag-in-frames': '10', 'deadline': 'good'}), 40
+    ),
+    'only sound is missing at the end': lambda made, folder: (sound_cut(made, folder), 40),
+}
+# 30, then 15 frames a second, as in the dark
+SLOWING = tuple(Fraction(t, 30) for t in range(20)) + tuple(Fraction(20 + 2*t, 30) for t in range(20))
 
 
 def sound_cut(made, folder):
     "An .mp4 whose bytes end within the sound: every picture is there."
     path = made('h264', sound=30)
-    with av.open(str(path)) as container: last = max(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
+    with av.open(str(path)) as container:
+        last = max(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
     content = made_of.index_first(folder/'whole.mp4', path).read_bytes()
     (folder/'a.mp4').write_bytes(content[:-200])
     assert last < path.stat().st_size - 200
@@ -485,8 +567,19 @@ def test_sound_files_are_not_cut_off(made, tmp_path, kind):
     assert made_of.numbers(read) == list(range(40))[-n_frames:]
 
 
-CONTAINERS = [('h264', '.mp4', 'first'), ('h264', '.mov', None), ('h264', '.mkv', None), ('vp8', '.webm', None), ('vp9', '.webm', 'browser'), ('h264', '.mkv', 'browser'), ('mpeg4', '.avi', None),
-              ('h264', '.flv', None), ('mpeg4', '.wmv', None), ('av1', '.mkv', None), ('h264', '.mp4', 'fragments')]
+CONTAINERS = [
+    ('h264', '.mp4', 'first'),
+    ('h264', '.mov', None),
+    ('h264', '.mkv', None),
+    ('vp8', '.webm', None),
+    ('vp9', '.webm', 'browser'),
+    ('h264', '.mkv', 'browser'),
+    ('mpeg4', '.avi', None),
+    ('h264', '.flv', None),
+    ('mpeg4', '.wmv', None),
+    ('av1', '.mkv', None),
+    ('h264', '.mp4', 'fragments'),
+]
 
 
 @pytest.mark.parametrize('share', [.5, .75, .95])
@@ -495,7 +588,8 @@ def test_files_that_are_cut_off_are_named(made, tmp_path, kind, suffix, how, sha
     path = made(kind, '.mp4' if (kind, how) == ('h264', 'browser') else suffix, g='8')
     if how == 'first' or suffix == '.mov': path = made_of.index_first(tmp_path/f'whole{suffix}', path)
     if how == 'browser': path = made_of.as_browsers_record(tmp_path/f'whole{suffix}', path)
-    if how == 'fragments': path = made_of.remux(tmp_path/'whole.mp4', path, options={'movflags': 'frag_keyframe+empty_moov'})
+    if how == 'fragments':
+        path = made_of.remux(tmp_path/'whole.mp4', path, options={'movflags': 'frag_keyframe+empty_moov'})
     assert probe(path).n_frames == 40 and not probe(path).truncated
     half = made_of.cut(tmp_path/f'half{suffix}', path, share)
     info = probe(half)
@@ -507,7 +601,8 @@ def test_frames_that_cannot_be_decoded_are_missing(made, tmp_path):
     "All bytes are there, and a third of the packets are noise."
     path = made('ffv1')
     content = bytearray(path.read_bytes())
-    with av.open(str(path)) as container: spans = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    with av.open(str(path)) as container:
+        spans = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     for pos, size in spans[10:24]: content[pos + 6:pos + size] = bytes(size - 6)
     (tmp_path/'noise.mkv').write_bytes(content)
     info = probe(tmp_path/'noise.mkv')
@@ -526,7 +621,8 @@ def test_only_doubtful_files_are_read_again(made, monkeypatch, tmp_path):
     assert counted == ['.mkv', '.mp4']
 
 
-@pytest.mark.parametrize('kind, suffix, expected', [('h264', '.mp4', 40), ('h264', '.mkv', 40), ('mpeg4', '.avi', 40), ('av1', '.mp4', 40)])
+@pytest.mark.parametrize('kind, suffix, expected',
+                         [('h264', '.mp4', 40), ('h264', '.mkv', 40), ('mpeg4', '.avi', 40), ('av1', '.mp4', 40)])
 def test_header_frames(made, tmp_path, kind, suffix, expected):
     assert header_frames(made(kind, suffix)) == expected
     assert header_frames(tmp_path/'gone.mp4') == 0
@@ -535,16 +631,27 @@ def test_header_frames(made, tmp_path, kind, suffix, expected):
 
 # time
 
-@pytest.mark.parametrize('kind, suffix, near', [('h264', '.mp4', 1e-6), ('h264', '.mkv', 1e-3), ('vp8', '.webm', 1e-3), ('mpeg4', '.mkv', 1e-3), ('hevc', '.mov', 1e-3), ('av1', '.mp4', 1e-3)])
+@pytest.mark.parametrize('kind, suffix, near', [
+    ('h264', '.mp4', 1e-6),
+    ('h264', '.mkv', 1e-3),
+    ('vp8', '.webm', 1e-3),
+    ('mpeg4', '.mkv', 1e-3),
+    ('hevc', '.mov', 1e-3),
+    ('av1', '.mp4', 1e-3),
+])
 def test_times_are_the_stream_s_own(made, kind, suffix, near):
     path = made(kind, suffix, times=SLOWING)
     expected = [float(time) for time in SLOWING]
     info, times = probe(path), frame_times(path)
     np.testing.assert_allclose(times, expected, atol=near)
-    assert info.varies and info.duration == pytest.approx(2, abs=.01) and info.fps == pytest.approx(20, abs=.1) and 'varies' in repr(info)
+    assert info.varies
+    assert info.duration == pytest.approx(2, abs=.01)
+    assert info.fps == pytest.approx(20, abs=.1)
+    assert 'varies' in repr(info)
     read, same = frames(path, times=True)
     assert np.array_equal(same, times) and len(read) == 40
-    assert np.array_equal(frames(path, start=25, stop=30, times=True)[1], times[25:30]), 'of a part, too, from the first frame of the file'
+    part = frames(path, start=25, stop=30, times=True)[1]
+    assert np.array_equal(part, times[25:30]), 'of a part, too, from the first frame of the file'
     assert [time for _, time in iter_frames(path, 25, 30, times=True)] == times[25:30].tolist()
 
 
@@ -566,8 +673,14 @@ def test_time_begins_with_the_picture(made):
 
 
 @pytest.mark.parametrize('times, header, expected', [
-    ([0, .04, .08, .12], 25, (25, False)), ([0, .04, .08, .12], 1000, (25, False)), ([0, .04, .08, .12], 0, (25, False)), ([0], 25, (25, False)), ([0, .033, .067, .1], 29.97, (29.97, False)),
-    ([0, .1, .2, .3, .9, 1.5, 2.1], 10, (7/2.7, True)), ([0, float('nan')], 0, (0, False))])
+    ([0, .04, .08, .12], 25, (25, False)),
+    ([0, .04, .08, .12], 1000, (25, False)),
+    ([0, .04, .08, .12], 0, (25, False)),
+    ([0], 25, (25, False)),
+    ([0, .033, .067, .1], 29.97, (29.97, False)),
+    ([0, .1, .2, .3, .9, 1.5, 2.1], 10, (7/2.7, True)),
+    ([0, float('nan')], 0, (0, False)),
+])
 def test_rates(times, header, expected):
     fps, varies = rate_of(times, header)
     assert (pytest.approx(fps), varies) == expected
@@ -577,7 +690,8 @@ def test_rates(times, header, expected):
 
 @pytest.mark.parametrize('name', [*KINDS, 'packed', 'carphone_pristine'])
 def test_both_decoders_give_the_same_frames(sample, name):
-    "Of 8-bit progressive files to the bit; 10 bits are rounded to 8 by the same code, where both wheels carry the same FFmpeg: a level or two between versions."
+    """Of 8-bit progressive files to the bit; 10 bits are rounded to 8 by the same code, where both wheels carry the
+    same FFmpeg: a level or two between versions."""
     path = sample(name)
     first, capture, second = bare_loop(path), PyAVCapture(path), []
     while (decoded := capture.read())[0]: second.append(decoded[1][..., ::-1])
@@ -588,7 +702,8 @@ def test_both_decoders_give_the_same_frames(sample, name):
 
 def test_why_ten_bits_differ_with_another_interpolation(made):
     "Between colours at a sharp edge: bilinear against bicubic, many levels in few places."
-    with av.open(str(made('hevc10'))) as container: plain = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
+    with av.open(str(made('hevc10'))) as container:
+        plain = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
     apart = np.abs(plain.astype(int) - frames(made('hevc10')))
     assert 2 < apart.max() < 64 and apart.mean() < 3
 
@@ -597,18 +712,27 @@ def test_why_ten_bits_differ_with_another_interpolation(made):
 def test_av1_is_decoded(made, suffix):
     path = made('av1', suffix)
     info, read = probe(path), frames(path)
-    assert (info.n_frames, info.codec, info.decoder, info.truncated) == (40, 'av1', 'PyAV', False) and 'by PyAV' in repr(info)
-    assert read.shape == (40, 96, 128, 3) and np.abs(read.astype(int) - made_of.drawn()).mean() < 5 and made_of.corners(read[-1]) == ('top left', 'top right')
+    assert (info.n_frames, info.codec, info.decoder, info.truncated) == (40, 'av1', 'PyAV', False)
+    assert 'by PyAV' in repr(info)
+    assert read.shape == (40, 96, 128, 3)
+    assert np.abs(read.astype(int) - made_of.drawn()).mean() < 5
+    assert made_of.corners(read[-1]) == ('top left', 'top right')
     assert np.array_equal(frames(path, start=30), read[30:])
 
 
-INTERLACED = {'h264 in mp4': ('h264', '.mp4', {'x264-params': 'interlaced=1'}), 'h264 in mkv': ('h264', '.mkv', {'x264-params': 'interlaced=1'}), 'h264 in ts': ('h264', '.ts', {'x264-params': 'interlaced=1'}),
-              'mpeg2': ('mpeg2', '.mpg', {'flags': '+ildct+ilme'}), 'mpeg4 in avi': ('mpeg4', '.avi', {'flags': '+ildct+ilme+qscale'})}
+INTERLACED = {
+    'h264 in mp4': ('h264', '.mp4', {'x264-params': 'interlaced=1'}),
+    'h264 in mkv': ('h264', '.mkv', {'x264-params': 'interlaced=1'}),
+    'h264 in ts': ('h264', '.ts', {'x264-params': 'interlaced=1'}),
+    'mpeg2': ('mpeg2', '.mpg', {'flags': '+ildct+ilme'}),
+    'mpeg4 in avi': ('mpeg4', '.avi', {'flags': '+ildct+ilme+qscale'}),
+}
 
 
 @pytest.mark.parametrize('kind', INTERLACED)
 def test_interlaced_video_is_read_whole(made, kind):
-    "OpenCV's wheel hands out memory that was never written; the fields are left woven, a few levels from what was drawn."
+    """OpenCV's wheel hands out memory that was never written; the fields are left woven, a few levels from what was
+    drawn."""
     codec, suffix, options = INTERLACED[kind]
     path = made(codec, suffix, **options)
     info, read = probe(path), frames(path)
@@ -617,21 +741,34 @@ def test_interlaced_video_is_read_whole(made, kind):
 
 
 @pytest.mark.parametrize('kind, options', [
-    ('h264', {}), ('h264', {'profile': 'baseline', 'bf': '0'}), ('h264', {'profile': 'high', 'bf': '3'}), ('h264', {'x264-params': 'interlaced=1'}), ('h264', {'x264-params': 'fake-interlaced=1'}),
-    ('mpeg4', {}), ('mpeg4', {'bf': '2'}), ('mpeg4', {'flags': '+ildct+ilme+qscale'}), ('mpeg4', {'rate': Fraction(30000, 1001)}), ('mpeg4', {'aspect': '16:15'})])
+    ('h264', {}),
+    ('h264', {'profile': 'baseline', 'bf': '0'}),
+    ('h264', {'profile': 'high', 'bf': '3'}),
+    ('h264', {'x264-params': 'interlaced=1'}),
+    ('h264', {'x264-params': 'fake-interlaced=1'}),
+    ('mpeg4', {}),
+    ('mpeg4', {'bf': '2'}),
+    ('mpeg4', {'flags': '+ildct+ilme+qscale'}),
+    ('mpeg4', {'rate': Fraction(30000, 1001)}),
+    ('mpeg4', {'aspect': '16:15'}),
+])
 @pytest.mark.parametrize('suffix', ['.avi', '.mp4', '.mkv'])
 def test_what_headers_say_of_interlacing(made, kind, options, suffix):
-    "A header that promises whole frames is believed: no frame may then be interlaced. PyAV is asked of the others alone."
+    """A header that promises whole frames is believed: no frame may then be interlaced. PyAV is asked of the others
+    alone."""
     path = made(kind, suffix, **options)
-    with av.open(str(path)) as container: interlaced = any(frame.interlaced_frame for frame in container.decode(video=0))
+    with av.open(str(path)) as container:
+        interlaced = any(frame.interlaced_frame for frame in container.decode(video=0))
     promised = video._progressive(cv2.VideoCapture(str(path), cv2.CAP_FFMPEG))
-    assert promised == (not any('interlaced' in value or 'ildct' in value for value in options.values() if isinstance(value, str)))
+    words = [value for value in options.values() if isinstance(value, str)]
+    assert promised == (not any('interlaced' in word or 'ildct' in word for word in words))
     assert not (promised and interlaced) and probe(path).decoder == ('PyAV' if interlaced else 'OpenCV')
 
 
 def test_usual_files_are_opened_once(made, footage, monkeypatch):
     monkeypatch.setattr(video, '_head', lambda path: pytest.fail(f'{path} was opened twice'))
-    for kind in ('h264', 'h264_mkv', 'h264_ts', 'hevc', 'vp8', 'vp9', 'mpeg4', 'mpeg4_b', 'mpeg4_mkv', 'mpeg4_mov'): probe(made(kind))
+    for kind in ('h264', 'h264_mkv', 'h264_ts', 'hevc', 'vp8', 'vp9', 'mpeg4', 'mpeg4_b', 'mpeg4_mkv', 'mpeg4_mov'):
+        probe(made(kind))
     for path in footage.values(): frames(path, limit=1)
 
 
@@ -649,7 +786,10 @@ def test_a_name_that_is_not_utf8(made, tmp_path):
     for kind in ('h264', 'av1'):
         path = tmp_path/os.fsdecode(b'caf\xe9_' + kind.encode() + b'.mp4')
         shutil.copy(made(kind), path)
-        assert np.array_equal(frames(path, complete=True), frames(made(kind))) and probe(path).path == path and diagnose(path) is None and header_frames(path) == 40
+        assert np.array_equal(frames(path, complete=True), frames(made(kind)))
+        assert probe(path).path == path
+        assert diagnose(path) is None
+        assert header_frames(path) == 40
     path.write_bytes(b'no video')
     with pytest.raises(VideoError, match='not a video') as caught: probe(path)
     assert str(caught.value).encode() and 'caf' in str(caught.value) and caught.value.path == path

@@ -1,4 +1,5 @@
-"Weights as they are published: fp16, batch norm folded into the convolutions, padded like TensorFlow. A drawn net that saw real pictures stands in for them."
+"""Weights as they are published: fp16, batch norm folded into the convolutions, padded like TensorFlow. A drawn net
+that saw real pictures stands in for them."""
 import json
 
 import torch
@@ -11,7 +12,8 @@ from har_nb.samples.modalities import fitted, resize
 
 
 def seen_and_folded(net, pictures):
-    "The state of a net in fp16 whose batch norms, after they saw the pictures, have given their work to the convolutions before them."
+    """The state of a net in fp16 whose batch norms, after they saw the pictures, have given their work to the
+    convolutions before them."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None

@@ -18,13 +18,15 @@ import numpy as np
 
 # %% ../../nbs/data/03_people.ipynb #231e1e16
 _SKIN = ((246, 214, 186), (232, 190, 152), (208, 158, 118), (168, 116, 80), (126, 82, 54), (90, 60, 42))
-_CLOTH = ((214, 48, 49), (9, 132, 227), (0, 160, 110), (250, 190, 30), (232, 67, 147), (108, 92, 231), (245, 246, 250), (45, 52, 54), (255, 118, 40), (0, 190, 200))
+_CLOTH = ((214, 48, 49), (9, 132, 227), (0, 160, 110), (250, 190, 30), (232, 67, 147), (108, 92, 231), (245, 246, 250),
+          (45, 52, 54), (255, 118, 40), (0, 190, 200))
 
 @dataclass(frozen=True)
 class Person:
     "Someone who can be drawn: bone lengths and widths in body heights, colours in RGB, and a manner of moving."
     number: int = 1
-    lengths: dict = field(default_factory=lambda: dict(torso=.285, head=.105, upper=.165, fore=.15, thigh=.235, shin=.225, foot=.1, shoulder=.105, hip=.055))
+    lengths: dict = field(default_factory=lambda: dict(
+        torso=.285, head=.105, upper=.165, fore=.15, thigh=.235, shin=.225, foot=.1, shoulder=.105, hip=.055))
     girth: float = 1.       # thickness of limbs and torso, 1 = average
     skin: tuple = _SKIN[1]
     shirt: tuple = _CLOTH[0]
@@ -46,12 +48,16 @@ class Person:
         rng = np.random.default_rng([seed, number, 101])
         bone = {name: length*rng.uniform(.92, 1.08) for name, length in cls().lengths.items()}
         shirt, shorts, cap = (_CLOTH[i] for i in rng.permutation(len(_CLOTH))[:3])
-        return cls(number, bone, rng.uniform(.85, 1.25), _SKIN[rng.integers(len(_SKIN))], shirt, shorts, cap,
-                   ((245, 245, 245), (40, 40, 48), (230, 60, 60))[rng.integers(3)], rng.uniform(.85, 1.15), rng.uniform(.88, 1.1), rng.uniform(-.03, .09))
+        shoes = (245, 245, 245), (40, 40, 48), (230, 60, 60)
+        return cls(number, bone, girth=rng.uniform(.85, 1.25), skin=_SKIN[rng.integers(len(_SKIN))], shirt=shirt,
+                   shorts=shorts, cap=cap, shoes=shoes[rng.integers(3)], tempo=rng.uniform(.85, 1.15),
+                   vigour=rng.uniform(.88, 1.1), stoop=rng.uniform(-.03, .09))
 
 # %% ../../nbs/data/03_people.ipynb #35aaea71
-POSE = ('torso', 'head', 'arm_l', 'forearm_l', 'arm_r', 'forearm_r', 'thigh_l', 'shin_l', 'thigh_r', 'shin_r', 'heel_l', 'heel_r', 'lift', 'shift', 'yaw', 'prop', 'ball_x', 'ball_y')
-JOINTS = ('head', 'neck', 'pelvis') + tuple(f'{part}_{side}' for side in 'lr' for part in ('shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle', 'toe'))
+POSE = ('torso', 'head', 'arm_l', 'forearm_l', 'arm_r', 'forearm_r', 'thigh_l', 'shin_l', 'thigh_r', 'shin_r',
+        'heel_l', 'heel_r', 'lift', 'shift', 'yaw', 'prop', 'ball_x', 'ball_y')
+_SIDED = 'shoulder', 'elbow', 'wrist', 'hip', 'knee', 'ankle', 'toe'
+JOINTS = ('head', 'neck', 'pelvis') + tuple(f'{part}_{side}' for side in 'lr' for part in _SIDED)
 SWAP = [0, 1, 2, *range(10, 17), *range(3, 10)]    # what was left is right in the mirror
 
 def _dir(angle):
@@ -75,14 +81,17 @@ def joint_positions(poses:np.ndarray,   # T P, columns as `POSE`
         at[f'hip_{side}'] = at['pelvis'] + sign*bone['hip']*across
         at[f'knee_{side}'] = at[f'hip_{side}'] + bone['thigh']*_dir(angle[f'thigh_{side}'])
         at[f'ankle_{side}'] = at[f'knee_{side}'] + bone['shin']*_dir(angle[f'shin_{side}'])
-        along, heel = np.sin(angle['yaw']), angle[f'heel_{side}']
-        at[f'toe_{side}'] = at[f'ankle_{side}'] + bone['foot']*np.stack([along*np.cos(heel) + sign*.45*np.cos(angle['yaw']), along*np.sin(heel) + .12 + .1*np.cos(angle['yaw'])], -1)
+        yaw, heel = angle['yaw'], angle[f'heel_{side}']
+        ahead = np.sin(yaw)*np.cos(heel) + sign*.45*np.cos(yaw)
+        down = np.sin(yaw)*np.sin(heel) + .12 + .1*np.cos(yaw)
+        at[f'toe_{side}'] = at[f'ankle_{side}'] + bone['foot']*np.stack([ahead, down], -1)
     points = np.stack([at[name] for name in JOINTS], 1)
     feet = points[:, [JOINTS.index(f'{part}_{side}') for part in ('ankle', 'toe') for side in 'lr']]
     ground = np.maximum(feet[:, :2, 1].max(1) + .035, feet[:, 2:, 1].max(1) + .022) + angle['lift']
     middle = feet[:, :2, 0].mean(1) - angle['shift']
     return points - np.stack([middle, ground], -1)[:, None]
 
+# %% ../../nbs/data/03_people.ipynb #96c1384d
 def reach(offset:np.ndarray,    # T 2, from shoulder or hip to the wanted end, body heights
           first:float,          # length of the upper bone
           second:float,         # length of the lower bone
@@ -114,12 +123,14 @@ def rest_pose(phase, person, yaw=SIDE):
     "Standing: the pose between actions."
     side = .6 < yaw < 2.2
     stand = dict(torso=person.stoop if side else 0., head=person.stoop*.3 if side else 0., yaw=yaw)
-    stand |= dict(arm_l=.1, forearm_l=.25, arm_r=.02, forearm_r=.2) if side else dict(arm_l=.16, forearm_l=.1, arm_r=-.16, forearm_r=-.1)
-    stand |= dict(thigh_l=.16, shin_l=.06, thigh_r=-.06, shin_r=-.18) if side else dict(thigh_l=.08, shin_l=.05, thigh_r=-.08, shin_r=-.05)
+    if side: stand |= dict(arm_l=.1, forearm_l=.25, arm_r=.02, forearm_r=.2)
+    else: stand |= dict(arm_l=.16, forearm_l=.1, arm_r=-.16, forearm_r=-.1)
+    if side: stand |= dict(thigh_l=.16, shin_l=.06, thigh_r=-.06, shin_r=-.18)
+    else: stand |= dict(thigh_l=.08, shin_l=.05, thigh_r=-.08, shin_r=-.05)
     return {name: np.full_like(phase, stand.get(name, 0.)) for name in POSE} | dict(ball_x=np.full_like(phase, 9.))
 
 # %% ../../nbs/data/03_people.ipynb #2d0cf06f
-ROUND = 12    # source pictures (15 shown frames) in which a loop is gone round once: then every batch of 10 frames shows which way
+ROUND = 12 # source images (15 shown frames) of one round of a loop, so that every batch of 10 frames shows which way
 
 def rounds(phase, person):
     "How often a loop is gone round in the moving part of a clip."
@@ -141,18 +152,20 @@ def climb(phase, person):
     pose['prop'] = 3*STRIPE*turn/(2*np.pi) - 3*STRIPE*rounds(phase, person)
     return pose
 
-HUB, HANDLE = np.array([.01, -.6]), .09     # axle of the crank, from the middle of the stage, and how far from it the handle is, body heights
+HUB, HANDLE = np.array([.01, -.6]), .09     # axle of the crank, from the middle of the stage; handle from the axle
 WHEEL = np.array([.24, -.56])               # axle of the flywheel that it drives
 
 def crank(phase, person):
     "Turn a flywheel by a crank. Its reversal turns it the other way."
     pose, bone, turn = rest_pose(phase, person), person.lengths, person.start + 2*np.pi*rounds(phase, person)*phase
     pose['torso'] = .36 + .5*person.stoop + .1*person.vigour*np.cos(turn + .6); pose['head'] = pose['torso']*.3
-    pose['thigh_l'] = pose['thigh_l'] + .3; pose['shin_l'] = pose['shin_l'] - .1; pose['thigh_r'] = pose['thigh_r'] - .2; pose['shin_r'] = pose['shin_r'] - .25
+    for part, change in dict(thigh_l=.3, shin_l=-.1, thigh_r=-.2, shin_r=-.25).items(): pose[part] = pose[part] + change
     pose['prop'], pose['shift'] = turn, np.full_like(phase, -.3)
-    at = dict(zip(JOINTS, np.moveaxis(joint_positions(np.stack([pose[name] for name in POSE], -1), person), 1, 0), strict=True))
+    joints = joint_positions(np.stack([pose[name] for name in POSE], -1), person)
+    at = dict(zip(JOINTS, np.moveaxis(joints, 1, 0), strict=True))
     for side in 'lr':
-        pose[f'arm_{side}'], pose[f'forearm_{side}'] = reach(HUB + HANDLE*_dir(turn) - at[f'shoulder_{side}'], bone['upper'], bone['fore'], -1)
+        handle = HUB + HANDLE*_dir(turn) - at[f'shoulder_{side}']
+        pose[f'arm_{side}'], pose[f'forearm_{side}'] = reach(handle, bone['upper'], bone['fore'], -1)
     return pose
 
 # %% ../../nbs/data/03_people.ipynb #abd211aa
@@ -164,7 +177,8 @@ def swing(phase, person):
     for side in 'lr': pose[f'arm_{side}'], pose[f'forearm_{side}'] = arm + (.12 if side == 'l' else 0), arm + .3
     pose['prop'] = arm + _keys(phase, times, (1.35, -.8, .5, .6, 1.35))
     pose['torso'] = pose['torso'] + _keys(phase, times, (0, -.14, .16, .16, 0))
-    pose['thigh_l'] = pose['thigh_l'] + .25*away; pose['thigh_r'] = pose['thigh_r'] - .16*away; pose['shin_r'] = pose['shin_r'] - .2*away
+    pose['thigh_l'] = pose['thigh_l'] + .25*away; pose['thigh_r'] = pose['thigh_r'] - .16*away
+    pose['shin_r'] = pose['shin_r'] - .2*away
     pose['shift'] = _keys(phase, times, (0, -.06, .08, .08, 0))
     hit, reached = .5, (phase - .5)/.25
     pose['ball_x'] = np.where(phase < hit, .42 - 1.25*reached, .42 + 1.5*reached) + np.where(phase == 0, 9, 0)
@@ -178,13 +192,16 @@ def run_on_the_spot(phase, person, strides=3):
         turn = 2*np.pi*strides*phase
         forth, lead = sign*np.sin(turn), sign*np.cos(turn)
         thigh = on*(.3 + .7*forth); knee = on*(.25 + .65*(1 + lead))
-        pose[f'thigh_{side}'] = pose[f'thigh_{side}'] + thigh; pose[f'shin_{side}'] = pose[f'shin_{side}'] + thigh - knee
+        pose[f'thigh_{side}'] = pose[f'thigh_{side}'] + thigh
+        pose[f'shin_{side}'] = pose[f'shin_{side}'] + thigh - knee
         pose[f'heel_{side}'] = np.clip(knee - thigh, 0, 1.2)*on
-        pose[f'arm_{side}'] = pose[f'arm_{side}'] - on*.75*forth; pose[f'forearm_{side}'] = pose[f'arm_{side}'] + .12 + on*1.35
+        pose[f'arm_{side}'] = pose[f'arm_{side}'] - on*.75*forth
+        pose[f'forearm_{side}'] = pose[f'arm_{side}'] + .12 + on*1.35
     pose['torso'] = pose['torso'] + .14*on
     pose['lift'] = .035*on*(1 + np.cos(4*np.pi*strides*phase))
     return pose
 
+# %% ../../nbs/data/03_people.ipynb #ac9a2b81
 def star_jump(phase, person, jumps=2):
     "Arms and legs out and in again, off the ground on the way."
     pose, turn = rest_pose(phase, person, yaw=0.), 2*np.pi*jumps*phase
@@ -226,7 +243,7 @@ def view_of(action:Action, person:Person): # yaw, radians
 
 # %% ../../nbs/data/03_people.ipynb #69fda1cc
 class Part(NamedTuple):
-    "A convex polygon that rides on one bone; coordinates in body heights from the bone's start, first along it, then across."
+    "A convex polygon on one bone; coordinates in body heights from the bone's start, first along it, then across."
     bone: str
     polygon: np.ndarray     # P 2
     colour: tuple           # RGB
@@ -253,15 +270,20 @@ def _box(left, right, top, bottom): return np.array([(left, top), (right, top), 
 
 def _shade(colour, factor): return tuple(int(min(255, c*factor)) for c in colour)
 
+# %% ../../nbs/data/03_people.ipynb #5989dbf4
 def _limbs(person, side, shade):
     "One arm and one leg."
     bone, g = person.lengths, person.girth
     skin, shirt, shorts, shoes = (_shade(c, shade) for c in (person.skin, person.shirt, person.shorts, person.shoes))
-    arm = [Part(f'arm_{side}', _capsule(0, bone['upper'], .034*g, .028*g), skin), Part(f'forearm_{side}', _capsule(0, bone['fore'], .028*g, .022*g), skin),
-           Part(f'forearm_{side}', _disc(bone['fore'] + .012, 0, .03), skin), Part(f'arm_{side}', _capsule(0, bone['upper']*.55, .044*g, .04*g), shirt)]
-    leg = [Part(f'shin_{side}', _capsule(0, bone['shin'], .036*g, .026*g), skin), Part(f'shin_{side}', _capsule(bone['shin']*.72, bone['shin'], .032*g), _shade((240, 240, 240), shade)),
+    arm = [Part(f'arm_{side}', _capsule(0, bone['upper'], .034*g, .028*g), skin),
+           Part(f'forearm_{side}', _capsule(0, bone['fore'], .028*g, .022*g), skin),
+           Part(f'forearm_{side}', _disc(bone['fore'] + .012, 0, .03), skin),
+           Part(f'arm_{side}', _capsule(0, bone['upper']*.55, .044*g, .04*g), shirt)]
+    leg = [Part(f'shin_{side}', _capsule(0, bone['shin'], .036*g, .026*g), skin),
+           Part(f'shin_{side}', _capsule(bone['shin']*.72, bone['shin'], .032*g), _shade((240, 240, 240), shade)),
            Part(f'foot_{side}', _capsule(-.012, bone['foot']*.85, .034, .024), shoes),
-           Part(f'thigh_{side}', _capsule(0, bone['thigh'], .05*g, .038*g), skin), Part(f'thigh_{side}', _capsule(0, bone['thigh']*.62, .056*g, .054*g), shorts)]
+           Part(f'thigh_{side}', _capsule(0, bone['thigh'], .05*g, .038*g), skin),
+           Part(f'thigh_{side}', _capsule(0, bone['thigh']*.62, .056*g, .054*g), shorts)]
     return arm, leg
 
 def _dome(up, r):
@@ -273,30 +295,52 @@ def _head(person, yaw):
     "Head, hair, eyes and a cap whose visor points where the figure looks."
     r, s, c = .082, np.sin(yaw), np.cos(yaw)
     up = person.lengths['head']
-    parts = [Part('head', _capsule(-.02, up*.5, .032), person.skin), Part('head', _disc(up - .01, -.02*s, r*.98), (60, 40, 30)), Part('head', _disc(up - .012, .012*s, r*.93), person.skin)]
-    if c < -.5: return [*parts[:2], Part('head', _disc(up - .01, 0, r*.98), (60, 40, 30)), Part('head', _dome(up, r), person.cap)]
-    parts += [Part('head', _disc(up - .008, .058*s + e*.034*c, .012, n=8), (25, 25, 30)) for e in (-1, 1) if s < .95 or e > 0]
-    return parts + [Part('head', _dome(up, r), person.cap), Part('head', _box(up + .012, up + .036, -r*1.08*c, r*1.08*c + .19*s), _shade(person.cap, .72))]
+    parts = [Part('head', _capsule(-.02, up*.5, .032), person.skin),
+             Part('head', _disc(up - .01, -.02*s, r*.98), (60, 40, 30)),
+             Part('head', _disc(up - .012, .012*s, r*.93), person.skin)]
+    if c < -.5:
+        return [*parts[:2], Part('head', _disc(up - .01, 0, r*.98), (60, 40, 30)),
+                Part('head', _dome(up, r), person.cap)]
+    eyes = (-1, 1) if s < .95 else (1,)
+    parts += [Part('head', _disc(up - .008, .058*s + e*.034*c, .012, n=8), (25, 25, 30)) for e in eyes]
+    visor = _box(up + .012, up + .036, -r*1.08*c, r*1.08*c + .19*s)
+    return [*parts, Part('head', _dome(up, r), person.cap), Part('head', visor, _shade(person.cap, .72))]
 
 def _torso(person, yaw):
     "Shirt with a stripe, and the top of the shorts."
     bone, g = person.lengths, person.girth
     top, low = (max(.062*g, (bone[k] + .03*g)*abs(np.cos(yaw))) for k in ('shoulder', 'hip'))
     top, low, up = max(top, .075*g), max(low, .068*g), bone['torso']
-    shirt = np.array([(0, -low), (.5*up, -top*.92), (.86*up, -top), (up*1.02, -top*.55), (up*1.02, top*.55), (.86*up, top), (.5*up, top*.92), (0, low)])
-    return [Part('torso', _capsule(-.03, .02, low*.95), person.shorts), Part('torso', shirt, person.shirt), Part('torso', _box(.5*up, .64*up, -top*.93, top*.93), _shade(person.shirt, .6) if sum(person.shirt) > 330 else (235, 235, 235))]
+    shirt = np.array([(0, -low), (.5*up, -top*.92), (.86*up, -top), (up*1.02, -top*.55),
+                      (up*1.02, top*.55), (.86*up, top), (.5*up, top*.92), (0, low)])
+    stripe = _shade(person.shirt, .6) if sum(person.shirt) > 330 else (235, 235, 235)
+    return [Part('torso', _capsule(-.03, .02, low*.95), person.shorts), Part('torso', shirt, person.shirt),
+            Part('torso', _box(.5*up, .64*up, -top*.93, top*.93), stripe)]
 
 # %% ../../nbs/data/03_people.ipynb #e40a2ed5
 _TRIO = ((240, 40, 40), (40, 215, 60), (45, 85, 245))
-PROPS = {    # things; what stands behind the person comes first
-    '': lambda rng: [],
-    'belt': lambda rng: [Part('belt', _box(-.4, .4, i*STRIPE, (i + 1)*STRIPE), _TRIO[i % 3], False) for i in range(-9, 19)],
-    'wheel': lambda rng: [Part('stand', _capsule(0, .6, .02), (50, 52, 60), False), Part('wheel', _disc(0, 0, .435, n=32), (40, 42, 48), False)] + [
-        Part('wheel', _sector(.41, i*2*np.pi/3), colour, False) for i, colour in enumerate(_TRIO)] + [
-        Part('crank', _disc(0, 0, .115), (40, 42, 48), False), Part('crank', _disc(HANDLE, 0, .03, n=8), (245, 245, 245), False)],
-    'racket': lambda rng: [Part('prop', _capsule(-.03, .16, .016), (50, 50, 55), False), Part('prop', _disc(.3, 0, .155, .78), ((220, 40, 60), (40, 90, 220), (20, 150, 90))[rng.integers(3)], False),
-                           Part('prop', _disc(.3, 0, .128, .78), (238, 236, 220), False), Part('ball', _disc(0, 0, .055), (205, 240, 50), False)],
-    'bat': lambda rng: [Part('prop', _capsule(-.04, .44, .016, .042), ((196, 142, 84), (150, 96, 50), (70, 62, 60))[rng.integers(3)], False), Part('ball', _disc(0, 0, .055), (250, 250, 250), False)]}
+
+def _thing(bone, polygon, colour): return Part(bone, polygon, colour, person=False)
+
+def _belt(rng): return [_thing('belt', _box(-.4, .4, i*STRIPE, (i + 1)*STRIPE), _TRIO[i % 3]) for i in range(-9, 19)]
+
+def _wheel(rng):
+    slices = [_thing('wheel', _sector(.41, i*2*np.pi/3), colour) for i, colour in enumerate(_TRIO)]
+    return [_thing('stand', _capsule(0, .6, .02), (50, 52, 60)), _thing('wheel', _disc(0, 0, .435, n=32), (40, 42, 48)),
+            *slices, _thing('crank', _disc(0, 0, .115), (40, 42, 48)),
+            _thing('crank', _disc(HANDLE, 0, .03, n=8), (245, 245, 245))]
+
+def _racket(rng):
+    frame = ((220, 40, 60), (40, 90, 220), (20, 150, 90))[rng.integers(3)]
+    return [_thing('prop', _capsule(-.03, .16, .016), (50, 50, 55)), _thing('prop', _disc(.3, 0, .155, .78), frame),
+            _thing('prop', _disc(.3, 0, .128, .78), (238, 236, 220)), _thing('ball', _disc(0, 0, .055), (205, 240, 50))]
+
+def _bat(rng):
+    wood = ((196, 142, 84), (150, 96, 50), (70, 62, 60))[rng.integers(3)]
+    return [_thing('prop', _capsule(-.04, .44, .016, .042), wood), _thing('ball', _disc(0, 0, .055), (250, 250, 250))]
+
+# in each, things behind the person come first
+PROPS = {'': lambda rng: [], 'belt': _belt, 'wheel': _wheel, 'racket': _racket, 'bat': _bat}
 
 def parts_of(person:Person, yaw:float,
              held:list=(),      # parts of the thing in the hand
@@ -315,30 +359,37 @@ def bone_frames(poses:np.ndarray,   # T P
                 person:Person,
                ):                   # dict: bone -> T 2 3 affine maps from bone coordinates to body heights
     "Where each bone is and how it is turned, in every frame."
-    at, angle, bone = dict(zip(JOINTS, np.moveaxis(joint_positions(poses, person), 1, 0), strict=True)), dict(zip(POSE, poses.T, strict=True)), person.lengths
+    at = dict(zip(JOINTS, np.moveaxis(joint_positions(poses, person), 1, 0), strict=True))
+    angle, bone = dict(zip(POSE, poses.T, strict=True)), person.lengths
     ends = dict(torso=('pelvis', 'neck', bone['torso']), head=('neck', 'head', bone['head']))
     for s in 'lr':
-        ends |= {f'arm_{s}': (f'shoulder_{s}', f'elbow_{s}', bone['upper']), f'forearm_{s}': (f'elbow_{s}', f'wrist_{s}', bone['fore']),
-                 f'thigh_{s}': (f'hip_{s}', f'knee_{s}', bone['thigh']), f'shin_{s}': (f'knee_{s}', f'ankle_{s}', bone['shin']), f'foot_{s}': (f'ankle_{s}', f'toe_{s}', None)}
+        ends |= {f'arm_{s}': (f'shoulder_{s}', f'elbow_{s}', bone['upper']),
+                 f'forearm_{s}': (f'elbow_{s}', f'wrist_{s}', bone['fore']),
+                 f'thigh_{s}': (f'hip_{s}', f'knee_{s}', bone['thigh']),
+                 f'shin_{s}': (f'knee_{s}', f'ankle_{s}', bone['shin']),
+                 f'foot_{s}': (f'ankle_{s}', f'toe_{s}', None)}
     def frame(origin, along, length=None):
         size = np.hypot(*along.T)[:, None]
         unit = along/size
         return np.stack([along/(length if length else size), np.stack([-unit[:, 1], unit[:, 0]], -1), origin], -1)
     frames = {name: frame(at[a], at[b] - at[a], length) for name, (a, b, length) in ends.items()}
     hub, axle, down = (np.broadcast_to(place, (len(poses), 2)) for place in (HUB, WHEEL, (0., 1.)))
-    ball = np.stack([angle['ball_x'], angle['ball_y']], -1)
-    return frames | dict(prop=frame(at['wrist_r'], _dir(angle['prop'])), crank=frame(hub, _dir(angle['prop'])), wheel=frame(axle, _dir(angle['prop'])), stand=frame(axle, down), ball=frame(ball, down),
-                         belt=frame(np.stack([0*angle['prop'], angle['prop']], -1), np.broadcast_to([1., 0.], (len(poses), 2))))
+    ball, turned = np.stack([angle['ball_x'], angle['ball_y']], -1), _dir(angle['prop'])
+    belt, right = np.stack([0*angle['prop'], angle['prop']], -1), np.broadcast_to([1., 0.], (len(poses), 2))
+    return frames | dict(prop=frame(at['wrist_r'], turned), crank=frame(hub, turned), wheel=frame(axle, turned),
+                         stand=frame(axle, down), ball=frame(ball, down), belt=frame(belt, right))
 
 # %% ../../nbs/data/03_people.ipynb #01bccd28
 def paint(canvas:np.ndarray,    # 2H 2W 3 uint8, painted on in place
-          corners:list,         # per part: P 2, pixels of the small picture
+          corners:list,         # per part: P 2, pixels of the small image
           colours:list,         # per part: RGB
          ):                     # H W 3 uint8
     "Anti-aliased painting of convex polygons, back to front."
     ends = np.cumsum([0, *map(len, corners)])
-    sixteenths = np.round((np.concatenate(corners)*2 + .5)*16).astype(np.int32) # all at once: a part has few corners, a picture some fifty parts
-    for (start, end), colour in zip(pairwise(ends), colours, strict=True): cv2.fillConvexPoly(canvas, sixteenths[start:end], colour, cv2.LINE_AA, 4)
+    # all at once: a part has few corners, an image some fifty parts
+    sixteenths = np.round((np.concatenate(corners)*2 + .5)*16).astype(np.int32)
+    for (start, end), colour in zip(pairwise(ends), colours, strict=True):
+        cv2.fillConvexPoly(canvas, sixteenths[start:end], colour, cv2.LINE_AA, 4)
     return cv2.resize(canvas, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA)
 
 def owners(size:tuple,          # height, width
@@ -346,5 +397,6 @@ def owners(size:tuple,          # height, width
           ):                    # H W int16: number of the part on top, -1 where there is none
     "Which part is seen in each pixel."
     ids = np.full((2*size[0], 2*size[1]), -1, np.int16)
-    for number, points in enumerate(corners): cv2.fillConvexPoly(ids, np.round(points*2*16).astype(np.int32), number, cv2.LINE_8, 4)
+    for number, points in enumerate(corners):
+        cv2.fillConvexPoly(ids, np.round(points*2*16).astype(np.int32), number, cv2.LINE_8, 4)
     return ids[::2, ::2].copy()

@@ -23,7 +23,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .cutting import VERSION, Cut, Job, Workshop, choose_codec, clip_key, cut_clips, digest_of, failures, in_threads, settle, write_if_new
+from har_nb.data.cutting import (
+    VERSION,
+    Cut,
+    Job,
+    Workshop,
+    choose_codec,
+    clip_key,
+    cut_clips,
+    digest_of,
+    failures,
+    in_threads,
+    settle,
+    write_if_new,
+)
 from .dataset import ActionDataset, split_groups
 from .lists import ListError, from_csv, read_table, write_lists
 from .look import parts_of
@@ -31,13 +44,18 @@ from .synthetic import edit
 from .video import VIDEO_SUFFIXES, VideoError, frame_times, probe
 
 # %% ../../nbs/data/11_seags.ipynb #4b7f4611
-SOURCE_COLUMNS = dict(video='file, or address', start='seconds', end='seconds', intro='seconds to drop', outro='seconds to drop', platform='text', has_effects='yes or no') | {'class': 'name'}
-_YES_NO = {'': '', **dict.fromkeys(('yes', 'true', '1', '1.0'), 'yes'), **dict.fromkeys(('no', 'false', '0', '0.0'), 'no')}
+SOURCE_COLUMNS = {'video': 'file, or address', 'start': 'seconds', 'end': 'seconds', 'intro': 'seconds to drop',
+                  'outro': 'seconds to drop', 'platform': 'text', 'has_effects': 'yes or no', 'class': 'name'}
+_YES_NO = {'': '', 'yes': 'yes', 'true': 'yes', '1': 'yes', '1.0': 'yes',
+           'no': 'no', 'false': 'no', '0': 'no', '0.0': 'no'}
+_FOLDER_NAME = r'[^\s./\\<>:"|?*\x00-\x1f]([^/\\<>:"|?*\x00-\x1f]*[^\s./\\<>:"|?*\x00-\x1f])?'
 
 def _rows(sources, problems):
     "Name of the table, its columns, and (line, row as a dict) for each row."
     if not isinstance(sources, pd.DataFrame): return str(sources), *read_table(sources, problems)
-    columns, cells = [str(name) for name in sources.columns], sources.astype(object).where(sources.notna(), '').astype(str).itertuples(index=False, name=None)
+    columns = [str(name) for name in sources.columns]
+    texts = sources.astype(object).where(sources.notna(), '').astype(str)
+    cells = texts.itertuples(index=False, name=None)
     rows = [(number, dict(zip(columns, map(str.strip, row), strict=True))) for number, row in enumerate(cells, 1)]
     if not rows: problems.append(('table', None, 'the table is empty'))
     return 'table', columns, rows
@@ -46,15 +64,17 @@ def _checked(row, wrong):
     "A row with numbers for seconds; `wrong` is called with each fault."
     row = dict.fromkeys(SOURCE_COLUMNS, '') | row
     if not row['video']: wrong('no video')
-    if not re.fullmatch(r'[^\s./\\<>:"|?*\x00-\x1f]([^/\\<>:"|?*\x00-\x1f]*[^\s./\\<>:"|?*\x00-\x1f])?', row['class']) or row['class'].lower() == 'sources':
+    if not re.fullmatch(_FOLDER_NAME, row['class']) or row['class'].lower() == 'sources':
         wrong(f'class {row["class"]!r} cannot name a folder' if row['class'] else 'no class')
-    if (effects := _YES_NO.get(row['has_effects'].lower())) is None: wrong(f'has_effects {row["has_effects"]!r} is neither yes nor no')
+    if (effects := _YES_NO.get(row['has_effects'].lower())) is None:
+        wrong(f'has_effects {row["has_effects"]!r} is neither yes nor no')
     seconds = {}
     for name in ('start', 'end', 'intro', 'outro'):
         try: seconds[name] = float(row[name] or (math.inf if name == 'end' else 0))
         except ValueError: seconds[name] = math.nan
         if row[name] and not 0 <= seconds[name] < math.inf: wrong(f'{name} {row[name]!r} is not a number of seconds')
-    if seconds['start'] + seconds['intro'] >= seconds['end'] - seconds['outro']: wrong(f'nothing is left between {seconds["start"] + seconds["intro"]:g} s and {seconds["end"] - seconds["outro"]:g} s')
+    first, last = seconds['start'] + seconds['intro'], seconds['end'] - seconds['outro']
+    if first >= last: wrong(f'nothing is left between {first:g} s and {last:g} s')
     return row | seconds | dict(has_effects=effects)
 
 # %% ../../nbs/data/11_seags.ipynb #e222e4fc
@@ -69,17 +89,22 @@ def read_sources(
     file, columns, rows = _rows(sources, problems)
     folder = Path(folder or ('.' if file == 'table' else Path(file).parent))
     for name in ('video', 'class'):
-        if columns and name not in columns: problems.append((file, 1, f'there is no column {name}: {", ".join(columns)}'))
+        if columns and name not in columns:
+            problems.append((file, 1, f'there is no column {name}: {", ".join(columns)}'))
     for name in columns:
-        if name not in SOURCE_COLUMNS: problems.append((file, 1, f'nobody reads a column {name}: take it out, or name it {", ".join(SOURCE_COLUMNS)}'))
+        if name not in SOURCE_COLUMNS:
+            known = ', '.join(SOURCE_COLUMNS)
+            problems.append((file, 1, f'nobody reads a column {name}: take it out, or name it {known}'))
     if problems and any(line == 1 for _, line, _ in problems): raise ListError(problems)
     for line, row in rows:
         row = _checked(row, lambda message, line=line: problems.append((file, line, message)))
-        if (known := classes.setdefault(row['class'].lower(), row['class'])) != row['class']: problems.append((file, line, f'class {row["class"]} is {known} in another row'))
+        if (known := classes.setdefault(row['class'].lower(), row['class'])) != row['class']:
+            problems.append((file, line, f'class {row["class"]} is {known} in another row'))
         path = None if is_address(row['video']) else Path(os.path.abspath(folder/row['video']))
         first, last = row['start'] + row['intro'], row['end'] - row['outro']
         for other, start, end in pieces[path or row['video']]:
-            if start < last and first < end: problems.append((file, line, f'these seconds of {row["video"]} are in line {other}, too'))
+            if start < last and first < end:
+                problems.append((file, line, f'these seconds of {row["video"]} are in line {other}, too'))
         pieces[path or row['video']].append((line, first, last))
         checked.append(dict(file=file, line=line, path=path) | row)
     if problems: raise ListError(problems)
@@ -95,8 +120,11 @@ class Rule:
     most:int=4          # segments of one piece
     shortest:float=1    # what is less is not used
     def __post_init__(self):
-        if not (0 < self.shortest <= self.least <= self.typical <= self.longest and 2*self.least <= self.longest and self.most >= 2):
-            raise ValueError(f'{self}: 0 < shortest <= least <= typical <= longest, least is at most half of longest, most is 2 or more')
+        in_order = 0 < self.shortest <= self.least <= self.typical <= self.longest
+        if not in_order or 2*self.least > self.longest or self.most < 2:
+            raise ValueError(f'{self}: 0 < shortest <= least <= typical <= longest, least is at most half of longest, '
+                             'most is 2 or more')
+
     def spans(self, n_frames:int, fps:float)->list:
         "(start, stop) in frames of each clip in a piece of so many frames."
         if n_frames < self.longest*fps: return [(0, n_frames)]
@@ -105,13 +133,15 @@ class Rule:
         while parts > 2 and n_frames//parts < self.least*fps: parts -= 1
         edges = [i*n_frames//parts for i in range(parts + 1)]
         spare = [max(0, stop - start - limit) for start, stop in zip(edges, edges[1:], strict=False)]
-        return [(start + more//2, start + more//2 + stop - start - more) for start, stop, more in zip(edges, edges[1:], spare, strict=False)]
+        starts = [start + more//2 for start, more in zip(edges, spare, strict=False)]
+        lengths = [stop - start - more for start, stop, more in zip(edges, edges[1:], spare, strict=False)]
+        return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
 SEAGS_V1 = Rule()
 
 # %% ../../nbs/data/11_seags.ipynb #6c53fcda
 def _ticks(source, rule):
-    "(first, last) ticks of each clip of a source, at its mean rate; and what the report says: a problem, and in detail."
+    "(first, last) ticks of each clip of a source at its mean rate; and, for the report, a problem and its detail."
     fps, n_frames = source['fps'], source['n_frames']
     end = min(source['end']*fps, n_frames)
     first, stop = round((source['start'] + source['intro'])*fps), round(end - source['outro']*fps)
@@ -166,12 +196,15 @@ def unlike_the_rule(
     "Sources that give clips shorter than the rule's segments, or more clips than it does."
     told = []
     for _, clips in segments.groupby('group', sort=False):
-        seconds, about = clips.end_s - clips.start_s, dict(source=clips.video.iloc[0], line=int(clips.line.min()), severity='note')
+        seconds = clips.end_s - clips.start_s
+        about = dict(source=clips.video.iloc[0], line=int(clips.line.min()), severity='note')
         brief = [f'{length:.1f}' for length in seconds if length < rule.least]
         if brief:
-            told.append(about | dict(problem='brief', detail=f'{len(brief)} of its {len(clips)} clips last less than {rule.least:g} s: {", ".join(brief[:5])} s'))
+            detail = f'{len(brief)} of its {len(clips)} clips last less than {rule.least:g} s: {", ".join(brief[:5])} s'
+            told.append(about | dict(problem='brief', detail=detail))
         if len(clips) > rule.most:
-            told.append(about | dict(problem='many', detail=f'{len(clips)} clips are cut from it, SEAGS_V1 has {rule.most} of a source at most'))
+            detail = f'{len(clips)} clips are cut from it, SEAGS_V1 has {rule.most} of a source at most'
+            told.append(about | dict(problem='many', detail=detail))
     return told
 
 def uneven(
@@ -180,8 +213,10 @@ def uneven(
     "Sources whose time stamps vary, which are cut by time and written at the mean rate of each clip."
     told = []
     for row in sources[sources.times.notna()].itertuples():
-        steps = np.diff(row.times)
-        told.append(dict(source=row.video, line=row.line, severity='note', problem='uneven', detail=f'its frames last {1000*np.quantile(steps, .05):.0f} to {1000*np.quantile(steps, .95):.0f} ms: it is cut by time, and a clip has the mean rate of its frames'))
+        low, high = 1000*np.quantile(np.diff(row.times), (.05, .95))
+        told.append(dict(source=row.video, line=row.line, severity='note', problem='uneven',
+                         detail=f'its frames last {low:.0f} to {high:.0f} ms: it is cut by time, and a clip has the '
+                                'mean rate of its frames'))
     return told
 
 # %% ../../nbs/data/11_seags.ipynb #782767e7
@@ -201,7 +236,9 @@ def _look(shop, progress, video, halt):
         if not path.exists(): raise VideoError(path, 'there is no such file', 'Check the path')
     except Exception as error:
         if known := shop.known['source'].get(name): return known | dict(path=Path(known['path']), gone=True)
-        raise error if isinstance(error, VideoError) else VideoError(name, getattr(error, 'reason', f'{type(error).__name__}: {error}'), getattr(error, 'remedy', '')) from None
+        if isinstance(error, VideoError): raise
+        reason = getattr(error, 'reason', f'{type(error).__name__}: {error}')
+        raise VideoError(name, reason, getattr(error, 'remedy', '')) from None
     files = parts_of(path)
     stamp = [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = shop.known['source'].get(name)
@@ -231,7 +268,8 @@ def split_seags(
     by = _by(protocol)
     try: dealt = dataset.holdout(.3, seed, by)
     except ValueError: # a class with one source, or one clip
-        part = split_groups(dataset.clips.label, dataset.clips.group if by == 'group' else dataset.clips.path, (.7, .3), seed)
+        groups = dataset.clips[by] if by == 'group' else dataset.clips.path
+        part = split_groups(dataset.clips.label, groups, (.7, .3), seed)
         dealt = replace(dataset, clips=dataset.clips.assign(split=np.array(['train', 'test'])[part]))
     return replace(dealt, protocol=f'by {protocol.removeprefix("by ")}', split_name=f'seed {seed}')
 
@@ -242,61 +280,87 @@ def open_seags(
 )->ActionDataset:
     "A set with its sources as groups, from its manifest; `ListError` where that is not complete."
     root = Path(root)
-    if not (root/'set.json').is_file(): raise ListError([(root, None, 'no finished set of this kind (there is no set.json): build it, again if that was stopped')])
+    if not (root/'set.json').is_file():
+        message = 'no finished set of this kind (there is no set.json): build it, again if that was stopped'
+        raise ListError([(root, None, message)])
     about = json.loads((root/'set.json').read_text(encoding='utf-8'))
     classes = [line.split(maxsplit=1)[1] for line in (root/'classInd.txt').read_text(encoding='utf-8').splitlines()]
     dataset = from_csv(root/'manifest.csv', 'path', 'class', 'source', 'split', classes)
-    return split_seags(dataset, protocol, seed) if protocol else replace(dataset, protocol=about['protocol'], split_name=about['split_name'])
+    if protocol: return split_seags(dataset, protocol, seed)
+    return replace(dataset, protocol=about['protocol'], split_name=about['split_name'])
 
 # %% ../../nbs/data/11_seags.ipynb #a7375726
-def _row(source, line, problem, detail, severity='error'): return dict(source=source, line=line, problem=problem, detail=detail, severity=severity)
+def _row(source, line, problem, detail, severity='error'):
+    return dict(source=source, line=line, problem=problem, detail=detail, severity=severity)
 
-def _csv(rows, columns): return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator='\n')
+def _csv(rows, columns=None): return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator='\n')
+
+def _report_csv(report): return _csv(report, ['source', 'line', 'problem', 'detail', 'severity'])
 
 def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     "Everything in its place: clips, lists, manifest, near-duplicates, report."
     manifest = manifest.assign(split=dataset.clips.split.to_numpy())
     for name, row in dataset.counts().reindex(columns=['train', 'test'], fill_value=0).iterrows():
-        if not row.min(): report.append(_row('', 0, 'not tested' if row.train else 'not trained', f'{name}: one source cannot be in both', 'note'))
-    with tempfile.TemporaryDirectory(prefix='.', dir=shop.home) as aside: texts = {path.name: path.read_text(encoding='utf-8') for path in write_lists(dataset, aside)}
-    texts['manifest.csv'] = _csv(manifest.drop(columns='key'), None)
-    texts['set.json'] = json.dumps(settings | dict(protocol=dataset.protocol, split_name=dataset.split_name, version=VERSION), indent=1) + '\n'
+        if row.min(): continue
+        problem = 'not tested' if row.train else 'not trained'
+        report.append(_row('', 0, problem, f'{name}: one source cannot be in both', 'note'))
+    with tempfile.TemporaryDirectory(prefix='.', dir=shop.home) as aside:
+        texts = {path.name: path.read_text(encoding='utf-8') for path in write_lists(dataset, aside)}
+    texts['manifest.csv'] = _csv(manifest.drop(columns='key'))
+    settings = settings | dict(protocol=dataset.protocol, split_name=dataset.split_name, version=VERSION)
+    texts['set.json'] = json.dumps(settings, indent=1) + '\n'
     settle(shop, dict(zip(manifest.key, manifest.path, strict=True)), texts)
     if duplicates and not (shop.root/'near_duplicates.csv').is_file():
         try: write_if_new(shop.root/'near_duplicates.csv', _near_duplicates(dataset, progress))
-        except (ImportError, RuntimeError) as error: report.append(_row('', 0, 'near-duplicates', f'not looked for: {error}', 'note'))
-    write_if_new(shop.root/'report.csv', _csv(sorted(report, key=lambda row: (row['line'], row['problem'])), list(_row(*'12345'))))
+        except (ImportError, RuntimeError) as error:
+            report.append(_row('', 0, 'near-duplicates', f'not looked for: {error}', 'note'))
+    report = sorted(report, key=lambda row: (row['line'], row['problem']))
+    write_if_new(shop.root/'report.csv', _report_csv(report))
     return open_seags(shop.root)
 
 def _near_duplicates(dataset, progress):
     "Pairs of clips of different sources that look the same, as the text of a table."
     from har_nb.data.audit import near_duplicates
-    pairs, clips = near_duplicates(dataset.paths, groups=dataset.clips.group.tolist(), progress=progress), dataset.clips
-    sides = {f'{side}{of}': clips[name].to_numpy()[pairs[f'{side}_clip']] for side in ('first', 'second') for of, name in (('', 'path'), ('_source', 'group'), ('_split', 'split'))}
-    return _csv(dict(sides, distance=pairs.distance.tolist(), mirrored=pairs.mirrored.tolist()), None)
+    clips = dataset.clips
+    pairs = near_duplicates(dataset.paths, groups=clips.group.tolist(), progress=progress)
+    sides = {f'{side}{of}': clips[name].to_numpy()[pairs[f'{side}_clip']]
+             for side in ('first', 'second')
+             for of, name in (('', 'path'), ('_source', 'group'), ('_split', 'split'))}
+    return _csv(dict(sides, distance=pairs.distance.tolist(), mirrored=pairs.mirrored.tolist()))
 
 # %% ../../nbs/data/11_seags.ipynb #26a23139
 def _sources(shop, table, report, workers, progress):
     "The rows whose video can be read, with its facts and its group: the first name under which the same bytes occur."
     videos = dict(zip(table.video, table.path, strict=True))
-    facts = {name: found for (name, _), found in in_threads(partial(_look, shop, progress), videos.items(), workers, 'reading sources', progress)}
+    found = in_threads(partial(_look, shop, progress), videos.items(), workers, 'reading sources', progress)
+    facts = {name: facts for (name, _), facts in found}
     for row in table.itertuples():
-        if isinstance(error := facts[row.video], VideoError): report.append(_row(row.video, row.line, 'unreadable', f'{error.reason}. {error.remedy}'.rstrip(' .')))
-        elif error['gone']: report.append(_row(row.video, row.line, 'gone', 'the source is not there any more: its clips are kept', 'note'))
+        if isinstance(error := facts[row.video], VideoError):
+            report.append(_row(row.video, row.line, 'unreadable', f'{error.reason}. {error.remedy}'.rstrip(' .')))
+        elif error['gone']:
+            detail = 'the source is not there any more: its clips are kept'
+            report.append(_row(row.video, row.line, 'gone', detail, 'note'))
     table = table[[not isinstance(facts[video], VideoError) for video in table.video]].copy()
     for name in ('path', 'sha256', 'n_frames', 'fps', 'times', 'height', 'width'):
-        table[name] = pd.Series([facts[video].get(name) for video in table.video], table.index, dtype=object if name == 'times' else None)
+        values = [facts[video].get(name) for video in table.video]
+        table[name] = pd.Series(values, table.index, dtype=object if name == 'times' else None)
     return table.assign(group=table.groupby('sha256').video.transform('first'))
 
 def _without_twins(segments, report):
     "Segments whose frames are not already in a row above, by another name of the same file."
     kept, taken = [], defaultdict(list)
     for segment in segments.itertuples():
-        twin = next((line for line, start, stop in taken[segment.sha256] if start < segment.stop and segment.start < stop), None)
+        mine = range(segment.start, segment.stop)
+        twin = next((line for line, frames in taken[segment.sha256] if _meet(frames, mine)), None)
         kept.append(twin is None)
-        if twin is None: taken[segment.sha256].append((segment.line, segment.start, segment.stop))
-        else: report.append(_row(segment.video, segment.line, 'duplicate', f'the same file as {segment.group}: frames {segment.start} to {segment.stop} are used in line {twin}'))
+        if twin is None: taken[segment.sha256].append((segment.line, mine))
+        else:
+            report.append(_row(segment.video, segment.line, 'duplicate',
+                               f'the same file as {segment.group}: frames {segment.start} to {segment.stop} are used '
+                               f'in line {twin}'))
     return segments[np.array(kept, bool)]
+
+def _meet(a, b): return a.start < b.stop and b.start < a.stop
 
 # %% ../../nbs/data/11_seags.ipynb #01feeaaa
 def build_seags(
@@ -306,12 +370,15 @@ def build_seags(
     seed:int=0,                 # of the split
     rule:Rule=SEAGS_V1,         # how long clips are
     codec:str|None=None,        # 'H264' or one of `WRITABLE`; default: H264, mp4v where that cannot be written
-    folder=None,                # where source files without a full path are; default: beside the CSV, or the current folder
+    folder=None,                # of source files without a full path; default: beside the CSV, or the current folder
     duplicates:bool=True,       # list near-duplicates across sources
     workers:int|None=None,      # sources in work at a time; default: one for each core
     progress:bool=True,         # bars, on a terminal
 )->ActionDataset:
-    "Build the set, go on with one that was stopped, or bring it up to date. `ListError` for the table; a source that fails is a row of report.csv; `BuildError` where files of others are in the way."
+    """Build the set, go on with one that was stopped, or bring it up to date.
+
+    A source that fails is a row of report.csv. `ListError` for the table, `BuildError` where foreign files are in the
+    way."""
     table, report = read_sources(sources, folder), []
     codec, suffix, encoder, note = choose_codec(codec)
     if note: report.append(_row('', 0, 'encoder', note, 'note'))
@@ -321,47 +388,61 @@ def build_seags(
         about = facts[['line', 'path', 'sha256', 'height', 'width', 'group', 'platform', 'has_effects']]
         segments = plan(facts, rule).merge(about, on='line')
         report += uneven(facts)
-        for row in segments[segments.problem != ''].drop_duplicates('line').itertuples(): report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
+        for row in segments[segments.problem != ''].drop_duplicates('line').itertuples():
+            report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
         segments = _without_twins(segments[segments.parts > 0], report)
         report += unlike_the_rule(segments, rule)
-        segments = segments.assign(key=[clip_key(s.sha256, s.start, s.stop, s.fps, codec, encoder) for s in segments.itertuples()])
+        keys = [clip_key(s.sha256, s.start, s.stop, s.fps, codec, encoder) for s in segments.itertuples()]
+        segments = segments.assign(key=keys)
         there = shop.find()
         todo = segments[~segments.key.isin(list(there))].sort_values('start')
         jobs = [Job(path, [Cut(s.key, s.start, s.stop, s.fps) for s in part.itertuples()])
                 for path, part in todo.groupby('path')]
-        for job, failed in failures(shop, partial(cut_clips, shop, codec, suffix), jobs, workers, 'cutting', progress):
+        cut = partial(cut_clips, shop, codec, suffix)
+        for job, failed in failures(shop, cut, jobs, workers, 'cutting', progress):
             lost = segments[segments.path == job.video]
             report[:] = [row for row in report if row['line'] not in set(lost.line) or row['problem'] != 'gone']
-            for row in lost.drop_duplicates('line').itertuples(): report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
+            for row in lost.drop_duplicates('line').itertuples():
+                report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
             segments = segments[segments.path != job.video]
         if segments.empty:
-            write_if_new(shop.root/'report.csv', _csv(report, list(_row(*'12345'))))
-            raise ListError([(table.file.iloc[0], row['line'] or None, f'{row["source"]}: {row["detail"]}') for row in report])
+            write_if_new(shop.root/'report.csv', _report_csv(report))
+            file = table.file.iloc[0]
+            raise ListError([(file, row['line'] or None, f'{row["source"]}: {row["detail"]}') for row in report])
         manifest = _manifest(shop, segments, suffix, encoder)
-        return _finish(shop, manifest, split_seags(_dataset(shop.root, manifest), protocol, seed), dict(rule=asdict(rule), encoder=encoder), report, duplicates, progress)
+        dataset = split_seags(_dataset(shop.root, manifest), protocol, seed)
+        settings = dict(rule=asdict(rule), encoder=encoder)
+        return _finish(shop, manifest, dataset, settings, report, duplicates, progress)
 
 # %% ../../nbs/data/11_seags.ipynb #a873fc1d
 def _manifest(shop, segments, suffix, encoder):
     "A row for each clip, numbered by class in the order of the table."
     rows = segments.sort_values(['line', 'start'])
     made = pd.DataFrame([shop.known['clip'][key] for key in rows.key], index=rows.index)
-    cropped = [f'{row} x {column} pixels' if row or column else '' for row, column in zip(rows.height - made.height, rows.width - made.width, strict=True)]
-    path = [f'{name}/v_{name}_{number}{suffix}' for name, number in zip(rows['class'], rows.groupby('class').cumcount() + 1, strict=True)]
-    rows = rows.assign(path=path, source=rows.group, source_sha256=rows.sha256, height=made.height, width=made.width, cropped=cropped, clip_sha256=made.sha256, encoder=encoder)
+    cropped = [f'{row} x {column} pixels' if row or column else ''
+               for row, column in zip(rows.height - made.height, rows.width - made.width, strict=True)]
+    path = [f'{name}/v_{name}_{number}{suffix}'
+            for name, number in zip(rows['class'], rows.groupby('class').cumcount() + 1, strict=True)]
+    rows = rows.assign(path=path, source=rows.group, source_sha256=rows.sha256, height=made.height, width=made.width,
+                       cropped=cropped, clip_sha256=made.sha256, encoder=encoder)
     return rows[[*_MANIFEST, 'key']]
 
-_MANIFEST = ['path', 'class', 'source', 'source_sha256', 'start', 'stop', 'start_s', 'end_s', 'fps', 'height', 'width', 'cropped', 'platform', 'has_effects', 'clip_sha256', 'encoder']
+_MANIFEST = ['path', 'class', 'source', 'source_sha256', 'start', 'stop', 'start_s', 'end_s', 'fps', 'height', 'width',
+             'cropped', 'platform', 'has_effects', 'clip_sha256', 'encoder']
 
 def _dataset(root, manifest, split='train'):
-    clips = pd.DataFrame(dict(path=manifest.path.tolist(), label=manifest['class'].tolist(), group=manifest.source.tolist(), split=split), dtype=str)
+    clips = pd.DataFrame(dict(path=manifest.path.tolist(), label=manifest['class'].tolist(),
+                              group=manifest.source.tolist(), split=split), dtype=str)
     return ActionDataset(root, sorted(set(clips.label)), clips, name=root.name)
 
 # %% ../../nbs/data/11_seags.ipynb #3752c1b3
-def _painted(number, pictures): return edit(pictures, np.random.default_rng(number)) # draws the same for every piece of a clip
+def _painted(number, pictures): # the same for every piece of a clip
+    return edit(pictures, np.random.default_rng(number))
 
 def _chosen(table, share, seed):
     "The clips to paint: a share of those of each class and split that have no effects yet."
-    order = table.assign(draw=[clip_key('draw', seed, path) for path in table.path])[table.has_effects != 'yes'].sort_values('draw')
+    clean = table[table.has_effects != 'yes']
+    order = clean.assign(draw=[clip_key('draw', seed, path) for path in clean.path]).sort_values('draw')
     places = order.groupby(['class', 'split'])
     return set(order.path[places.cumcount() < (share*places.path.transform('size') + .5).astype(int)])
 
@@ -377,9 +458,12 @@ def _dressed(shop, codec, suffix, job, halt):
 def _rows_of(dataset, facts):
     "What the manifest of a set says of its clips, or what can be said without one."
     file = dataset.root/'manifest.csv'
-    rows = pd.read_csv(file, dtype=str, keep_default_na=False).set_index('path') if file.is_file() else pd.DataFrame(columns=_MANIFEST[1:])
+    rows = pd.DataFrame(columns=_MANIFEST[1:])
+    if file.is_file(): rows = pd.read_csv(file, dtype=str, keep_default_na=False).set_index('path')
     if facts.video.isin(rows.index).all(): return rows.loc[facts.video].reset_index(names='path')
-    return pd.DataFrame({'path': facts.video, 'class': facts['class'], 'source': facts.source} | dict(start=0, stop=facts.n_frames, start_s=0, end_s=(facts.n_frames/facts.fps).round(4), fps=facts.fps), columns=_MANIFEST).fillna('').reset_index(drop=True)
+    known = {'path': facts.video, 'class': facts['class'], 'source': facts.source, 'start': 0, 'stop': facts.n_frames,
+             'start_s': 0, 'end_s': (facts.n_frames/facts.fps).round(4), 'fps': facts.fps}
+    return pd.DataFrame(known, columns=_MANIFEST).fillna('').reset_index(drop=True)
 
 # %% ../../nbs/data/11_seags.ipynb #0495b80c
 def add_effects(
@@ -391,29 +475,47 @@ def add_effects(
     workers:int|None=None,      # clips in work at a time; default: one for each core
     progress:bool=True,         # bars, on a terminal
 )->ActionDataset:
-    "A set with text, stickers and filters on some clips; goes on where it was stopped. Clips that fail are rows of report.csv."
+    """A set with text, stickers and filters on some clips; goes on where it was stopped.
+
+    Clips that fail are rows of report.csv."""
     if not 0 < share <= 1: raise ValueError(f'share is above 0 and at most 1, not {share}')
-    if 'start' in dataset.clips: raise ValueError(f'{dataset.name}: its clips are parts of longer files, build them first')
-    if os.path.abspath(root) == os.path.abspath(dataset.root): raise ValueError(f'{root} is the set itself: choose another folder')
+    if 'start' in dataset.clips:
+        raise ValueError(f'{dataset.name}: its clips are parts of longer files, build them first')
+    if os.path.abspath(root) == os.path.abspath(dataset.root):
+        raise ValueError(f'{root} is the set itself: choose another folder')
     (codec, suffix, encoder, note), clips = choose_codec(codec), dataset.clips
     report = [_row('', 0, 'encoder', note, 'note')] if note else []
     with Workshop(root) as shop:
-        table = pd.DataFrame({'video': clips.path, 'path': dataset.paths, 'line': range(1, len(clips) + 1), 'class': clips.label, 'source': clips.group, 'split': clips.split})
+        table = pd.DataFrame({'video': clips.path, 'path': dataset.paths, 'line': range(1, len(clips) + 1),
+                              'class': clips.label, 'source': clips.group, 'split': clips.split})
         facts = _sources(shop, table, report, workers, progress)
         rows = _rows_of(dataset, facts).assign(split=facts.split.to_numpy(), made_from=facts.sha256.to_numpy())
         chosen = rows.path.isin(list(_chosen(rows, share, seed))).to_numpy()
-        names = [f'{row.label}/{Path(row.path).stem}{suffix if paint else Path(row.path).suffix}' for row, paint in zip(rows.rename(columns={'class': 'label'}).itertuples(), chosen, strict=True)]
+        labels = rows['class']
+        suffixes = [suffix if paint else Path(path).suffix for path, paint in zip(rows.path, chosen, strict=True)]
+        stems = [Path(path).stem for path in rows.path]
+        names = [f'{label}/{stem}{end}' for label, stem, end in zip(labels, stems, suffixes, strict=True)]
         if len(set(names)) < len(names): raise ValueError(f'{dataset.name}: two clips of a class have the same name')
         depends = [('effects', seed, codec, encoder) if paint else ('copy',) for paint in chosen]
         keys = [clip_key(*how, path, sha) for how, path, sha in zip(depends, rows.path, rows.made_from, strict=True)]
-        jobs = [Job(fact.path, [Cut(key, 0, fact.n_frames, fact.fps)], partial(_painted, int(clip_key('paint', seed, fact.video), 16)) if paint else None)
-            for fact, key, paint in zip(facts.itertuples(), keys, chosen, strict=True)]
+        paint = lambda video: partial(_painted, int(clip_key('paint', seed, video), 16))
+        jobs = [Job(fact.path, [Cut(key, 0, fact.n_frames, fact.fps)], paint(fact.video) if painted else None)
+                for fact, key, painted in zip(facts.itertuples(), keys, chosen, strict=True)]
         there, numbers = shop.find(), dict(zip(facts.path, facts.line, strict=True))
-        lost = {job.cuts[0].key: error for job, error in failures(shop, partial(_dressed, shop, codec, suffix), [job for job in jobs if job.cuts[0].key not in there], workers, 'painting', progress)}
-        report += [_row(job.video.name, numbers[job.video], 'not painted', error.reason) for job in jobs if (error := lost.get(job.cuts[0].key))]
+        todo = [job for job in jobs if job.cuts[0].key not in there]
+        failed = failures(shop, partial(_dressed, shop, codec, suffix), todo, workers, 'painting', progress)
+        lost = {job.cuts[0].key: error for job, error in failed}
+        for job in jobs:
+            if error := lost.get(job.cuts[0].key):
+                report.append(_row(job.video.name, numbers[job.video], 'not painted', error.reason))
         made = pd.DataFrame([shop.known['clip'].get(key, dict(sha256='', height=0, width=0)) for key in keys])
         rows = rows.assign(path=names, clip_sha256=made.sha256, height=made.height, width=made.width, key=keys)
-        rows = rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects), encoder=np.where(chosen, encoder, rows.encoder), effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
+        rows = rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects),
+                           encoder=np.where(chosen, encoder, rows.encoder),
+                           effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
         rows = rows[~rows.key.isin(list(lost))].reset_index(drop=True)
-        painted = replace(_dataset(shop.root, rows, rows.split.tolist()), classes=dataset.classes, protocol=dataset.protocol, split_name=dataset.split_name)
-        return _finish(shop, rows.drop(columns='split'), painted, dict(effects=dict(share=share, seed=seed, of=dataset.name)), report, False, progress)
+        painted = _dataset(shop.root, rows, rows.split.tolist())
+        painted = replace(painted, classes=dataset.classes, protocol=dataset.protocol,
+                          split_name=dataset.split_name)
+        settings = dict(effects=dict(share=share, seed=seed, of=dataset.name))
+        return _finish(shop, rows.drop(columns='split'), painted, settings, report, False, progress)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COSTS', 'NO_LINES', 'SHOWN_COSTS', 'NAMES', 'OPTIONS', 'PACKAGES', 'Predictions', 'measure', 'log_results', 'drawing',
            'log_pictures', 'load_predictions', 'PrintedRow', 'PrintedTable', 'decided_in_words', 'as_text',
-           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'compare', 'readable',
-           'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'paired', 'videos_of',
-           'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line', 'results_folder',
-           'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
+           'as_printed', 'log_printed', 'printed_table', 'NotRun', 'children', 'comparable', 'newest_page', 'compare',
+           'readable', 'substitutes', 'remarks', 'to_markdown', 'literature', 'decisions', 'around', 'log_summary',
+           'paired', 'videos_of', 'numbers', 'column_of_set', 'compare_by', 'command_of', 'set_from', 'published_line',
+           'results_folder', 'publish', 'published', 'published_videos', 'rendered', 'markdown_table', 'published_cell']
 
 # %% ../../nbs/experiments/00_results.ipynb #c991a11b
 import hashlib
@@ -42,6 +42,7 @@ from har_nb.learning.metrics import (
 )
 from har_nb.learning.runs import (
     current_run,
+    describe,
     load_table,
     load_text,
     log_figure,
@@ -175,6 +176,7 @@ def as_printed(
     return PrintedTable(table.name, table.title, table.dataset, table.unit, rows, table.context, table.decided,
                         as_text(other), as_text(asked))
 
+# %% ../../nbs/experiments/00_results.ipynb #f15987c3
 def log_printed(
     table, # a `Table`
     shared:dict|None=None, preset:str='', # as for `as_printed`
@@ -270,6 +272,11 @@ def _links(own):
                                  orderByKey='metrics.`test_acc_video`', orderByAsc='false'), quote_via=quote)
     place = f'#/experiments/{own.experiment_id}/runs'
     return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
+
+def newest_page()->str:
+    "Where MLflow's page shows the newest table, its rows laid flat with their numbers; '' where none was run."
+    runs = runs_table(where="tags.kind = 'table'")
+    return _links(next(runs.itertuples()))['rows'] if len(runs) else ''
 
 # of a table without results
 NO_LINES = ['row', 'note', 'flow', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids']
@@ -405,6 +412,21 @@ def around(
              'Left open by the paper, and decided here': decisions(result)}
     return '\n'.join(f'{title}:\n\n{_markdown(part)}' for title, part in parts.items() if len(part))
 
+
+# %% ../../nbs/experiments/00_results.ipynb #8c196dfe
+def log_summary(
+    result:pd.DataFrame, # as `compare` gives it
+    run_id:str # of the table
+)->None:
+    "Best and mean accuracy per video of the rows, and the table as the description of its run and its experiment."
+    if len(result):
+        best = result.loc[result.test_acc_video.idxmax()]
+        log_metrics(dict(best_acc_video=best.test_acc_video/100, mean_acc_video=result.test_acc_video.mean()/100),
+                    run_id=run_id)
+        open_store().set_tag(run_id, 'best_row', best.row)
+    about = result.attrs
+    link = f"[Every row by accuracy]({about['rows']}), or unfold the list below."
+    describe(f"## {about['table']}\n\n{link}\n\n{to_markdown(result)}", run_id, experiment=True)
 
 # %% ../../nbs/experiments/00_results.ipynb #755d0702
 def paired(
@@ -548,6 +570,7 @@ def command_of(
     for name, value in about['asked'].items(): words += _option(name, value)
     return shlex.join(words)
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c0183
 def set_from(
     root:str, # folder of a set, as a run says
     name:str # of the set
@@ -592,6 +615,7 @@ def _begun(run):
     members = [] if 'weights' in run.data.tags else recipe.get('members', ())
     return [one for member in _trained(members) for one in _begun(member)] or [run]
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c0193
 def _made_with(run_ids):
     "Code, day, versions and machine of some runs, and the weights that their nets started from."
     runs = _trained(run_ids)
@@ -606,6 +630,7 @@ def _made_with(run_ids):
     return start | dict(commit=each('git_sha'), date=day, versions=', '.join(versions),
                         machine=', '.join(said['gpu']) or said['cpu'])
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c01a3
 def published_line(
     result:pd.DataFrame, # as `compare` gives it
     line, # of it, as a named tuple
@@ -650,6 +675,7 @@ def publish(
     whole.to_csv(file, index=False, lineterminator='\n')
     return new
 
+# %% ../../nbs/experiments/00_results.ipynb #d10c01b3
 def published(
     paper:str, # 'mei': the name of its file
     folder=None # default results/ of the checkout

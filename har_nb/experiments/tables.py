@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from inspect import signature
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from ..core import HarError, name_of, nearest
 from ..data.video import progress_bar
@@ -35,12 +37,25 @@ from har_nb.experiments.results import (
     log_pictures,
     log_printed,
     log_results,
+    log_summary,
     measure,
     to_markdown,
 )
 from ..learning.learner import repeatable
 from ..learning.processes import agreed, helper, processes
-from ..learning.runs import close_dead_runs, log_table, log_text, page_address, runs_table, tracked_run
+from ..learning.pyfunc import log_model
+from har_nb.learning.runs import (
+    close_dead_runs,
+    is_open,
+    joined_run,
+    log_dataset,
+    log_table,
+    log_text,
+    page_address,
+    runs_table,
+    system_metrics,
+    tracked_run,
+)
 from ..learning.tracking import StoreAway, open_store
 from ..samples.modalities import Modality, shown
 from ..samples.store import decode_samples
@@ -429,14 +444,17 @@ def run_row(
         if trained: open_store().set_tag(run_id, 'git_sha', origin['tags.git_sha'])
         whole = table.settings | table.presets.get(preset, {})
         log_origin(job, {name: value for name, value in settings.items() if value != whole.get(name)}, pairs)
+        log_dataset(job.dataset)
         if missing := [name for name in row.needs if name not in job.done]:
             raise RuntimeError(f'{row.name} needs {", ".join(missing)}, which failed')
         started = time.perf_counter()
-        if not trained: predictions = call_row(row.work, job, own)
+        if not trained:
+            with system_metrics(): predictions = call_row(row.work, job, own)
         if not helper():
             metrics, videos = measure(predictions, job.dataset, table.sample, pairs)
             log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
             log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
+            if not trained: log_model(run_id, metrics)
     return predictions, trained or run_id
 
 # %% ../../nbs/experiments/01_tables.ipynb #18ebf6ae
@@ -533,9 +551,20 @@ def _table_key(table, shared, folds, parts, content):
     told = json.dumps(depends, sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-def _parent_of(table, key): # id of the table's newest run with this key
+def _parent_of(table, key): # id of the table's newest run with this key, and whether another process has it open
     runs = runs_table(table.name, f"tags.kind = 'table' and tags.key = '{key}'")
-    return runs.run_id.iloc[0] if len(runs) else None
+    return (runs.run_id.iloc[0], is_open(runs.run_id.iloc[0])) if len(runs) else (None, False)
+
+@contextmanager
+def _parent(table, key, opened, cache, again):
+    "The run of a table. Who measures other rows of it at the same time works under the same one."
+    lock = FileLock(cache/f'{key}.lock') if not helper() else nullcontext()
+    cache.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with lock:
+            resumed, others = agreed(lambda: (None, False) if again else _parent_of(table, key))
+            parent = stack.enter_context(joined_run(resumed) if others else opened(run_id=resumed))
+        yield parent
 
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74b
 def run(
@@ -569,9 +598,8 @@ def run(
                 protocol=', '.join(dict.fromkeys(part.protocol for part in parts)))
     tags |= dict(decided=decided_in_words(table.decided), command=options.command)
     params = shared | dict(folds=options.folds, validation_by=options.validation_by)
-    resumed = None if options.again else _parent_of(table, key)
-    with (repeatable(options.deterministic),
-          tracked_run(f'{table.name} on {dataset.name}', table.name, tags, params, run_id=resumed) as parent):
+    opened = partial(tracked_run, f'{table.name} on {dataset.name}', table.name, tags, params)
+    with repeatable(options.deterministic), _parent(table, key, opened, cache, options.again) as parent:
         log_table(report, 'report_of_files.csv')
         log_printed(table, shared, preset, options.other())
         plan = planned(chosen, parts, seeds, shared, dict(zip(modalities, samples, strict=True)), cache)
@@ -581,6 +609,7 @@ def run(
         result.attrs['report'] = report.to_dict('records')
         log_table(result.drop(columns='run_ids'), 'table.csv')
         log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
+        if not helper(): log_summary(result, parent)
         if failures: raise RowsFailed(failures)
     return result
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'current_run', 'when_finished', 'log_params', 'log_metrics', 'log_text', 'log_figure', 'log_table',
-           'load_table', 'load_text', 'Terminated', 'RunIsOpen', 'tracked_run', 'close_dead_runs', 'runs_table',
-           'page_address', 'ui_command']
+           'load_table', 'load_text', 'source_tags', 'log_dataset', 'describe', 'system_metrics', 'Terminated',
+           'RunIsOpen', 'tracked_run', 'is_open', 'joined_run', 'close_dead_runs', 'runs_table', 'page_address',
+           'ui_command']
 
 # %% ../../nbs/learning/04_runs.ipynb #5be35d05
 import json
@@ -17,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,8 +27,8 @@ from urllib.request import url2pathname
 import pandas as pd
 
 from ..core import HarError
-from .processes import agreed
-from .provenance import environment, flatten, process_lives, process_tags, shorten
+from .processes import agreed, helper
+from .provenance import code_version, environment, flatten, process_lives, process_tags, shorten
 from har_nb.learning.tracking import (
     QUIET,
     StoreAway,
@@ -68,12 +69,14 @@ def log_metrics(
     metrics:dict, # name -> number; None is left out
     step:int=0, # epoch
     run_id:str|None=None, # default the open run
-    at:float|None=None # when they were measured, in seconds since 1970; default now
+    at:float|None=None, # when they were measured, in seconds since 1970; default now
+    model_id:str|None=None # they are numbers of this model of the run, too
 )->None:
     "Log numbers in as few calls as possible."
     from mlflow.entities import Metric
     now = int((at or time.time())*1000)
-    values = [Metric(name, float(value), now, step) for name,value in metrics.items() if value is not None]
+    values = [Metric(name, float(value), now, step, model_id=model_id) for name,value in metrics.items()
+              if value is not None]
     for i in range(0, len(values), 1000): open_store().log_batch(run_id or current_run(), metrics=values[i:i + 1000])
 
 # %% ../../nbs/learning/04_runs.ipynb #cdddf4c1
@@ -125,6 +128,54 @@ def load_text(
     "Read a text that was logged."
     with tempfile.TemporaryDirectory() as folder:
         return Path(open_store().download_artifacts(run_id or current_run(), name, folder)).read_text(encoding='utf-8')
+
+# %% ../../nbs/learning/04_runs.ipynb #3a147add
+def source_tags()->dict:
+    "What the columns Source, Version and User of MLflow's lists are filled from."
+    import getpass
+    program, version = Path(sys.argv[0] or 'python'), code_version()
+    notebook = 'ipykernel' in sys.modules
+    name = 'notebook' if notebook else 'har' if 'har_nb' in program.parts or program.name == 'cli.py' else program.name
+    tags = {'mlflow.source.name': name, 'mlflow.source.type': 'NOTEBOOK' if notebook else 'LOCAL'}
+    with suppress(KeyError, OSError, ImportError): tags['mlflow.user'] = getpass.getuser()
+    return tags | ({} if version == 'unknown' else {'mlflow.source.git.commit': version.removesuffix('-dirty')})
+
+def log_dataset(
+    dataset, # ActionDataset
+    run_id:str|None=None # default the open run
+)->None:
+    "Log what a run learns from and is tested on as its input: name, digest of the split, sizes, folder."
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    sizes = {part: len(getattr(dataset, part)) for part in ('train', 'valid', 'test')}
+    profile = dict(classes=len(dataset.classes), clips=len(dataset.clips), **sizes, protocol=dataset.protocol,
+                   split=dataset.split_name)
+    source = json.dumps(dict(uri=Path(dataset.root).resolve().as_uri()))
+    about = Dataset(dataset.name, dataset.digest[:36], 'local', source, profile=json.dumps(profile))
+    context = InputTag('mlflow.data.context', f'split {dataset.split_name}')
+    open_store().log_inputs(run_id or current_run(), [DatasetInput(about, [context])])
+
+# %% ../../nbs/learning/04_runs.ipynb #cf808212
+def describe(
+    text:str, # Markdown
+    run_id:str, # that it is about
+    experiment:bool=False # it is about the experiment of this run, too
+)->None:
+    "What stands above the list of runs of an experiment, and on the page of a run."
+    client = open_store()
+    client.set_tag(run_id, 'mlflow.note.content', shorten(text, 5000))
+    if experiment:
+        place = client.get_run(run_id).info.experiment_id
+        client.set_experiment_tag(place, 'mlflow.note.content', shorten(text, 5000))
+
+@contextmanager
+def system_metrics():
+    "Inside, processor, memory and GPU are logged to the open run each second; HAR_NB_SYSTEM_METRICS=0: never."
+    if os.environ.get('HAR_NB_SYSTEM_METRICS') == '0' or helper(): yield; return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    monitor = SystemMetricsMonitor(current_run(), sampling_interval=1, tracking_uri=tracking_uri())
+    monitor.start()
+    try: yield
+    finally: monitor.finish()
 
 # %% ../../nbs/learning/04_runs.ipynb #2c94f4b1
 class Terminated(SystemExit):
@@ -186,7 +237,7 @@ def _inside(run_id):
         _afterwards.set(outer[1])
 
 def _tags(tags, parent_id):
-    own = {name: shorten(str(value), 5000) for name,value in (tags or {}).items()} | process_tags()
+    own = {name: shorten(str(value), 5000) for name,value in (tags or {}).items()} | process_tags() | source_tags()
     return own | {'mlflow.parentRunId': parent_id} if parent_id else own
 
 # %% ../../nbs/learning/04_runs.ipynb #2c2c83ae
@@ -216,6 +267,23 @@ def tracked_run(
     except BaseException as e: status = _failed(client, run_id, e); raise
     finally:
         if status: _end(client, run_id, status) # else nobody is there to hear it; `close_dead_runs` does it
+    for work in waiting: work()
+
+# %% ../../nbs/learning/04_runs.ipynb #9b714ccd
+def is_open(
+    run_id:str
+)->bool:
+    "Whether another process that lives works on a run."
+    run = open_store().get_run(run_id)
+    tags = run.data.tags
+    return run.info.status == 'RUNNING' and bool(process_lives(tags)) and tags['pid'] != str(os.getpid())
+
+@contextmanager
+def joined_run(
+    run_id:str # that another process has open
+): # the same
+    "Inside, a run of another process is the open one here, too; its status stays with who opened it."
+    with _inside(run_id) as waiting, store_answers(), _signals_end_the_block(): yield run_id
     for work in waiting: work()
 
 # %% ../../nbs/learning/04_runs.ipynb #f17633ef

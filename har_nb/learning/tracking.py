@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 import har_nb
-from ..core import HarError, importing_much
+from ..core import HarError, no_collection
 from .processes import ReadOnlyStore, helper
 from .provenance import shorten
 
@@ -104,7 +104,7 @@ QUIET = dict(MLFLOW_DISABLE_TELEMETRY='true', DO_NOT_TRACK='true', MLFLOW_LOGGIN
 
 def _import_mlflow():
     for name,value in QUIET.items(): os.environ.setdefault(name, value)
-    with warnings.catch_warnings(), importing_much():
+    with warnings.catch_warnings(), no_collection():
         warnings.simplefilter('ignore')
         import mlflow
     for name in ('mlflow', 'alembic'): logging.getLogger(name).setLevel(logging.WARNING)
@@ -117,7 +117,7 @@ def _client(uri, file):
     if file: file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock') if file else nullcontext(): # MLflow itself makes the tables without a lock
         mlflow = _import_mlflow()
-        with importing_much(): client = mlflow.MlflowClient(uri) # imports what keeps runs in a database
+        with no_collection(): client = mlflow.MlflowClient(uri) # imports what keeps runs in a database
     if uri.startswith(('http:', 'https:')):
         with store_answers(wait=False): client.search_experiments(max_results=1)
     return client

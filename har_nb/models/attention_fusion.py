@@ -74,24 +74,32 @@ def attention_maps(
 
 def looked_at(
     maps:torch.Tensor, # B h w h w from `attention_maps`
-    size:tuple, # height and width of the picture, pixels
-    place:tuple|None=None, # (row, column) that looks, as shares of the picture, 0..1; None: the mean over all places
+    size:tuple, # height and width of the image, pixels
+    place:tuple|None=None, # (row, column) that looks, as shares of the image, 0..1; None: the mean over all places
 )->torch.Tensor: # B height width, 0..1: divided by the highest value of each map
-    "Where attention goes, enlarged to the picture, to be drawn over it."
+    "Where attention goes, enlarged to the image, to be drawn over it."
     height, width = maps.shape[1:3]
-    seen = maps.mean((1, 2)) if place is None else maps[:, min(int(place[0]*height), height - 1), min(int(place[1]*width), width - 1)]
+    if place is None: seen = maps.mean((1, 2))
+    else:
+        row, column = min(int(place[0]*height), height - 1), min(int(place[1]*width), width - 1)
+        seen = maps[:, row, column]
     seen = F.interpolate(seen[:, None].float(), size, mode='bilinear')[:, 0]
     return seen/seen.amax((1, 2), keepdim=True).clamp_min(1e-12)
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #35cd65e9
 def _linear(widths, dropout):
     "Linear layers, ReLU and dropout behind each."
-    return [layer for n_in, n_out in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))]
+    return [layer for n_in, n_out in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Linear(n_in, n_out), nn.ReLU(inplace=True), nn.Dropout(dropout))]
 
-def _scaled(widths, width): return [max(1, round(n*width)) for n in widths]
+def _scaled(widths, width):
+    return [max(1, round(n*width)) for n in widths]
 
+# %% ../../nbs/models/05_attention_fusion.ipynb #3b489695
 class EarlyFusion(nn.Module):
-    "Two short streams, joined before one self-attention layer (section IV.2). Raises `ValueError` where both streams are left out."
+    """Two short streams, joined before one self-attention layer (section IV.2).
+
+    Raises `ValueError` where both streams are left out."""
     def __init__(self,
         n_classes:int=101, # C
         frames:int=10, # channels of the stack of frames: 10 grey frames; 0 leaves the stream out
@@ -120,18 +128,22 @@ class EarlyFusion(nn.Module):
         joined = 2*channels[-1] if frames and motion else channels[-1]
         self.attention = SelfAttention(joined, gamma=gamma) if attention else nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(places)
-        self.classify = nn.Sequential(nn.Flatten(), *_linear([joined*places**2, *linear], dropout), nn.Linear(linear[-1], n_classes))
+        self.classify = nn.Sequential(nn.Flatten(), *_linear([joined*places**2, *linear], dropout),
+                                      nn.Linear(linear[-1], n_classes))
 
     def forward(self,
         frames:torch.Tensor, # B frames H W, at least 8 pixels high and wide
         motion:torch.Tensor, # B motion H W
     )->torch.Tensor: # B C scores before softmax
-        maps = [stream(stack) for stream, stack in ((self.frames, frames), (self.motion, motion)) if stream is not None]
+        streams = (self.frames, frames), (self.motion, motion)
+        maps = [stream(stack) for stream, stack in streams if stream is not None]
         return self.classify(self.pool(self.attention(torch.cat(maps, 1))))
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #97ab3d0b
 class LateFusion(nn.Module):
-    "Two VGG-like nets with a self-attention layer each, joined behind their linear layers (section IV.1). Raises `ValueError` where both streams are left out."
+    """Two VGG-like nets with a self-attention layer each, joined behind their linear layers (section IV.1).
+
+    Raises `ValueError` where both streams are left out."""
     def __init__(self,
         n_classes:int=101, # C
         frames:int=10, # channels of the stack of frames; 0 leaves the stream out
@@ -158,19 +170,28 @@ class LateFusion(nn.Module):
             return nn.Sequential(*layers)
         def stream(n_in):
             (a, b, d) = blocks
-            return nn.Sequential(OrderedDict(A=nn.Sequential(block(n_in, a), nn.MaxPool2d(2)), B=nn.Sequential(block(a[-1], b, 4), nn.MaxPool2d(2)), D=block(b[-1], d),
-                attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(), pool=nn.AdaptiveMaxPool2d(places),
+            return nn.Sequential(OrderedDict(
+                A=nn.Sequential(block(n_in, a), nn.MaxPool2d(2)),
+                B=nn.Sequential(block(a[-1], b, 4), nn.MaxPool2d(2)),
+                D=block(b[-1], d),
+                attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(),
+                pool=nn.AdaptiveMaxPool2d(places),
                 C=nn.Sequential(nn.Flatten(), *_linear([d[-1]*places**2, linear, linear, linear], dropout[0]))))
         self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
         self.branches = dict(frames='frames', motion='motion') if frames and motion else {} # for `experiments.diagnose`
-        self.classify = nn.Sequential(*_linear([linear*(bool(frames) + bool(motion)), linear], dropout[1]), nn.Linear(linear, n_classes))
+        self.classify = nn.Sequential(*_linear([linear*(bool(frames) + bool(motion)), linear], dropout[1]),
+                                      nn.Linear(linear, n_classes))
 
     def forward(self,
         frames:torch.Tensor, # B frames H W, at least 46 pixels high and wide
         motion:torch.Tensor, # B motion H W
     )->torch.Tensor: # B C scores before softmax
-        if min(frames.shape[-2:]) < 46: raise ValueError(f'LateFusion needs pictures of 46 pixels or more, not {frames.shape[-2]} x {frames.shape[-1]}: its convolutions are not padded')
-        return self.classify(torch.cat([stream(stack) for stream, stack in ((self.frames, frames), (self.motion, motion)) if stream is not None], 1))
+        if min(frames.shape[-2:]) < 46:
+            raise ValueError(f'LateFusion needs pictures of 46 pixels or more, not {frames.shape[-2]} x '
+                             f'{frames.shape[-1]}: its convolutions are not padded')
+        streams = (self.frames, frames), (self.motion, motion)
+        vectors = [stream(stack) for stream, stack in streams if stream is not None]
+        return self.classify(torch.cat(vectors, 1))
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #f9474044
 LUMA = (.299, .587, .114) # of red, green and blue in grey (ITU-R BT.601)

@@ -22,8 +22,11 @@ def count_parameters(
     statistics:bool=False, # also the running mean and variance of batch norm, as Keras counts
 )->int:
     "Number of parameters of `model`."
-    running = [value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))] if statistics else []
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable) + sum(map(torch.numel, running))
+    trained = [p for p in model.parameters() if p.requires_grad or not trainable]
+    running = []
+    if statistics:
+        running = [value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))]
+    return sum(values.numel() for values in trained + running)
 
 # %% ../../nbs/models/02_cost.ipynb #e91d9692
 def _forward(model, batch): return model(*batch) if isinstance(batch, tuple) else model(batch)
@@ -48,7 +51,7 @@ def count_operations(
     model:nn.Module, # any module; its mode and its numbers stay as they are
     batch:torch.Tensor|tuple, # its input, or a tuple of inputs; only shapes are looked at
 )->int:
-    "Multiply-adds of one forward pass of `batch` in evaluation mode: for a batch of one, what torchvision publishes as FLOPs."
+    "Multiply-adds of one forward pass in evaluation mode; for a batch of one, what torchvision publishes as FLOPs."
     with FlopCounterMode(display=False) as counter: _shapes_only(model, batch)
     return counter.get_total_flops() // 2
 
@@ -93,8 +96,9 @@ def latency(
 # %% ../../nbs/models/02_cost.ipynb #3dd2dec7
 def cost(
     model:nn.Module, # any module
-    batch:torch.Tensor|tuple, # its input, or a tuple of inputs; one sample, where figures are compared with published ones
+    batch:torch.Tensor|tuple, # its input, or a tuple of inputs; one sample, to compare with published numbers
     times:int=20, # passes that are measured
 )->dict: # parameters, gflops, latency_ms
-    "The three costs of a forward pass of `batch`: parameters, multiply-adds in billions (printed as GFLOPs in most tables), median milliseconds on this machine."
-    return dict(parameters=count_parameters(model), gflops=count_operations(model, batch)/1e9, latency_ms=latency(model, batch, times))
+    "Parameters, multiply-adds in billions (GFLOPs in most tables) and median milliseconds on this machine."
+    return dict(parameters=count_parameters(model), gflops=count_operations(model, batch)/1e9,
+                latency_ms=latency(model, batch, times))

@@ -22,31 +22,45 @@ def _flat(value): return (1, value, value) if isinstance(value, int) else (1, *v
 def _still(value): return (0, value, value) if isinstance(value, int) else (0, *value)
 
 def _conv(old):
-    new = nn.Conv3d(old.in_channels, old.out_channels, _flat(old.kernel_size), _flat(old.stride), old.padding if isinstance(old.padding, str) else _still(old.padding),
-                    _flat(old.dilation), old.groups, old.bias is not None, old.padding_mode, device=old.weight.device, dtype=old.weight.dtype)
+    padding = old.padding if isinstance(old.padding, str) else _still(old.padding)
+    new = nn.Conv3d(old.in_channels, old.out_channels, _flat(old.kernel_size), stride=_flat(old.stride),
+                    padding=padding, dilation=_flat(old.dilation), groups=old.groups, bias=old.bias is not None,
+                    padding_mode=old.padding_mode, device=old.weight.device, dtype=old.weight.dtype)
     new.weight.data.copy_(old.weight.data.unsqueeze(2))
     if old.bias is not None: new.bias.data.copy_(old.bias.data)
     return new
 
 def _norm(old):
-    new = nn.BatchNorm3d(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+    new = nn.BatchNorm3d(old.num_features, eps=old.eps, momentum=old.momentum, affine=old.affine,
+                         track_running_stats=old.track_running_stats)
     for name, value in [*old.named_parameters(), *old.named_buffers()]: setattr(new, name, deepcopy(value))
     return new
 
+def _max_pool(old):
+    return nn.MaxPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), _flat(old.dilation),
+                        ceil_mode=old.ceil_mode)
+
+def _mean_pool(old):
+    return nn.AvgPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), ceil_mode=old.ceil_mode,
+                        count_include_pad=old.count_include_pad)
+
 TWINS = {nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Dropout2d: lambda old: nn.Dropout3d(old.p),
-         nn.MaxPool2d: lambda old: nn.MaxPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), _flat(old.dilation), ceil_mode=old.ceil_mode),
-         nn.AvgPool2d: lambda old: nn.AvgPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), old.ceil_mode, old.count_include_pad),
+         nn.MaxPool2d: _max_pool, nn.AvgPool2d: _mean_pool,
          nn.AdaptiveAvgPool2d: lambda old: nn.AdaptiveAvgPool3d((None, *_flat(old.output_size)[1:]))}
 
+# %% ../../nbs/models/07_r3d.ipynb #b3c530b3
 def inflate(
     model:nn.Module, # an image net; stays as it is
 )->nn.Module: # the same net, same names, for B C T H W
-    "A copy of `model` that looks at every frame alone: k x k windows become 1 x k x k (Cao et al. 2020, section 4.4). Raises `ValueError` for layers that have no twin."
+    """A copy of `model` that looks at each frame alone: k x k becomes 1 x k x k (Cao et al. 2020, section 4.4).
+
+    Raises `ValueError` for layers that have no twin."""
     new = deepcopy(model)
     for name, old in list(new.named_modules()):
         if type(old) in TWINS: new.set_submodule(name, TWINS[type(old)](old).train(old.training))
         elif type(old).__name__.endswith('2d'):
-            raise ValueError(f'{name}: {type(old).__name__} has no twin with three dimensions; there is one for {", ".join(kind.__name__ for kind in TWINS)}')
+            raise ValueError(f'{name}: {type(old).__name__} has no twin with three dimensions; there is one for '
+                             f'{", ".join(kind.__name__ for kind in TWINS)}')
     return new
 
 # %% ../../nbs/models/07_r3d.ipynb #18744e1c
@@ -55,14 +69,19 @@ def narrow_resnet(
     num_classes:int=8, # outputs
     width:int=16, # channels of the first stage; the others have 2, 4 and 8 times as many
 )->nn.Sequential: # B 3 H W -> B num_classes; children as torchvision's ResNets
-    "A residual net of one block a stage for small pictures, trained from scratch."
-    if weights is not None: raise ValueError('narrow_resnet has no published weights: it is trained from scratch (weights=None)')
+    "A residual net of one block a stage for small images, trained from scratch."
+    if weights is not None:
+        raise ValueError('narrow_resnet has no published weights: it is trained from scratch (weights=None)')
     widths = [width, width, 2*width, 4*width, 8*width]
-    children = OrderedDict(conv1=nn.Conv2d(3, width, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool2d(3, 2, 1))
+    children = OrderedDict(conv1=nn.Conv2d(3, width, 7, 2, 3, bias=False), bn1=nn.BatchNorm2d(width),
+                           relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool2d(3, 2, 1))
     for stage, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False), 1):
-        shortcut = None if n_in == n_out else nn.Sequential(nn.Conv2d(n_in, n_out, 1, 2, bias=False), nn.BatchNorm2d(n_out))
+        shortcut = None
+        if n_in != n_out:
+            shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, 2, bias=False), nn.BatchNorm2d(n_out))
         children[f'layer{stage}'] = nn.Sequential(BasicBlock(n_in, n_out, 1 if n_in == n_out else 2, shortcut))
-    return nn.Sequential(children | OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(widths[-1], num_classes)))
+    return nn.Sequential(children | OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
+                                                fc=nn.Linear(widths[-1], num_classes)))
 
 # %% ../../nbs/models/07_r3d.ipynb #248d52b8
 def r3d(
@@ -70,12 +89,13 @@ def r3d(
     num_classes:int=400, # outputs
     backbone:Callable=resnet50, # any of torchvision's ResNets
     dropout:float=0., # before the last layer
-)->nn.Sequential: # B 3 T H W -> B num_classes logits; children conv1, pool, res2 to res5, average, flatten, dropout, head
-    "R3D of Cao et al. 2020, table 2d: a ResNet with 1 x k x k windows, inflated from an image net. Raises `WeightsError`."
+)->nn.Sequential: # B 3 T H W -> B num_classes logits; children conv1, pool, res2 to res5, average, ..., dropout, head
+    "R3D (Cao et al. 2020, table 2d): a ResNet with 1 x k x k windows, from an image net. Raises `WeightsError`."
     image_net = build(backbone, num_classes, weights)
     body = inflate(image_net)
     model = nn.Sequential(OrderedDict(
-        conv1=nn.Sequential(OrderedDict(conv=body.conv1, norm=body.bn1, relu=body.relu)), pool=body.maxpool, res2=body.layer1, res3=body.layer2, res4=body.layer3, res5=body.layer4,
+        conv1=nn.Sequential(OrderedDict(conv=body.conv1, norm=body.bn1, relu=body.relu)), pool=body.maxpool,
+        res2=body.layer1, res3=body.layer2, res4=body.layer3, res5=body.layer4,
         average=nn.AdaptiveAvgPool3d(1), flatten=nn.Flatten(), dropout=nn.Dropout(dropout), head=body.fc))
     model.weights = image_net.weights
     return model

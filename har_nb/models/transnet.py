@@ -28,23 +28,24 @@ def dense(
 )->nn.Module: # B C h w -> B width
     "Maps to a vector as Table I counts it: batch norm, flatten, dense."
     channels, height, length = shape
-    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), flatten=nn.Flatten(), dense=nn.Linear(channels*height*length, width)))
+    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), flatten=nn.Flatten(),
+                                     dense=nn.Linear(channels*height*length, width)))
 
 def mean(
     shape:tuple, # of the maps: channels, height, width
 )->nn.Module: # B C h w -> B C
-    "Maps to a vector by the mean over the picture: nothing to learn, any size."
+    "Maps to a vector by the mean over the image: nothing to learn, any size."
     return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
 
 def scaled_mean(
     shape:tuple, # of the maps: channels, height, width
 )->nn.Module: # B C h w -> B C
-    "Maps to a vector by the mean over the picture, then batch norm: any size, and channels of one scale."
+    "Maps to a vector by the mean over the image, then batch norm: any size, and channels of one scale."
     return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), norm=nn.BatchNorm1d(shape[0])))
 
 # %% ../../nbs/models/03_transnet.ipynb #56ae652e
 class TextHead(nn.Module):
-    "Two convolutions over time as the paper's equations print them, ReLU after both; by choice the third one of its prose."
+    "Two convolutions over time as the paper's equations print them, each with ReLU; by choice its prose's third one."
     def __init__(self,
         n_features:int, # length L of a frame's vector
         n_classes:int, # C
@@ -77,10 +78,13 @@ def separable(
     stride:int=1, # steps of time
 )->nn.Module: # B n_in T -> B n_out T'
     "Separable convolution over time: a filter per channel, then a mixture of channels."
-    return nn.Sequential(OrderedDict(each=nn.Conv1d(n_in, n_in, kernel, stride, groups=n_in, bias=False), mix=nn.Conv1d(n_in, n_out, 1)))
+    return nn.Sequential(OrderedDict(each=nn.Conv1d(n_in, n_in, kernel, stride, groups=n_in, bias=False),
+                                     mix=nn.Conv1d(n_in, n_out, 1)))
 
 class Table1Head(nn.Module):
-    "The 1D part that meets Table I's counts with 6 classes and 12 frames in pairs, or 7 one by one. Raises `ValueError` for `n` that does not fit."
+    """The 1D part that meets Table I's counts with 6 classes and 12 frames in pairs, or 7 one by one.
+
+    Raises `ValueError` for `n` that does not fit."""
     def __init__(self,
         n_features:int, # length L of a frame's vector
         n_classes:int, # C
@@ -89,7 +93,8 @@ class Table1Head(nn.Module):
         stride:int=2, # frames from one pair to the next; 1: kernels 2 and n-1, as in the prose
     ):
         super().__init__()
-        if stride == 2 and n % 2: raise ValueError(f'Table1Head takes frames in pairs and needs an even number of them, not {n}')
+        if stride == 2 and n % 2:
+            raise ValueError(f'Table1Head takes frames in pairs and needs an even number of them, not {n}')
         kernels = kernels or n_features
         self.pairs = separable(n_features, kernels, 2, stride)
         self.whole = separable(kernels, n_classes, n//2 if stride == 2 else n - 1)
@@ -116,7 +121,8 @@ class MeanHead(nn.Module):
         kernels:int=64, # of the `TextHead` it costs as much as
     ):
         super().__init__()
-        hidden = max(1, round((text_parameters(n_features, n_classes, n, kernels) - n_classes)/(n_features + 1 + n_classes)))
+        inner = text_parameters(n_features, n_classes, n, kernels) - n_classes # without the last bias
+        hidden = max(1, round(inner/(n_features + 1 + n_classes)))
         self.layers = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
 
     def forward(self,
@@ -124,6 +130,7 @@ class MeanHead(nn.Module):
     )->torch.Tensor: # B C scores before softmax
         return self.layers(features.mean(1))
 
+# %% ../../nbs/models/03_transnet.ipynb #9a8e1d53
 class GRUHead(nn.Module):
     "A gated recurrent unit, and a linear layer on its last state; with as many parameters as `TextHead`."
     def __init__(self,
@@ -134,7 +141,9 @@ class GRUHead(nn.Module):
     ):
         super().__init__()
         half = (3*n_features + 6 + n_classes)/6 # 3 h² + 6 half h + C = parameters
-        self.unit = nn.GRU(n_features, max(1, round(sqrt(half**2 + (text_parameters(n_features, n_classes, n, kernels) - n_classes)/3) - half)), batch_first=True)
+        inner = text_parameters(n_features, n_classes, n, kernels) - n_classes
+        width = max(1, round(sqrt(half**2 + inner/3) - half))
+        self.unit = nn.GRU(n_features, width, batch_first=True)
         self.linear = nn.Linear(self.unit.hidden_size, n_classes)
 
     def forward(self,
@@ -144,7 +153,7 @@ class GRUHead(nn.Module):
 
 # %% ../../nbs/models/03_transnet.ipynb #1f661136
 class TransNet(nn.Module):
-    "A 2D net for each frame and 1D convolutions over time (TransNet, figure 1): B 3 n H W -> B C scores before softmax."
+    "A 2D net for each frame, then 1D convolutions over time (figure 1): B 3 n H W -> B C scores before softmax."
     branches = dict(encoder='net') # what `experiments.diagnose` can take away
     def __init__(self,
         backbone, # callable as in `models.backbones`, or a net B 3 H W -> B c h w
@@ -179,6 +188,7 @@ class TransNet(nn.Module):
         "What is behind the 2D net, with the same tensors, for maps that were kept."
         return AfterNet(self.vector, self.head)
 
+# %% ../../nbs/models/03_transnet.ipynb #01aa14c1
 class AfterNet(nn.Module):
     "Vectors and head of a `TransNet`, on the maps of its frames: B n c h w -> B C scores before softmax."
     def __init__(self,
@@ -200,7 +210,9 @@ def narrow(
 ): # -> callable like `backbone`
     "A backbone with fewer channels, initialised by He et al. 2015 (fan out)."
     def make(weights=None, **kwargs):
-        if weights is not None: raise ValueError('a narrow net has no published weights: it is trained from scratch (weights=None), or loaded from a file of its own')
+        if weights is not None:
+            raise ValueError('a narrow net has no published weights: it is trained from scratch (weights=None), '
+                             'or loaded from a file of its own')
         share = lambda channels: channels if channels == 3 else max(1, round(channels*width))
         with torch.device('meta'): net = backbone(weights=None, **kwargs)
         classes = net.get_submodule(head_name(net)).out_features
@@ -209,14 +221,17 @@ def narrow(
                 depthwise = layer.groups == layer.in_channels
                 layer.in_channels, layer.out_channels = share(layer.in_channels), share(layer.out_channels)
                 layer.groups = layer.in_channels if depthwise else layer.groups
-                layer.weight = nn.Parameter(torch.empty(layer.out_channels, layer.in_channels//layer.groups, *layer.kernel_size))
+                size = layer.out_channels, layer.in_channels//layer.groups, *layer.kernel_size
+                layer.weight = nn.Parameter(torch.empty(size))
                 nn.init.normal_(layer.weight, 0, sqrt(2*layer.groups/(layer.out_channels*prod(layer.kernel_size))))
             elif isinstance(layer, nn.Linear):
-                layer.in_features, layer.out_features = share(layer.in_features), layer.out_features if layer.out_features == classes else share(layer.out_features)
+                layer.in_features = share(layer.in_features)
+                if layer.out_features != classes: layer.out_features = share(layer.out_features)
                 layer.weight = nn.Parameter(torch.empty(layer.out_features, layer.in_features).normal_(0, .01))
             elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
                 layer.num_features = share(layer.num_features)
-                layer.weight, layer.running_mean, layer.running_var = nn.Parameter(torch.ones(layer.num_features)), torch.zeros(layer.num_features), torch.ones(layer.num_features)
+                layer.weight = nn.Parameter(torch.ones(layer.num_features))
+                layer.running_mean, layer.running_var = torch.zeros(layer.num_features), torch.ones(layer.num_features)
                 layer.num_batches_tracked = torch.tensor(0)
             else: continue
             if layer.bias is not None: layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
@@ -225,7 +240,7 @@ def narrow(
 
 # %% ../../nbs/models/03_transnet.ipynb #b9da3af6
 class FrameStream:
-    "A trained `TransNet` on frames that come one by one: each is encoded once, and the head looks at the last n vectors."
+    "A trained `TransNet` on frames that come one by one: it encodes each once; the head sees the last n vectors."
     def __init__(self,
         model:TransNet, # is put into evaluation mode
         interval:int=1, # frames from one answer to the next; the first comes with frame n

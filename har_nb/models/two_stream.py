@@ -18,8 +18,11 @@ def fuse(
     weights:Sequence[float]|None=None, # K weights of the streams, default all equal
     logits:bool=False # average logits instead: the geometric mean, made to sum to one
 )->np.ndarray: # N C, rows sum to one
-    "Weighted arithmetic mean of probabilities (MEI paper, equation 2; section 4.3 for K networks). Raises `ValueError` where shapes differ."
-    if len({p.shape for p in probabilities}) != 1: raise ValueError(f'probabilities of different shapes cannot be fused: {[p.shape for p in probabilities]}')
+    """Weighted arithmetic mean of probabilities (MEI paper, equation 2; section 4.3 for K networks).
+
+    Raises `ValueError` where shapes differ."""
+    if len({p.shape for p in probabilities}) != 1:
+        raise ValueError(f'probabilities of different shapes cannot be fused: {[p.shape for p in probabilities]}')
     stacked = np.stack(probabilities)
     if not logits: return np.average(stacked, axis=0, weights=weights)
     mean = np.average(np.log(np.maximum(stacked, np.finfo(stacked.dtype).tiny)), axis=0, weights=weights)
@@ -39,7 +42,8 @@ class EnsembleNet(nn.Module):
         self.nets = nn.ModuleList(nets)
         weights = torch.tensor(weights if weights is not None else [1.]*len(self.nets), dtype=torch.float32)
         if len(weights) != len(self.nets) or (weights < 0).any() or not weights.sum() > 0:
-            raise ValueError(f'{len(self.nets)} networks need as many weights, none negative and not all zero, not {weights.tolist()}')
+            raise ValueError(f'{len(self.nets)} networks need as many weights, none negative and not all zero, not '
+                             f'{weights.tolist()}')
         self.register_buffer('log_weights', (weights/weights.sum()).log())
 
     def forward(self,
@@ -64,7 +68,7 @@ class TwoStream(EnsembleNet):
 
 # %% ../../nbs/models/01_two_stream.ipynb #cdce09d2
 class EmbedClips(nn.Module):
-    "A network for images that takes clips: B C T H W is folded into its motion embedded image first (MEI paper, equation 1, without rounding)."
+    "A network for images that takes clips B C T H W: it folds them into motion embedded images (MEI, equation 1)."
     def __init__(self,
         net:nn.Module, # images B C H W -> logits B C
         weights:Sequence[float], # one for each of T frames, from `motion.mei.mei_weights`
@@ -77,5 +81,6 @@ class EmbedClips(nn.Module):
     def forward(self,
         x:torch.Tensor # B C T H W
     )->torch.Tensor: # B C logits
-        if x.shape[2] != len(self.shares): raise ValueError(f'{len(self.shares)} weights for clips of {x.shape[2]} frames')
+        if x.shape[2] != len(self.shares):
+            raise ValueError(f'{len(self.shares)} weights for clips of {x.shape[2]} frames')
         return self.net(torch.einsum('bcthw,t->bchw', x, self.shares.to(x.dtype)))

@@ -91,6 +91,7 @@ def products(
     inside = ((there[0] >= 0) & (there[0] <= width - 1) & (there[1] >= 0) & (there[1] <= height - 1)).float()
     return [inside*part for part in (x, y, value - before[:, 0], xx, xy, x - before[:, 1], xy, yy, y - before[:, 2])]
 
+# %% ../../nbs/motion/03_brox.ipynb #b1ce57a3
 def neighbours(x):
     "What stands at the right, at the left, below and above; 0 outside."
     right, left = functional.pad(x[..., 1:], (0, 1)), functional.pad(x[..., :-1], (1, 0))
@@ -114,6 +115,7 @@ def weights_now(
     stiff = alpha/torch.sqrt(steep + TINY)
     return pixel, [(n + stiff)/2*(n > 0) for n in neighbours(stiff)]
 
+# %% ../../nbs/motion/03_brox.ipynb #b1ce57b3
 def solve(
     pixel, ties, # from `weights_now`
     u, v, du, dv, # B H W

@@ -65,6 +65,7 @@ def as_pairs(
             raise ValueError(f'grey values are numbers in 0..255, but {(~x.isfinite()).sum()} of them are not finite')
     return before.float(), after.to(before.device).float()
 
+# %% ../../nbs/motion/02_flow.ipynb #425c5903
 def _resampled_line(x, axis, n, step):
     "`n` values along an axis, `step` apart, between the values of x."
     at = ((torch.arange(n, device=x.device) + .5)*step - .5).clamp(0, x.shape[axis] - 1)
@@ -142,6 +143,7 @@ def relax_flat(
         (across, down), p = (u[:n] for u in flow), moved
     return across, down, [x[width:] for x in p]
 
+# %% ../../nbs/motion/02_flow.ipynb #20932cd3
 def relax(
     across, down, # B H W: the flow
     p, data, # four B H W each, as for `relax_flat`
@@ -209,6 +211,7 @@ class PairFlow:
         pairs = zip(before.split(together), after.split(together), strict=True)
         with torch.no_grad(): return torch.cat([self._flow(*pair) for pair in pairs])
 
+# %% ../../nbs/motion/02_flow.ipynb #03a87b73
 @dataclass(frozen=True)
 class TVL1(PairFlow):
     "TV-L1 optical flow from `before` to `after`; no stop before the last iteration (`epsilon` 0 elsewhere)."

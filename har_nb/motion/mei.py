@@ -147,6 +147,7 @@ def _finish(sums, total, shape):
     both |= high
     return both.view(np.uint8)[:math.prod(shape)].reshape(shape).copy()
 
+# %% ../../nbs/motion/00_mei.ipynb #7d68bdd3
 def _running_embed(frames, n, interval, division):
     "Weights that `RUNNING` knows, from running sums: each frame is added up once."
     count, started, spare, padded = 0, [], [], None

@@ -65,9 +65,9 @@ def _add(to, name, work, text, examples=(), json=True):
     command.set_defaults(work=work, parser=command)
     return command
 
-def _data(name):
-    "A command of `tools.data`, which imports pandas."
-    return lambda args: getattr(import_module('har_nb.tools.data'), name)(args)
+def _data(name, module='data'):
+    "A command of `tools.data`, or of another module that imports pandas."
+    return lambda args: getattr(import_module(f'har_nb.tools.{module}'), name)(args)
 
 # %% ../../nbs/tools/09_cli.ipynb #631f8ba1
 RUN_EXAMPLES = ('har run mei.table2 --data FOLDER --preset demo',
@@ -171,6 +171,26 @@ def _predict_options(to):
                         'stamps are wrong')
     c.add_argument('--trust-pickle', action='store_true',
                    help='read a learner that was kept as a pickle, which runs the code in it')
+
+# %% ../../nbs/tools/09_cli.ipynb #2df74fae
+def _watch_options(to):
+    "har watch: a run looks at what goes on."
+    c = _add(to, 'watch', _data('watch', 'watch'), 'a trained run looks at a camera, a stream or a file in real time',
+             ('har watch 0 --run RUN --picture', 'har watch rtsp://CAMERA/stream --run RUN --to events.jsonl',
+              'har watch FILE --run RUN --to events.csv'))
+    c.add_argument('source',
+                   help='number of a camera, an address (rtsp://, http://), or a file, played at its own rate')
+    c.add_argument('--run', required=True, help='id of the run of a row')
+    c.add_argument('--window', type=float, default=2., help='seconds seen at a time')
+    c.add_argument('--step', type=float, default=.5, help='seconds from one window to the next')
+    c.add_argument('--enter', type=float, default=.6, help='probability above which an action begins')
+    c.add_argument('--leave', type=float, default=.4, help='probability below which it ends')
+    c.add_argument('--smooth', type=float, default=.5, help='share of the windows before in a smoothed probability')
+    c.add_argument('--none-below', type=float, help='a window with nothing above it shows none of these '
+                                                    '(default: the threshold of the run, if it has one)')
+    c.add_argument('--to', metavar='FILE', help='write events here, a line each: .csv or .jsonl')
+    c.add_argument('--picture', action='store_true', help='show what is seen in a window')
+    c.add_argument('--fps', type=float, help='frames a second, where the source does not say')
 
 # %% ../../nbs/tools/09_cli.ipynb #e3f920c1
 def _again_options(to):
@@ -304,6 +324,7 @@ def parser()->Parser:
     _run_options(to)
     _compare_options(to)
     _predict_options(to)
+    _watch_options(to)
     _again_options(to)
     _diagnose_options(to)
     _audit_options(to)

@@ -8,6 +8,7 @@ __all__ = ['SETTINGS', 'MEANS', 'run', 'share_or_none', 'typed', 'setting', 'che
 
 # %% ../../nbs/tools/06_commands.ipynb #0b4f6bb1
 import ast
+import gc
 import math
 import os
 import re
@@ -16,7 +17,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from ..core import importing_much
+from ..core import no_collection
 from .tables import find_table, paper_of
 from .terminal import UsageError, screen, show, show_counted
 
@@ -163,6 +164,7 @@ def order_pairs(dataset)->tuple:
     return tuple(pair for pair in ORDER_PAIRS if set(pair) <= set(dataset.classes))
 
 # %% ../../nbs/tools/06_commands.ipynb #1504b74c
+@no_collection()
 def compare(args)->None:
     "har compare TABLE"
     from har_nb.experiments import results
@@ -192,7 +194,7 @@ def compare(args)->None:
 # %% ../../nbs/tools/06_commands.ipynb #5aac4347
 def predict(args)->None:
     "har predict VIDEO... --run RUN"
-    with importing_much():
+    with no_collection():
         from har_nb.learning.predict import plot_timeline, predict_timeline, predict_videos, write_csv
         from har_nb.learning.predictor import load_predictor
     if args.top < 1 or not 0 < args.window < math.inf or not 0 < args.step < math.inf:
@@ -200,6 +202,7 @@ def predict(args)->None:
     if args.fps is not None and not 0 < args.fps < math.inf:
         raise UsageError('--fps is a number of frames a second, above 0')
     predictor = load_predictor(args.run, trust_pickle=args.trust_pickle)
+    gc.freeze() # what is there by now stays to the end, and need not be searched again
     if args.timeline:
         if len(args.videos) > 1: raise UsageError('a timeline is drawn of one video')
         table = predict_timeline(predictor, args.videos[0], args.window, args.step, args.fps)

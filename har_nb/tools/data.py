@@ -175,7 +175,7 @@ def sports(args)->None:
     "har data sports DIR"
     from har_nb.data.sports import build_sports
     dataset = build_sports(args.folder, args.level, args.train, args.test, args.takes, args.seed, workers=args.workers)
-    print(dataset.summary().to_string())
+    screen().table('summary', dataset.summary(), index=True)
 
 def seags(args)->None:
     "har data seags SOURCES DIR"

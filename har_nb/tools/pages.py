@@ -69,10 +69,12 @@ def demo(args)->None:
 # %% ../../nbs/tools/07_pages.ipynb #cc55c66f
 def ui(args)->None:
     "har ui"
+    from har_nb.experiments.results import newest_page
     from har_nb.learning.runs import close_dead_runs, ui_command
     close_dead_runs()
     command, environment = ui_command(args.port)
-    print(f'MLflow on http://127.0.0.1:{args.port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)')
+    place = newest_page() or '#/experiments?workflowType=machine_learning'
+    print(f'MLflow on http://127.0.0.1:{args.port}/{place} (Ctrl-C ends it)')
     sys.exit(_wait(command, environment))
 
 # %% ../../nbs/tools/07_pages.ipynb #9baa8e0e

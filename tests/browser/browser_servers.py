@@ -25,9 +25,12 @@ def answers(port):
 
 @contextmanager
 def serving(words, ready, folder, **environment):
-    "`har WORDS`, started in `folder` (Python looks there first), on a free port, once it has said what `ready` matches; yields what matched, the port and the process id. All it started ends with it."
-    port, inherited = free_port(), {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'} # tests draw into nothing, a notebook onto its page
-    process = subprocess.Popen([sys.executable, '-c', 'from har_nb.tools.cli import main; main()', *words, '--port', str(port)], cwd=folder, env=inherited | environment,
+    """`har WORDS`, started in `folder` (Python looks there first), on a free port, once it has said what `ready`
+    matches; yields what matched, the port and the process id. All it started ends with it."""
+    # tests draw into nothing, a notebook onto its page
+    port, inherited = free_port(), {name: value for name, value in os.environ.items() if name != 'MPLBACKEND'}
+    process = subprocess.Popen([sys.executable, '-c', 'from har_nb.tools.cli import main; main()',
+                                *words, '--port', str(port)], cwd=folder, env=inherited | environment,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     said, found = [], []
     def read():
@@ -38,7 +41,8 @@ def serving(words, ready, folder, **environment):
     reader.start()
     try:
         try: until(lambda: found and answers(port), process)
-        except AssertionError as error: raise AssertionError(f'har {words[0]} did not start:\n' + ''.join(said)) from error
+        except AssertionError as error:
+            raise AssertionError(f'har {words[0]} did not start:\n' + ''.join(said)) from error
         yield found[0], port, process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -50,7 +54,10 @@ def serving(words, ready, folder, **environment):
 def listening(process_id):
     "Addresses that a process and its children listen on."
     processes = [psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)]
-    return {c.laddr.ip for process in processes for c in process.net_connections(kind='tcp') if c.status == psutil.CONN_LISTEN}
+    return {c.laddr.ip
+            for process in processes
+            for c in process.net_connections(kind='tcp')
+            if c.status == psutil.CONN_LISTEN}
 
 
 def status(port, path, host):

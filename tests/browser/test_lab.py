@@ -5,18 +5,31 @@ from children import until
 
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.innerText)"
 TOO_WIDE = """[...document.querySelectorAll('.jp-CodeCell .cm-scroller, .jp-OutputArea-output')]
-    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 2).map(e => (e.innerText.trim() || e.outerHTML).slice(0, 160))"""
-SCROLL = "y => { const view = document.querySelector('.jp-WindowedPanel-outer'); view.scrollTop = y; return view.scrollTop + view.clientHeight >= view.scrollHeight - 2 }"
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 2)
+    .map(e => (e.innerText.trim() || e.outerHTML).slice(0, 160))"""
+SCROLL = (
+    "y => { const view = document.querySelector('.jp-WindowedPanel-outer'); view.scrollTop = y; "
+    "return view.scrollTop + view.clientHeight >= view.scrollHeight - 2 }"
+)
 
 
-SETTLED = """() => { const boxes = [...document.querySelectorAll('.jp-WindowedPanel-outer .jp-Cell')].map(e => e.getBoundingClientRect().top + ' ' + e.clientHeight).join();
-    const images = [...document.querySelectorAll('.jp-OutputArea img')].every(i => i.complete), same = window.boxes === boxes; window.boxes = boxes; return images && same }"""
+SETTLED = """() => {
+    const cells = [...document.querySelectorAll('.jp-WindowedPanel-outer .jp-Cell')];
+    const boxes = cells.map(e => e.getBoundingClientRect().top + ' ' + e.clientHeight).join();
+    const images = [...document.querySelectorAll('.jp-OutputArea img')].every(i => i.complete);
+    const same = window.boxes === boxes;
+    window.boxes = boxes;
+    return images && same }"""
 
 
 def ran(page):
     "Every prompt is numbered and the kernel idle."
     prompts = page.evaluate(PROMPTS)
-    return prompts and not any('*' in prompt or prompt.strip() == '[ ]:' for prompt in prompts) and page.get_by_text('| Idle').count()
+    return (
+        prompts
+        and not any('*' in prompt or prompt.strip() == '[ ]:' for prompt in prompts)
+        and page.get_by_text('| Idle').count()
+    )
 
 
 def saved(file):
@@ -31,12 +44,14 @@ def test_quickstart_runs_in_jupyterlab(lab, page, checkout):
     page.get_by_text('| Idle').wait_for()
     page.keep('lab_opened')
     assert 'Quickstart' in page.locator('.jp-Notebook h1').first.inner_text()
-    assert not page.locator('.jp-Dialog').count() and not page.locator('.Toastify__toast').count(), 'a newcomer is asked something first'
+    assert not page.locator('.jp-Dialog').count()
+    assert not page.locator('.Toastify__toast').count(), 'a newcomer is asked something first'
 
     page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
     page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
     until(lambda: ran(page))
-    cells = until(lambda: page.keyboard.press('Control+s') or saved(checkout/'nbs'/'tutorials'/'quickstart.ipynb')) # every cell ran once, in order
+    # every cell ran once, in order
+    cells = until(lambda: page.keyboard.press('Control+s') or saved(checkout/'nbs'/'tutorials'/'quickstart.ipynb'))
     outputs = [output for cell in cells for output in cell['outputs']]
     assert not [output for output in outputs if output['output_type'] == 'error' or output.get('name') == 'stderr']
     assert sum('image/png' in output.get('data', ()) for output in outputs) >= 6
@@ -45,7 +60,9 @@ def test_quickstart_runs_in_jupyterlab(lab, page, checkout):
     while not end:
         end = page.evaluate(SCROLL, 700*view)
         page.wait_for_function(SETTLED, polling='raf') # two frames in a row look the same
-        seen |= set(page.evaluate("[...document.querySelectorAll('.jp-OutputArea img')].filter(i => i.complete && i.naturalWidth > 50).map(i => i.src.length + i.src.slice(-60))"))
+        seen |= set(page.evaluate("[...document.querySelectorAll('.jp-OutputArea img')]"
+                                  ".filter(i => i.complete && i.naturalWidth > 50)"
+                                  ".map(i => i.src.length + i.src.slice(-60))"))
         wide += page.evaluate(TOO_WIDE)
         page.keep(f'lab_ran_{view:02d}')
         view += 1

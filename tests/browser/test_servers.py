@@ -1,4 +1,5 @@
-"Both servers are for this machine alone: a page elsewhere that makes a browser ask them under its own name (DNS rebinding) gets nothing."
+"""Both servers are for this machine alone: a page elsewhere that makes a browser ask them under its own name (DNS
+rebinding) gets nothing."""
 import pytest
 from browser_servers import listening, status
 

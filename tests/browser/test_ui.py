@@ -1,11 +1,14 @@
-"The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and predictions."
+"""The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and
+predictions."""
 from children import until
 
 
 def names(page):
     "Runs in the order in which the page lists them."
     return page.eval_on_selector_all('.ag-center-cols-container .ag-row, .ag-pinned-left-cols-container .ag-row',
-                                     "rows => rows.map(r => [Number(r.getAttribute('row-index')), r.innerText.trim()]).filter(r => r[1].includes(', seed ')).sort((a, b) => a[0] - b[0]).map(r => r[1])")
+                                     "rows => rows.map(r => [Number(r.getAttribute('row-index')), r.innerText.trim()])"
+                                     ".filter(r => r[1].includes(', seed '))"
+                                     ".sort((a, b) => a[0] - b[0]).map(r => r[1])")
 
 
 def by_accuracy(result):
@@ -39,7 +42,8 @@ def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
     page.keep('ui_curves')
 
     page.get_by_role('tab', name='Artifacts').click()
-    for name in ('confusion.png', 'curves.png', 'predictions.parquet', 'model.pth', 'environment.json'): page.get_by_text(name, exact=True).first.wait_for()
+    for name in ('confusion.png', 'curves.png', 'predictions.parquet', 'model.pth', 'environment.json'):
+        page.get_by_text(name, exact=True).first.wait_for()
     page.get_by_text('confusion.png', exact=True).first.click()
     page.wait_for_function("[...document.querySelectorAll('img, canvas')].some(i => (i.naturalWidth || i.width) > 200)")
     page.keep('ui_confusion')

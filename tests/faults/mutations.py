@@ -3,7 +3,8 @@ import random
 
 from har_nb.data.video import frames, write_video
 
-FORMS = (('mp4v', '.mp4'), ('XVID', '.avi'), ('MJPG', '.avi'), ('FFV1', '.mkv'), ('mp4v', '.mov')) # codecs and containers that can be written
+# codecs and containers that can be written
+FORMS = (('mp4v', '.mp4'), ('XVID', '.avi'), ('MJPG', '.avi'), ('FFV1', '.mkv'), ('mp4v', '.mov'))
 KINDS = ('bits', 'bits of the head', 'bytes', 'cut', 'wrong head', 'zeros', 'swapped', 'hole', 'sizes', 'joined')
 
 
@@ -61,8 +62,10 @@ def mutate_set(
     paths = []
     for number in range(count):
         (content, suffix), (other, _) = sound[number % len(sound)], chance.choice(sound)
-        path = folder/'ab'[number//len(sound) % 2]/f'{number:03d}_{KINDS[number//len(sound) % len(KINDS)].replace(" ", "_")}{suffix}'
+        turn = number//len(sound)
+        kind = KINDS[turn % len(KINDS)]
+        path = folder/'ab'[turn % 2]/f'{number:03d}_{kind.replace(" ", "_")}{suffix}'
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(mutated(content, KINDS[number//len(sound) % len(KINDS)], chance, other))
+        path.write_bytes(mutated(content, kind, chance, other))
         paths.append(path)
     return paths

@@ -1,4 +1,5 @@
-"A disk that is full, and files that may not grow: one clear error, nothing half-written, and it goes on when there is room."
+"""A disk that is full, and files that may not grow: one clear error, nothing half-written, and it goes on when there is
+room."""
 import json
 import math
 import os
@@ -41,9 +42,13 @@ def limited(folder):
     with tracked_run('whole', 'faults'): pass
     size = database_file().stat().st_size
     limit(20_000)
-    for codec, suffix in (('mp4v', '.mp4'), ('FFV1', '.mkv'), ('MJPG', '.avi')): attempt(said, f'video {codec}', lambda codec=codec, suffix=suffix: write_video(folder/f'clip{suffix}', noise, codec=codec), VideoError)
+    for codec, suffix in (('mp4v', '.mp4'), ('FFV1', '.mkv'), ('MJPG', '.avi')):
+        attempt(said, f'video {codec}',
+                lambda codec=codec, suffix=suffix: write_video(folder/f'clip{suffix}', noise, codec=codec), VideoError)
     attempt(said, 'state', lambda: fit(learner(model=net(4000)), folder/'state.pth'), StoreError)
-    said['left'] = sorted(path.name for path in folder.iterdir() if path.suffix not in ('.db', '.lock') and 'artifacts' not in path.name)
+    said['left'] = sorted(path.name
+                          for path in folder.iterdir()
+                          if path.suffix not in ('.db', '.lock') and 'artifacts' not in path.name)
     limit(size + 20_000)
     def artifact():
         with tracked_run('artifact', 'faults') as run_id:
@@ -66,13 +71,16 @@ def answer(work, file):
 
 
 def test_files_that_may_not_grow(tracking, tmp_path_factory, tmp_path, capfd):
-    "Videos, the state of a fit, artifacts and the database of runs, under a limit that every system has (RLIMIT_FSIZE)."
+    """Videos, the state of a fit, artifacts and the database of runs, under a limit that every system has
+    (RLIMIT_FSIZE)."""
     said = answer(lambda: limited(tmp_path), tmp_path_factory.mktemp('said')/'said.json')
     for codec in ('mp4v', 'FFV1', 'MJPG'): assert 'disk full' in said[f'video {codec}'], said
     assert 'state.pth: the state of the fit cannot be written (File too large). Make room' in said['state']
     assert said['left'] == [], 'nothing half-written stays'
-    assert 'File too large' in said['artifact'] and open_store().get_run(said['run of artifact']).info.status == 'FAILED'
-    assert 'does not answer' in said['database'] and 'make room' in said['database'] # SQLite calls it full, or an I/O error
+    assert 'File too large' in said['artifact']
+    assert open_store().get_run(said['run of artifact']).info.status == 'FAILED'
+    # SQLite calls it full, or an I/O error
+    assert 'does not answer' in said['database'] and 'make room' in said['database']
     assert close_dead_runs() == [said['run of database']], 'it could not be told, and is closed by whoever comes next'
     assert 'Traceback' not in (told := capfd.readouterr().err), told
 
@@ -81,7 +89,10 @@ def test_files_that_may_not_grow(tracking, tmp_path_factory, tmp_path, capfd):
 def small_disk(folder, kib):
     "A file system that is soon full, where this process may mount one."
     folder.mkdir()
-    if os.geteuid() or not shutil.which('mount') or subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={kib}k', 'tmpfs', folder], capture_output=True).returncode: pytest.skip('no small file system can be mounted here')
+    command = ['mount', '-t', 'tmpfs', '-o', f'size={kib}k', 'tmpfs', folder]
+    may = not os.geteuid() and shutil.which('mount')
+    if not may or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip('no small file system can be mounted here')
     try: yield folder
     finally: subprocess.run(['umount', '--lazy', folder], check=True)
 
@@ -89,25 +100,43 @@ def small_disk(folder, kib):
 def filled(clips, disks):
     "What each attempt to decode, or to keep features, onto small disks ends with."
     said = []
-    def store(name, limit): return decode_samples(clips, [Frames(Segments(4))], 56, disks/name, workers=2, progress=False, limit=limit)[0][0]
-    for name, limit in (('no room', math.inf), ('no room', 0), ('little room', math.inf), ('some room', math.inf), ('some room', 0)):
+    def store(name, limit):
+        return (
+            decode_samples(clips, [Frames(Segments(4))], 56, disks/name, workers=2, progress=False, limit=limit)[0][0]
+        )
+    for name, limit in (
+        ('no room', math.inf),
+        ('no room', 0),
+        ('little room', math.inf),
+        ('some room', math.inf),
+        ('some room', 0),
+    ):
         try: store(name, limit)
         except StoreError as error: said.append(f'{name} {limit} {error}')
     samples = store('enough', LIMIT)
-    try: frame_features(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten()), samples, disks/'little room', device='cpu', progress=False)
+    try:
+        frame_features(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten()), samples, disks/'little room',
+                       device='cpu', progress=False)
     except StoreError as error: said.append(f'features {error}')
     return said
 
 
 def test_stores_on_a_full_disk(tmp_path):
-    "Files that are written through memory end a process by a signal where the disk has no room for them; LMDB's lock and kept features are such files."
+    """Files that are written through memory end a process by a signal where the disk has no room for them; LMDB's lock
+    and kept features are such files."""
     clips = build(tmp_path/'sports', people=2, takes=1, size=(56, 72), workers=1, progress=False)
     (tmp_path/'disks').mkdir()
-    with small_disk(tmp_path/'disks'/'no room', 8), small_disk(tmp_path/'disks'/'little room', 300) as little, small_disk(tmp_path/'disks'/'some room', 450):
+    with (
+        small_disk(tmp_path/'disks'/'no room', 8),
+        small_disk(tmp_path/'disks'/'little room', 300) as little,
+        small_disk(tmp_path/'disks'/'some room', 450),
+    ):
         said = answer(lambda: filled(clips, tmp_path/'disks'), tmp_path/'said.json')
-        assert [line.partition(' /')[0] for line in said] == ['no room inf', 'no room 0', 'little room inf', 'some room inf', 'features'], said
+        assert [line.partition(' /')[0] for line in said] == ['no room inf', 'no room 0', 'little room inf',
+                                                              'some room inf', 'features'], said
         assert all('No space left on device' in line and 'Make room' in line for line in said)
-        assert not list((little/'features').glob('*.npy')) and not list((little/'features').glob('.*.npy.*')), 'nothing half-written stays'
+        assert not list((little/'features').glob('*.npy'))
+        assert not list((little/'features').glob('.*.npy.*')), 'nothing half-written stays'
         assert all(file.stat().st_size == 0 for file in little.rglob('samples.uint8'))
 
 
@@ -125,4 +154,5 @@ def test_runs_on_a_full_disk(empty_store, tmp_path, monkeypatch):
                     with store_answers(): log_metrics({f'm{i}': i for i in range(100)}, step)
             (disk/'ballast').unlink()
             fitted()
-        assert open_store().get_run(run_id).info.status == 'FINISHED' and [step for step, _ in curve(run_id)] == [0, 1, 2, 3, 4]
+        assert open_store().get_run(run_id).info.status == 'FINISHED'
+        assert [step for step, _ in curve(run_id)] == [0, 1, 2, 3, 4]

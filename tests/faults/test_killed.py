@@ -40,12 +40,15 @@ def undisturbed(empty_store, tmp_path_factory):
         return {name: curve(run_id, name) for name in NUMBERS}, learn.model.state_dict()
 
 
-POINTS = dict(logged=lambda: DieAfter(2, 63), end=lambda: DieAfter(4, 65), middle=lambda: DieIn(2), saved=lambda: DieAfter(2, 65))
+POINTS = dict(logged=lambda: DieAfter(2, 63), end=lambda: DieAfter(4, 65),
+              middle=lambda: DieIn(2), saved=lambda: DieAfter(2, 65))
 
 
-@pytest.mark.parametrize('point', ['logged', 'end', *(pytest.param(point, marks=pytest.mark.slow) for point in ('middle', 'saved'))])
+@pytest.mark.parametrize('point', ['logged', 'end',
+                                   *(pytest.param(point, marks=pytest.mark.slow) for point in ('middle', 'saved'))])
 def test_a_fit_goes_on(undisturbed, tracking, tmp_path, point):
-    "When an epoch is logged and not saved; when the last one is saved, and the weights are not yet in the run; in the middle of an epoch; when one is saved."
+    """When an epoch is logged and not saved; when the last one is saved, and the weights are not yet in the run; in the
+    middle of an epoch; when one is saved."""
     def work():
         with tracked_run('fit', 'faults'): fitted(tmp_path/'state.pth', POINTS[point]())
     assert in_child(work) == -signal.SIGKILL
@@ -53,7 +56,8 @@ def test_a_fit_goes_on(undisturbed, tracking, tmp_path, point):
     with tracked_run('fit', 'faults', run_id=dead): resumed = fitted(tmp_path/'state.pth')
     assert {name: curve(dead, name) for name in NUMBERS} == undisturbed[0]
     kept = torch.load(open_store().download_artifacts(dead, 'model.pth', tmp_path), weights_only=True)
-    for state in (kept, resumed.model.state_dict()): assert all(torch.equal(value, undisturbed[1][name]) for name, value in state.items())
+    for state in (kept, resumed.model.state_dict()):
+        assert all(torch.equal(value, undisturbed[1][name]) for name, value in state.items())
     assert not list(tmp_path.glob('state.pth*')), 'nothing half-written stays'
 
 
@@ -94,7 +98,8 @@ def logger(run_id, told=None):
 
 
 def whole_database():
-    "Id of the one run and the number of its steps, in a database that is sound: no gap, no repeat, and both numbers of each step or none."
+    """Id of the one run and the number of its steps, in a database that is sound: no gap, no repeat, and both numbers
+    of each step or none."""
     with closing(sqlite3.connect(database_file())) as database:
         assert database.execute('pragma integrity_check').fetchone() == ('ok',)
         run_id, = database.execute('select run_uuid from runs').fetchone()
@@ -117,9 +122,11 @@ def die_at(event, nth=3):
     events.listen(Engine, event, reached)
 
 
-@pytest.mark.parametrize('event, logged', [('before_cursor_execute', 2), ('after_cursor_execute', 2), ('commit', 2), ('checkin', 3)])
+@pytest.mark.parametrize('event, logged',
+                         [('before_cursor_execute', 2), ('after_cursor_execute', 2), ('commit', 2), ('checkin', 3)])
 def test_while_numbers_are_logged(tracking, event, logged):
-    "Before they are written, in the middle of the transaction, before it counts, and behind it: the third step is there as a whole, or not at all."
+    """Before they are written, in the middle of the transaction, before it counts, and behind it: the third step is
+    there as a whole, or not at all."""
     def work():
         die_at(event)
         logger(None)
@@ -149,7 +156,8 @@ def test_while_numbers_are_logged_at_any_moment(tracking):
 
 @pytest.mark.slow
 def test_while_flow_is_computed(small_set, tmp_path):
-    "Before a clip is in the store, and behind it; three times in one store, which is then finished by a build of its own."
+    """Before a clip is in the store, and behind it; three times in one store, which is then finished by a build of its
+    own."""
     from har_nb.samples import archive
     method, add = Flow(EveryKth(8), DIS(), 5.), archive.Archive.add
     def lines(): return sum(len(file.read_bytes().splitlines()) for file in (tmp_path/'cache').rglob('index.jsonl'))
@@ -161,21 +169,27 @@ def test_while_flow_is_computed(small_set, tmp_path):
         assert lines() == known
     (resumed,), _ = decode_samples(small_set, [method], 40, tmp_path/'cache', workers=1, progress=False)
     (whole,), _ = decode_samples(small_set, [method], 40, tmp_path/'whole', workers=1, progress=False)
-    assert lines() == len(small_set) and np.array_equal(resumed.read(slice(None)), whole.read(slice(None))) and np.array_equal(resumed.clip, whole.clip)
+    assert lines() == len(small_set)
+    assert np.array_equal(resumed.read(slice(None)), whole.read(slice(None)))
+    assert np.array_equal(resumed.clip, whole.clip)
 
 
 @pytest.mark.slow
 def test_a_student_goes_on(tracking, small_set, tmp_path):
-    "Distillation with its own callbacks, killed when the fourth of eight epochs is saved: the best epoch, the rate that falls on a plateau, and the parts of the loss are those of an undisturbed fit."
+    """Distillation with its own callbacks, killed when the fourth of eight epochs is saved: the best epoch, the rate
+    that falls on a plateau, and the parts of the loss are those of an undisturbed fit."""
     from har_nb.learning.callbacks import Checkpoint
     clips = small_set.subset(['ClimbUp', 'ClimbDown', 'Running'])
     def distilled(cache, **more):
-        run(D.table2, clips, preset='demo', rows=['Dual-action Stream'], size=32, crop=24, n=8, epochs=8, one_cycle=False, patience=0, lr=.05,
-            net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), cache=cache, progress=False, **more)
+        run(D.table2, clips, preset='demo', rows=['Dual-action Stream'], size=32, crop=24, n=8, epochs=8,
+            one_cycle=False, patience=0, lr=.05,
+            net=Make(D.NET.name, dict(width=4, layers=[1, 1, 1, 1], cardinality=2)), cache=cache, progress=False,
+            **more)
     save = Checkpoint.trained_epoch
     def saved(self, measured):
         save(self, measured)
-        if self.epoch == 3 and open_store().get_run(current_run()).data.tags['row'] == 'Dual-action Stream': die() # its teacher is trained before
+        # its teacher is trained before
+        if self.epoch == 3 and open_store().get_run(current_run()).data.tags['row'] == 'Dual-action Stream': die()
     def work():
         Checkpoint.trained_epoch = saved
         distilled(tmp_path/'cache')
@@ -187,9 +201,11 @@ def test_a_student_goes_on(tracking, small_set, tmp_path):
     assert rows().run_id.tolist() == [killed] and rows().status.tolist() == ['FINISHED']
     distilled(tmp_path/'other', again=True)
     whole, = set(rows().run_id) - {killed}
-    assert [step for step, _ in curve(killed, 'lr')] == list(range(8)) and len({lr for _, lr in curve(whole, 'lr')}) > 1, 'the plateau is reached'
+    assert [step for step, _ in curve(killed, 'lr')] == list(range(8))
+    assert len({lr for _, lr in curve(whole, 'lr')}) > 1, 'the plateau is reached'
     for name in ('lr', 'train_loss', 'valid_loss', 'loss_labels', 'loss_mae', 'loss_gram'):
         assert (resumed := curve(killed, name)) and [step for step, _ in resumed] == list(range(8)), name
-        np.testing.assert_allclose([value for _, value in resumed], [value for _, value in curve(whole, name)], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose([value for _, value in resumed], [value for _, value in curve(whole, name)],
+                                   rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(load_predictions(killed).probabilities, load_predictions(whole).probabilities, atol=1e-6)
     assert not list(Path(tmp_path/'cache'/'checkpoints').glob('*'))

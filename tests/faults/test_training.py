@@ -1,4 +1,5 @@
-"Fits that cannot go on: a loss that is lost, memory that runs out, states that are damaged or another net's. One clear error, and nothing is believed that should not be."
+"""Fits that cannot go on: a loss that is lost, memory that runs out, states that are damaged or another net's. One
+clear error, and nothing is believed that should not be."""
 import gc
 import os
 import random
@@ -23,7 +24,15 @@ if not collecting:
     from har_nb.learning import learner as L
     from har_nb.learning import predictor as P
     from har_nb.learning.callbacks import EpochCallback, KeepBest
-    from har_nb.learning.recipe import PredictError, Recipe, backbone_model, describe, make, recipe_of, save_for_prediction
+    from har_nb.learning.recipe import (
+        PredictError,
+        Recipe,
+        backbone_model,
+        describe,
+        make,
+        recipe_of,
+        save_for_prediction,
+    )
     from har_nb.papers.mei.tables import table2
 
 
@@ -32,7 +41,9 @@ def sports(small_set): return small_set
 
 
 def test_a_row_whose_loss_is_lost(sports, tmp_path, tracking):
-    with pytest.raises(RowsFailed, match='LossError: the loss is nan in epoch .*, batch .*Use a lower learning rate'): run(table2, sports, rows=['normal'], preset='demo', size=32, epochs=2, lr=1e30, cache=tmp_path/'cache', progress=False)
+    with pytest.raises(RowsFailed, match='LossError: the loss is nan in epoch .*, batch .*Use a lower learning rate'):
+        run(table2, sports,
+            rows=['normal'], preset='demo', size=32, epochs=2, lr=1e30, cache=tmp_path/'cache', progress=False)
     row, = runs_table(table2.name, "tags.kind = 'row'").itertuples()
     assert row.status == 'FAILED' and 'the loss is nan in epoch' in open_store().get_run(row.run_id).data.tags['error']
     assert not {file.path for file in open_store().list_artifacts(row.run_id)} & {'model.pth', 'predictions.parquet'}
@@ -43,11 +54,16 @@ def test_a_row_that_does_not_fit_into_memory(sports, tmp_path, tracking, monkeyp
     "It fails with advice; the next row has its memory back."
     forward = nn.Conv2d.forward
     def narrow(self, x):
-        if len(x) > 4 and torch.is_grad_enabled(): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 3.00 GiB.')
+        if len(x) > 4 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB. '
+                                         'GPU 0 has a total capacity of 3.00 GiB.')
         return forward(self, x)
     monkeypatch.setattr(nn.Conv2d, 'forward', narrow)
     options = dict(preset='demo', size=32, epochs=1, cache=tmp_path/'cache', progress=False)
-    with pytest.raises(RowsFailed, match='NoMemory: no memory for batch 0 of epoch 0: .* x 3 x 32 x 32.*smaller batch_size.*smaller size'): run(table2, sports, rows=['normal'], **options)
+    with pytest.raises(RowsFailed,
+                       match='NoMemory: no memory for batch 0 of epoch 0: .* x 3 x 32 x 32.*smaller '
+                             'batch_size.*smaller size'):
+        run(table2, sports, rows=['normal'], **options)
     assert runs_table(table2.name, "tags.kind = 'row'").status.tolist() == ['FAILED']
     assert run(table2, sports, rows=['normal'], batch_size=4, **options).runs.tolist() == [1]
 
@@ -63,17 +79,29 @@ if not collecting:
 
 
 def test_a_batch_that_does_not_fit_is_let_go():
-    "A table keeps the errors of its rows, and with them the frames they came from; the activations must not hang on these."
+    """A table keeps the errors of its rows, and with them the frames they came from; the activations must not hang on
+    these."""
     model = Greedy()
     with pytest.raises(L.NoMemory) as told: fit(learner(model=model))
     gc.collect()
     assert model.held[0]() is None and isinstance(told.value.__cause__, torch.OutOfMemoryError)
 
 
-@parametrize('error', ['error0', 'error1', 'error2'], lambda: [RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError(), torch.OutOfMemoryError('CUDA out of memory.')])
+@parametrize(
+    'error',
+    ['error0', 'error1', 'error2'],
+    lambda: [RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                          "you tried to allocate 9 bytes."), MemoryError(),
+             torch.OutOfMemoryError('CUDA out of memory.')],
+)
 def test_every_way_of_saying_it(error):
-    with pytest.raises(L.NoMemory, match='no memory for 3 clips. Use a smaller batch_size'), L.memory_told(lambda: '3 clips'): raise error
-    with pytest.raises(RuntimeError, match='shapes'), L.memory_told(lambda: '3 clips'): raise RuntimeError('shapes do not match')
+    with (
+        pytest.raises(L.NoMemory, match='no memory for 3 clips. Use a smaller batch_size'),
+        L.memory_told(lambda: '3 clips'),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match='shapes'), L.memory_told(lambda: '3 clips'):
+        raise RuntimeError('shapes do not match')
 
 
 def test_predictions_that_do_not_fit(tmp_path, tracking, sports, monkeypatch):
@@ -94,7 +122,8 @@ def test_a_best_epoch_is_a_number():
     best = KeepBest('valid_loss')
     best.learn = type('Learn', (), dict(model=net(), epoch=0))()
     best.best = -float('inf')
-    for best.learn.epoch, value in enumerate((.7, float('nan'), .9, .6, float('nan'))): best.trained_epoch(dict(valid_loss=value))
+    for best.learn.epoch, value in enumerate((.7, float('nan'), .9, .6, float('nan'))):
+        best.trained_epoch(dict(valid_loss=value))
     assert best.best_epoch == 3
 
 
@@ -136,12 +165,16 @@ def test_a_whole_state_is_gone_on_with(state, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         resumed, whole = fit(learner(), tmp_path/'state.pth'), fit(learner(), tmp_path/'other.pth')
-    assert all(torch.equal(a, b) for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b)
+               for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True))
 
 
 def test_the_state_of_another_net_is_left_alone(state, tmp_path):
     (tmp_path/'state.pth').write_bytes(state)
-    with pytest.raises(StoreError, match='state.pth: holds the state of another net or optimiser .*Name another file for this fit, or delete it'): fit(learner(model=net(9)), tmp_path/'state.pth')
+    with pytest.raises(StoreError,
+                       match='state.pth: holds the state of another net or optimiser .*Name another file for '
+                             'this fit, or delete it'):
+        fit(learner(model=net(9)), tmp_path/'state.pth')
     assert (tmp_path/'state.pth').read_bytes() == state
 
 

@@ -44,7 +44,8 @@ def before(table):
     all rows of kpsem (weight decay beside the momentum, now `coupled`), and
     mei.table2 in its demo preset (an image every five frames and fifteen epochs; ten and twelve by now),
     all rows of dual_action as printed and in `corners`, which was called `mars` (25 frames a second are asked for now).
-    In transnet_ablations.heads the row 'third layer' is now 'TransNet', and 'TransNet' 'two layers of the equations'."""
+    In transnet_ablations.heads the row 'third layer' is now 'TransNet', and 'TransNet' 'two layers of the
+    equations'."""
     settings = {name: value for name, value in table.settings.items() if name != 'coupled'}
     if 'head' in settings: settings['head'] = 'TextHead'
     named = {'corners': 'mars'} if table.name.startswith('dual_action.') else {}
@@ -104,7 +105,8 @@ ASKED = (
     Asked(before(mei.table2), ('normal',), MEI | dict(epochs=0, freeze_epochs=4)),
     # two rows are taken over from mei.table2
     Asked(before(mei_ablations.embedding), ('Gradient reversed', 'folded on the device', 'two-stream, 1 : 3'), MEI),
-    Asked(before(transnet.table2), ('MobileNet, none',), TRANSNET | dict(freeze=False), dict(protocols=['paper', 'official'])),
+    Asked(before(transnet.table2), ('MobileNet, none',), TRANSNET | dict(freeze=False),
+          dict(protocols=['paper', 'official'])),
     # in two phases
     Asked(before(transnet.table2), ('MobileNet, HSS',), TRANSNET | dict(freeze=False), OFFICIAL),
     # with the frozen net that is asked
