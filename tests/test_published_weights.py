@@ -13,6 +13,7 @@ from har_nb.learning.runs import load_table, runs_table
 if not collecting:
     import torch
 
+    from har_nb.learning.learner import fused_sgd
     from har_nb.models.mfnet import mfnet
     from har_nb.models.resnext3d import resnext3d
     from har_nb.papers.dual_action.tables import DEMO
@@ -145,3 +146,18 @@ def test_the_mean_of_published_splits_is_one_command(har, like_ucf101, tmp_path)
     title, _, means = said.out.partition('mean of splits 1, 2:')
     assert title and re.search(r'MFNet +96\.0 +37\.5 +25\.0 +50\.0 +2 +25\.0 +50\.0', means), means
     assert 'needs several' in har('run', 'mei.table2', '--data', like_ucf101/'Hammering', '--split', 'all').err
+
+
+@pytest.mark.parametrize('more', [dict(), dict(dampening=.9), dict(nesterov=True)])
+def test_momentum_is_that_of_torch(more):
+    "Authors fine-tune with torch's SGD: dampened from its second step on, or Nesterov's."
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.full((2, 3), .5))] for _ in range(2))
+    mine = fused_sgd(ours, lr=.1, mom=.9, wd=.01, decouple_wd=False, **more)
+    reference = torch.optim.SGD(theirs, lr=.1, momentum=.9, weight_decay=.01, **more)
+    for step in range(4):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.full_like(own, .3*step - .2)
+            other.grad = own.grad.clone()
+        mine.step(); reference.step()
+        for own, other in zip(ours, theirs, strict=True): assert torch.allclose(own, other, atol=1e-6)

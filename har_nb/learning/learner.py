@@ -138,13 +138,16 @@ def fused_adam(params, lr=1e-3, mom=.9, sqr_mom=.99, eps=1e-5, wd=.01)->FusedOpt
 
 def _sgd(params, states, hyper, decay):
     if hyper['decouple_wd'] and decay: torch._foreach_mul_([p.data for p in params], 1 - hyper['lr']*decay)
-    momenta, = _states(params, states, grad_avg=torch.zeros_like)
-    sgd(params, [p.grad for p in params], momenta, fused=True, lr=hyper['lr'], momentum=hyper['mom'], dampening=0.,
-        weight_decay=0. if hyper['decouple_wd'] else decay, nesterov=False, maximize=False)
+    dampening, coupled = hyper.get('dampening', 0.), 0. if hyper['decouple_wd'] else decay
+    def first(p): # torch dampens from the second step on
+        return (p.grad + coupled*p.detach())*(dampening/hyper['mom']) if dampening else torch.zeros_like(p)
+    momenta, = _states(params, states, grad_avg=first)
+    sgd(params, [p.grad for p in params], momenta, fused=True, lr=hyper['lr'], momentum=hyper['mom'],
+        dampening=dampening, weight_decay=coupled, nesterov=hyper.get('nesterov', False), maximize=False)
 
-def fused_sgd(params, lr=1e-3, mom=.9, wd=0., decouple_wd=True)->FusedOptimizer:
+def fused_sgd(params, lr=1e-3, mom=.9, wd=0., decouple_wd=True, **more)->FusedOptimizer: # dampening, nesterov
     "fastai's `SGD` with momentum in one step; `decouple_wd=False`: decay is part of the gradient."
-    return FusedOptimizer(params, _sgd, lr=lr, mom=mom, wd=wd, decouple_wd=decouple_wd)
+    return FusedOptimizer(params, _sgd, lr=lr, mom=mom, wd=wd, decouple_wd=decouple_wd, **more)
 
 # %% ../../nbs/learning/06_learner.ipynb #f05ed007
 def for_images(

@@ -30,9 +30,12 @@ BOUND = 20. # pixels: longer components are cut
 def encode_flow(
     flow, # any shape, pixels
     bound:float=BOUND, # what 0 (minus) and 255 (plus) stand for
+    rounding:str='nearest', # or 'truncated', as MARS and denseflow's users have it
 )->torch.Tensor: # the same shape, uint8
-    "Flow as bytes: clipped, spread over 0..255, rounded to nearest, halves to even."
-    return ((torch.as_tensor(flow).float().clamp(-bound, bound) + bound)*(255/(2*bound))).round_().to(torch.uint8)
+    "Flow as bytes: clipped, spread over 0..255, rounded to nearest, halves to even; or cut to the byte below."
+    if rounding not in ('nearest', 'truncated'): raise ValueError(f'rounding={rounding!r}: nearest or truncated')
+    spread = (torch.as_tensor(flow).float().clamp(-bound, bound) + bound)*(255/(2*bound))
+    return (spread.round_() if rounding == 'nearest' else spread.floor_()).to(torch.uint8)
 
 def decode_flow(
     code, # any shape, uint8

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from ..core import unit
+from ..data.video import VideoError
 from ..motion.flow_pictures import decode_flow, wheel_picture
 from ..motion.mei import stream_embed
 from .flow import Flow, TensorFlowClip
 from .loaders import TensorClip, TensorImage, mirrored
-from .modalities import Frames, Modality, side_by_side
+from .modalities import Frames, Modality, side_by_side, stream_video
 from .samplers import ShiftingFrames
 
 # %% ../../nbs/samples/06_pairs.ipynb #3423e14d
@@ -40,6 +41,16 @@ class Pair(Modality):
     def sampler(self): return self.first.sampler
     @property
     def kinds(self): return (TensorFlowPair if isinstance(self.second, Flow) else TensorPair,)*2 # types of its batches
+    @property
+    def from_files(self): return self.second.from_files
+    def n_frames(self, path)->int: return self.second.n_frames(path)
+    def read(self, path, size, start:int=0, stop:int|None=None)->Iterator: # as `stream`, the second half from files
+        first, second = [], list(self.second.read(path, size, start, stop))
+        stream_video(path, [self.first], size, lambda _, sample: first.append(sample.copy()), start, stop)
+        if len(first) != len(second):
+            raise VideoError(path, f'{len(first)} samples of frames, {len(second)} of flow',
+                             'Each frame but the last has its flow')
+        yield from (np.concatenate(pair, -1) for pair in zip(first, second, strict=True))
     @property
     def channels(self): return self.first.channels + self.second.channels
     # of T height width channels uint8, or None

@@ -50,7 +50,7 @@ def before(table):
     if 'head' in settings: settings['head'] = 'TextHead'
     named = {'corners': 'mars'} if table.name.startswith('dual_action.') else {}
     presets = {named.get(name, name): {each: value for each, value in preset.items() if each != 'fps'}
-               for name, preset in table.presets.items()}
+               for name, preset in table.presets.items() if name not in ('mars', 'mars_leaky')} # those came later
     if table.name == 'mei.table2': presets['demo'] = presets['demo'] | dict(interval=5, epochs=15)
     rows = tuple(renamed(row) for row in table.rows if row.name not in LATER)
     return replace(table, settings=settings, presets=presets, rows=rows)
