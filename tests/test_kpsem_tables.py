@@ -310,3 +310,14 @@ def test_distances_are_those_of_the_nearest_joint_that_moves():
     assert told.loc['net', 'difference'] == -6
     assert told.loc['net', 'from'] == told.loc['net', 'to'] == -6
     assert np.isnan(told.loc['net', 'direction'])
+
+
+def test_settings_that_came_later_are_unseen_where_neutral():
+    "Neither the settings of a run, nor the description of its net, know of them then."
+    before = settings_of(K.table2a, 'demo')
+    assert settings_of(K.table2a, 'demo', **K.LATER) == before and not set(K.LATER) & set(before)
+    assert not set(K.LATER) & set(K.clip_net(K.ClipNet(), 8).arguments)
+    asked = settings_of(K.table2a, 'demo', activation='har_nb.models.kpsem:relu', ends='repeated', drop=1)
+    assert set(asked) - set(before) == {'activation', 'ends', 'drop'}
+    for wrong in (dict(activation='har_nb.models.kpsem:nothing'), dict(ends='mirrored'), dict(drop=9)):
+        with pytest.raises(SettingsError): settings_of(K.table2a, 'demo', **wrong)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHANGES', 'UNCHANGED', 'PROBES', 'Footage', 'picked', 'middle', 'backwards', 'shuffled', 'held', 'halved', 'faster',
-           'slower', 'mirrored', 'grey', 'DiagnoseError', 'through_codec', 'drawn_again', 'redrawing', 'silent',
-           'remembered', 'Replay', 'replayed', 'Preprocessed', 'nets_of', 'branches_of', 'parts_of_net', 'as_it_is',
-           'whole', 'Probe', 'redrawn', 'drawing_probes', 'part_probes', 'Diagnosis', 'thinned', 'diagnose', 'shown',
-           'plot_diagnosis', 'log_diagnosis', 'diagnose_run']
+           'slower', 'mirrored', 'grey', 'DiagnoseError', 'through_codec', 'drawn_again', 'sports_again', 'redrawing',
+           'silent', 'remembered', 'Replay', 'replayed', 'Preprocessed', 'nets_of', 'branches_of', 'parts_of_net',
+           'as_it_is', 'whole', 'Probe', 'redrawn', 'drawing_probes', 'part_probes', 'Diagnosis', 'thinned', 'diagnose',
+           'shown', 'plot_diagnosis', 'log_diagnosis', 'diagnose_run']
 
 # %% ../../nbs/experiments/05_diagnose.ipynb #20ea39fd
 import json
@@ -27,6 +27,7 @@ from torch import nn
 
 from ..core import HarError
 from ..data.dataset import ActionDataset
+from ..data.sports import draw_clip, factors_of, is_sports
 from har_nb.data.synthetic import (
     ACTIONS,
     FPS,
@@ -138,7 +139,19 @@ def drawn_again(
 
 # %% ../../nbs/experiments/05_diagnose.ipynb #f376bcba
 CHANGES = {'background swapped': dict(place=1), 'person erased': dict(erased=True), 'camera moving': dict(camera=1.),
-           'camera still': dict(camera=0.), 'with effects': dict(effects=True), 'without effects': dict(effects=False)}
+           'camera still': dict(camera=0.), 'with effects': dict(effects=True), 'without effects': dict(effects=False),
+           'nobody else': dict(others=0)}
+
+def sports_again(
+    how:dict, # settings of the set, as `build_sports` wrote them
+    path:str, # of the clip
+    **change # of `Factors`
+)->np.ndarray: # T H W 3 uint8
+    "A clip of a set of `data.sports`, once more."
+    _, name, group, take = Path(path).stem.split('_')
+    person, take = int(group[1:]), int(take[1:]) - 1
+    factors = replace(factors_of(person, take, how['level'], how['seed']), **(how['change'] | change))
+    return through_codec(draw_clip(name, person, take, factors, how['seed'], tuple(how['size'])).frames)
 
 def redrawing(
     dataset:ActionDataset,
@@ -146,8 +159,11 @@ def redrawing(
     "How the clips of a set can be drawn again, where they were drawn here."
     mark = Path(dataset.root)/'set.json'
     how = json.loads(mark.read_text()) if mark.is_file() else {}
+    if is_sports(dataset.root):
+        plain = ('camera still', 'without effects', 'nobody else') if how['level'] == 'plain' else ()
+        return partial(sports_again, how), tuple(name for name in CHANGES if name not in plain)
     if not {'people', 'takes', 'camera_motion', 'effects'} <= how.keys(): return None, ()
-    there = {'camera moving' if how['camera_motion'] else 'camera still'}
+    there = {'nobody else', 'camera moving' if how['camera_motion'] else 'camera still'}
     there |= {'with effects' if how['effects'] else 'without effects'}
     how |= dict(size=tuple(how['size']))
     return partial(drawn_again, how), tuple(name for name in CHANGES if name not in there)

@@ -151,6 +151,7 @@ class Table:
     check:Callable|None = None # (settings) -> None; raises `SettingsError` for what cannot work
     validation:float = .3 # share of the training groups that validates; 0: none
     chosen:str = '' # what is chosen by validation: 'when to stop'; '': nothing
+    later:dict = field(default_factory=dict) # settings that came after its first runs -> what they are where unsaid
 
     def __post_init__(self):
         self.look_at_words()
@@ -242,8 +243,9 @@ def settings_of(
         raise SettingsError(f'{table.name} has no preset {preset!r}; it has: {", ".join(presets)}.'
                             f'{nearest(preset, presets)}')
     shared = table.settings | presets[preset or 'paper']
-    asked = {name: value for name, value in asked.items() if name not in SHOWN or value != SHOWN[name]}
-    if unknown := set(asked) - set(shared) - set(SHOWN):
+    unsaid = SHOWN | table.later
+    asked = {name: value for name, value in asked.items() if name not in unsaid or value != unsaid[name]}
+    if unknown := set(asked) - set(shared) - set(unsaid):
         near = ''.join(nearest(name, shared) for name in sorted(unknown))
         raise SettingsError(f'{table.name} has no setting {", ".join(sorted(unknown))}; it has: {", ".join(shared)}.'
                             f'{near}')

@@ -114,8 +114,10 @@ def describe(
     "How to make such a value again."
     def neutral(f): # what came later is said where it is not neutral
         return f.kw_only and getattr(value, f.name) == f.default
-    inner = {f.name: getattr(value, f.name) for f in fields(value) if not neutral(f)}
-    arguments = {k: describe(v) if is_dataclass(v) else v for k,v in inner.items()}
+    def said(v):
+        if isinstance(v, tuple) and any(map(is_dataclass, v)): return list(map(said, v))
+        return describe(v) if is_dataclass(v) else v
+    arguments = {f.name: said(getattr(value, f.name)) for f in fields(value) if not neutral(f)}
     return Make(f'{type(value).__module__}:{type(value).__qualname__}', arguments)
 
 # %% ../../nbs/learning/08_recipe.ipynb #6ae90398

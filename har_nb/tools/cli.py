@@ -208,6 +208,23 @@ def _again_options(to):
     c.add_argument('--data', help='folder of its videos (default: where they were)')
     c.add_argument('--table', help='its table, for one of your own: package.module:table')
 
+# %% ../../nbs/tools/09_cli.ipynb #c5a70d03
+def _study_options(to):
+    "har study: a folder, how much time, and what looks at it."
+    c = _add(to, 'study', commands.study, 'find the best classifier for a folder of videos, and how good it is',
+             ('har study FOLDER --encoders mobilenet_v2 --weights FILE.pth',
+              'har study FOLDER --group recording --minutes 30'))
+    _folder(c)
+    c.add_argument('--minutes', type=float, default=15., help='of processor time of the cores in use, for all of it')
+    c.add_argument('--encoders', nargs='+', metavar='NET',
+                   help='frozen nets: mobilenet_v2, r3d_18, package.module:function (default: whose weights are here)')
+    c.add_argument('--weights', nargs='+', metavar='FILE', help='weights of the encoders, in the same order')
+    c.add_argument('--download', action='store_true', help='fetch weights that are not here')
+    c.add_argument('--size', type=int, default=224, help='side of the images, in pixels')
+    c.add_argument('--classes', help='only these classes, separated by commas')
+    c.add_argument('--split', type=number_or_name,
+                   help='number of the split of its lists, or the column of splits of index.csv; its test is read once')
+
 # %% ../../nbs/tools/09_cli.ipynb #d1a6e503
 def _diagnose_options(to):
     "har diagnose: what a run uses."
@@ -321,6 +338,7 @@ def parser()->Parser:
     to = top.add_subparsers(dest='command', required=True, metavar='COMMAND', help=argparse.SUPPRESS, prog='har',
                             parser_class=Parser)
     _table_options(to)
+    _study_options(to)
     _run_options(to)
     _compare_options(to)
     _predict_options(to)

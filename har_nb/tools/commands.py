@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MEANS', 'run', 'share_or_none', 'typed', 'setting', 'check_values', 'order_pairs', 'compare', 'predict',
-           'figure', 'export', 'rerun', 'diagnose']
+           'figure', 'export', 'rerun', 'study', 'diagnose']
 
 # %% ../../nbs/tools/06_commands.ipynb #0b4f6bb1
 import ast
@@ -240,6 +240,23 @@ def rerun(args)->None:
     out.note(run=args.run, same=bool(result.attrs['same']), verdict=verdict(result))
     out.say(f'\n{verdict(result)}')
     if not result.attrs['same']: sys.exit(1)
+
+# %% ../../nbs/tools/06_commands.ipynb #c5a70d02
+def study(args)->None:
+    "har study FOLDER"
+    from har_nb.experiments.study import study as work
+    from har_nb.learning.runs import load_table, load_text, page_address
+    from har_nb.tools.data import data_folder, open_any
+    if not 0 < args.minutes < math.inf: raise UsageError('--minutes is a number above 0')
+    if args.size < 16: raise UsageError('--size is at least 16 pixels')
+    dataset = _classes_of(open_any(args.folder, args.group, args.split, None, args.leave_out), args.classes)
+    def said(line): print(f'har: {line}', file=sys.stderr, flush=True)
+    run_id = work(dataset, args.minutes, args.encoders, args.weights or (), args.size, args.download,
+                  cache=data_folder()/'cache', said=said, command=typed(args.words))
+    out = screen()
+    out.note(run=run_id, candidates=load_table('candidates.csv', run_id).to_dict('records'))
+    out.say(load_text('report.md', run_id))
+    out.say(f'Run {run_id}: har predict VIDEO --run {run_id}; report.html lies in it: {page_address()}')
 
 # %% ../../nbs/tools/06_commands.ipynb #d1a6e502
 def diagnose(args)->None:

@@ -1,0 +1,128 @@
+"`har study`: one decoding for all candidates, resumed where it was stopped, an honest choice, a run that is used."
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from later import collecting
+
+from har_nb.learning.runs import load_table, load_text
+
+if not collecting:
+    import torch
+
+    from har_nb.data.lists import open_dataset
+    from har_nb.experiments import study as module
+    from har_nb.experiments.choice import Block, Candidate, choose, outer_fold, similarity
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.models.backbones import small_resnet
+    from har_nb.samples import store
+
+
+@pytest.fixture
+def folder(small_set, tmp_path):
+    "Three classes of the drawn people, as a stranger keeps them: a table with a column of its own for who it is."
+    root, rows = tmp_path/'mine', []
+    for label, path, group in zip(small_set.clips.label, small_set.paths, small_set.clips.group, strict=True):
+        if label not in small_set.classes[:3]: continue
+        (root/label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root/label/path.name)
+        rows.append((f'{label}/{path.name}', label, group.rpartition('/')[2]))
+    pd.DataFrame(rows, columns=['file', 'label', 'person']).to_csv(root/'index.csv', index=False)
+    return root
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    torch.save(small_resnet().state_dict(), tmp_path/'small.pth')
+    return tmp_path/'small.pth'
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, monkeypatch):
+    read, stopped = [], []
+    ours, encoded = store.stream_video, module.encoded
+    def counted(path, *args, **kwargs):
+        read.append(path)
+        return ours(path, *args, **kwargs)
+    monkeypatch.setattr(store, 'stream_video', counted)
+    def once(*args, **kwargs):
+        if len(stopped) == 2: raise KeyboardInterrupt
+        stopped.append(args)
+        return encoded(*args, **kwargs)
+    every = module.candidates_of
+    monkeypatch.setattr(module, 'candidates_of', lambda seen: every(seen)[1:4])
+    words = ['study', folder, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48]
+    monkeypatch.setattr(module, 'encoded', once)
+    assert har(*words).code == 130 # stopped while the encoder looks
+    clips = len(read)
+    assert clips == len(set(map(str, read))) == len(open_dataset(folder, 'person'))
+    monkeypatch.setattr(module, 'encoded', lambda *args, **kwargs: stopped.append(args) or encoded(*args, **kwargs))
+    done = har(*words)
+    assert done.code == 0, done.err
+    assert len(read) == clips, 'decoded again' # all candidates share one decoding, and the second call reads none
+    assert len(stopped) == len(module.PARTS) # one file of features a part: those of the first call are used
+    assert 'plan for' in done.err and 'Accuracy' in done.out and 'largest class' in done.out and 'chance' in done.out
+    run = done.out.partition('--run ')[2].split(';')[0]
+    table, board = load_table('predictions.parquet', run), load_table('candidates.csv', run)
+    assert len(table) == clips and board.candidate.iloc[0] == 'chosen'
+    assert set(board.candidate) >= {'small_resnet: mean of frames', 'chance'}
+    assert 'data:image/png;base64' in load_text('report.html', run)
+    path = open_dataset(folder, 'person').paths[0]
+    said = load_predictor(run).predict(path)
+    assert said.video.sum() == pytest.approx(1, abs=1e-5)
+    assert har('predict', path, '--run', run).code == 0
+    exported = har('export', run, tmp_path/'net.ts')
+    assert exported.code == 0, exported.err
+    again = har('rerun', run)
+    assert again.code == 0, again.out + again.err
+
+
+def test_what_is_missing_is_told_with_its_remedy(har, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(module, 'first_looks', lambda *args: None)
+    done = har('study', folder, '--group', 'person')
+    assert done.code == 1 and 'no encoder has weights here' in done.err
+    for name in ('mobilenet_v2', 'r3d_18'): assert f'--encoders {name} --download' in done.err
+    assert har('study', folder, '--group', 'person', '--weights', 'x.pth').code == 1
+    assert not list(tmp_path.glob('checkpoints/*'))
+
+
+def test_the_audit_tells_of_a_copy_in_another_group(folder):
+    table = pd.read_csv(folder/'index.csv')
+    first = table.iloc[0]
+    shutil.copy(folder/first.file, folder/first.label/'copy.avi')
+    copied = pd.DataFrame([dict(file=f'{first.label}/copy.avi', label=first.label, person='somebody else')])
+    pd.concat([table, copied]).to_csv(folder/'index.csv', index=False)
+    told = []
+    module.first_looks(open_dataset(folder, 'person'), told.append)
+    assert any('copy' in line and first.file in line for line in told)
+
+
+def test_who_chooses_cannot_see_the_outer_fold():
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 4).astype(str)
+    labels, test = np.tile([0, 1], 24), groups == '5'
+    blocks = {name: random.normal(size=(48, 8)) for name in 'ab'}
+    def chosen(labels, blocks):
+        similar = {Block('net', name, name): similarity(x) for name, x in blocks.items()}
+        candidates = [Candidate(name, (Block('net', name, name),)) for name in blocks]
+        return outer_fold(similar, labels, groups, candidates, 2, dict(a=1, b=1), test)['chosen']
+    as_it_is = chosen(labels, blocks)
+    cheated = blocks | dict(b=np.where(test[:, None], 100*labels[:, None], blocks['b']))
+    told = [chosen(np.where(test, 1 - labels, labels), blocks), chosen(labels, cheated)]
+    assert all(found.members == as_it_is.members for found in told)
+    assert all(found.scores[name] == pytest.approx(as_it_is.scores[name], abs=1e-9) for found in told for name in 'ab')
+    assert 'test' not in choose.__code__.co_varnames
+
+
+@pytest.mark.slow
+def test_real_clips_are_told_apart(har, shared_data):
+    "As `test_a_folder_becomes_a_run_that_is_used`, of cameras and with a net that has seen something."
+    done = har('study', shared_data/'indoor_actions', '--group', 'recording', '--size', 160,
+               '--encoders', 'mobilenet_v1', '--weights',
+               shared_data/'weights'/'mobilenet_v1_imagenet_features_fp16.pth')
+    assert done.code == 0, done.err
+    board = load_table('candidates.csv', done.out.partition('--run ')[2].split(';')[0]).set_index('candidate')
+    assert board.accuracy['chosen'] > .65 > board.accuracy['largest class']
