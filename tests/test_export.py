@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,3 +147,38 @@ def test_the_command(runs, tmp_path, capsys):
     ):
         with pytest.raises(SystemExit) as ended: main(['export', *words])
         assert str(ended.value).startswith('har: ') and told in str(ended.value)
+
+
+@pytest.fixture
+def placed(runs, small_set):
+    "The run, with its split and where its videos are; it was never trained, and knows eight classes."
+    from har_nb.learning.runs import log_table, log_text
+    net = SimpleNamespace(model=small_resnet(num_classes=8))
+    frame = Make('har_nb.samples.modalities:Frame', dict(n=10, interval=5))
+    recipe = Recipe(small_set.classes, backbone_model('small_resnet', 8), frame, 32)
+    with TemporaryDirectory() as folder, tracked_run('placed', 'tests') as run_id:
+        open_store().log_artifact(run_id, save_for_prediction(net, Path(folder), recipe))
+        log_table(small_set.clips, 'split.parquet')
+        log_text(json.dumps(dict(root=str(small_set.root))), 'origin.json')
+    return run_id
+
+
+@pytest.mark.parametrize('precision', ['float32', 'float16', 'int8'])
+def test_a_file_is_judged_by_accuracy(placed, tmp_path, precision):
+    file = tmp_path/'net.onnx'
+    _, judged = E.export_judged(placed, file, precision, most_loss=1., most_clips=8)
+    again, says = E.read_export(file)
+    assert judged.clips == 8 and 0 <= judged.before <= 1 and 0 <= judged.after <= 1
+    assert says['run'] == placed and len(says['classes']) == 8 and again(torch.zeros(3, 3, 32, 32)).shape == (3, 8)
+    with pytest.raises(E.ExportError, match='points less, more than'):
+        E.export_judged(placed, tmp_path/'worse.onnx', precision, most_loss=-2., most_clips=4)
+    assert [one.name for one in tmp_path.glob('*.onnx')] == ['net.onnx'], 'a file that loses too much is not written'
+
+
+def test_what_cannot_be_judged_is_said(runs, placed, tmp_path):
+    with pytest.raises(E.ExportError, match='written as .onnx only'):
+        E.export_judged(placed, tmp_path/'net.pt2', 'int8')
+    with pytest.raises(E.ExportError, match='does not say which clips'):
+        E.export_judged(runs.one, tmp_path/'net.onnx', 'float16')
+    with pytest.raises(E.ExportError, match='--data FOLDER'):
+        E.export_judged(placed, tmp_path/'net.onnx', 'int8', root=tmp_path)

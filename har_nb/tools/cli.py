@@ -196,11 +196,17 @@ def _watch_options(to):
 def _again_options(to):
     "har export and har rerun: a run elsewhere, and again."
     c = _add(to, 'export', commands.export, 'write the net of a run for other programs, checked against the run',
-             ('har export RUN net.onnx',))
+             ('har export RUN net.onnx', 'har export RUN net.onnx --precision int8 --max-loss 0.02'))
     c.add_argument('run', help='id of the run of a row')
     c.add_argument('file', help='.onnx, .pt2 (torch.export) or .ts (TorchScript)')
     c.add_argument('--tolerance', type=float, default=1e-4,
-                   help='largest difference of scores, as a share of the largest')
+                   help='largest difference of scores, as a share of the largest, with 32 bits')
+    c.add_argument('--precision', default='float32', choices=('float32', 'float16', 'int8'),
+                   help='fewer bits, for .onnx; int8 is calibrated on training clips')
+    c.add_argument('--max-loss', type=float, default=.01, metavar='SHARE',
+                   help='a file that loses more accuracy on validation clips is not written')
+    c.add_argument('--data', metavar='FOLDER', help='folder of the videos (default: where they were)')
+    c.add_argument('--clips', type=int, default=100, help='of validation to judge by, at most')
     c = _add(to, 'rerun', commands.rerun,
              'train a run again from what MLflow holds, and compare; exit status 1 where a number differs',
              ('har rerun RUN',))

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -221,12 +222,14 @@ def figure(args)->None:
 # %% ../../nbs/tools/06_commands.ipynb #ff89b553
 def export(args)->None:
     "har export RUN FILE"
-    from har_nb.learning.export import export_run
-    found = export_run(args.run, args.file, args.tolerance)
-    screen().note(file=args.file, difference=found)
+    from har_nb.learning.export import export_judged
+    how = dict(tolerance=args.tolerance, root=args.data, most_clips=args.clips)
+    found, judged = export_judged(args.run, args.file, args.precision, args.max_loss, **how)
+    screen().note(file=args.file, difference=found, precision=args.precision, **(asdict(judged) if judged else {}))
     size = Path(args.file).stat().st_size/2**20
     screen().say(f'{args.file}: {size:.1f} MiB. Its scores differ from those of the run by '
                  f'{found:.0e} of the largest; what it needs to be used stands in it as har_nb.json')
+    screen().say(str(judged or 'Its videos are not there: accuracy is not judged'))
 
 def rerun(args)->None:
     "har rerun RUN"
