@@ -39,8 +39,9 @@ if 'OPENCV_LOG_LEVEL' not in os.environ: cv2.utils.logging.setLogLevel(cv2.utils
 
 # %% ../../nbs/data/00_video.ipynb #b042bbba
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts', '.ogv',
-                  '.mts', '.m2ts', '.m2t', '.mod', '.tod', '.dv', '.mxf', '.vob', '.mpe', '.m1v', '.m2v', '.asf', '.3g2', '.f4v', '.ogm', '.divx', '.qt', '.rm', '.rmvb', '.y4m', '.ivf')
+VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts',
+                  '.ogv', '.mts', '.m2ts', '.m2t', '.mod', '.tod', '.dv', '.mxf', '.vob', '.mpe', '.m1v', '.m2v',
+                  '.asf', '.3g2', '.f4v', '.ogm', '.divx', '.qt', '.rm', '.rmvb', '.y4m', '.ivf')
 
 class VideoError(FileError):
     "A video that cannot be read or written; shown as `path: reason. remedy`."
@@ -49,7 +50,8 @@ class VideoError(FileError):
 FLOW_SERIES = ('TVL1jpg_x_', 'TVL1jpg_y_', 'flow_x_', 'flow_y_') # pictures of flow, by MARS and by denseflow
 PICTURES_PER_SECOND = 12 # of a folder that does not say: Something-Something v1
 
-_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]') # within the coded pixels of a JPEG, 0xff stands before 0 or a restart mark
+# within the coded pixels of a JPEG, 0xff stands before 0 or a restart mark
+_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 
 def _whole_picture(content):
     "Whether a JPEG or PNG goes on to its end mark; what stands behind it does not matter."
@@ -64,47 +66,73 @@ def _whole_picture(content):
     return False
 
 # %% ../../nbs/data/00_video.ipynb #c977d523
+def _numbered(path, files):
+    "The files of a series by their number; `VideoError` for names that give no order."
+    names = {file: re.fullmatch(r'(.*?)(\d+)', file.stem) for file in files}
+    loose = sorted(file.name for file in files if not names[file])
+    series = sorted({found[1] for found in names.values() if found})
+    if not files:
+        raise VideoError(path, 'a folder without pictures',
+                         f'Numbered pictures make a video: 00001.jpg, 00002.jpg ...; {" ".join(PICTURE_SUFFIXES)}')
+    if loose: raise VideoError(path, f'{loose[0]} has no number', 'Number it, or take it away')
+    if len(series) > 1:
+        shown = ', '.join(f'{name}*' for name in series[:3])
+        raise VideoError(path, f'more than one series of pictures ({shown})', 'Give each one a folder')
+    numbers = {}
+    for file, found in sorted(names.items()):
+        if (twin := numbers.setdefault(int(found[2]), file)) != file:
+            raise VideoError(path, f'{twin.name} and {file.name} have the same number', 'Take one away')
+    return numbers
+
+# %% ../../nbs/data/00_video.ipynb #8f1d4e7d
 class PictureFolder:
-    "A folder of numbered pictures, read like a `cv2.VideoCapture`; `VideoError` for names that give no order and for pictures that cannot be decoded."
+    """A folder of numbered images, read like a `cv2.VideoCapture`.
+
+    `VideoError` for names that give no order and for images that cannot be decoded."""
     codec, decoder = 'pictures', 'OpenCV'
     def __init__(self,
         path:Path, # the folder
         fps:float=PICTURES_PER_SECOND,
     ):
-        try: files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith('.') and not file.is_dir()]
-        except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
-        files = [file for file in files if not file.name.startswith(FLOW_SERIES)] or files # flow beside frames is not shown
-        names = {file: re.fullmatch(r'(.*?)(\d+)', file.stem) for file in files}
-        loose, series = sorted(file.name for file in files if not names[file]), sorted({found[1] for found in names.values() if found})
-        if not files: raise VideoError(path, 'a folder without pictures', f'Numbered pictures make a video: 00001.jpg, 00002.jpg ...; {" ".join(PICTURE_SUFFIXES)}')
-        if loose: raise VideoError(path, f'{loose[0]} has no number', 'Number it, or take it away')
-        if len(series) > 1: raise VideoError(path, f'more than one series of pictures ({", ".join(f"{name}*" for name in series[:3])})', 'Give each one a folder')
-        numbers = {}
-        for file, found in sorted(names.items()):
-            if (twin := numbers.setdefault(int(found[2]), file)) != file: raise VideoError(path, f'{twin.name} and {file.name} have the same number', 'Take one away')
+        try:
+            files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
+                     and not file.name.startswith('.') and not file.is_dir()]
+        except OSError as error:
+            raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
+        # flow beside frames is not shown
+        files = [file for file in files if not file.name.startswith(FLOW_SERIES)] or files
+        numbers = _numbered(path, files)
         self.files, self.at, self.size, self.fps = [file for _, file in sorted(numbers.items())], 0, None, fps
         self.declared = max(numbers) - min(1, *numbers) + 1
+        self.picture = None
+
     def grab(self):
         if self.at == len(self.files): return False
         file = self.files[self.at]
         try: content = file.read_bytes()
-        except OSError as error: raise VideoError(file, f'cannot be opened ({error.strerror})', 'Check the path') from None
+        except OSError as error:
+            raise VideoError(file, f'cannot be opened ({error.strerror})', 'Check the path') from None
         whole = _whole_picture(content)
         self.picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if whole else None
-        if self.picture is None: raise VideoError(file, 'cannot be decoded' if whole else 'not a whole JPEG or PNG' if content else 'the file is empty', 'Fetch it again, or leave the clip out')
+        if self.picture is None:
+            broken = 'not a whole JPEG or PNG' if content else 'the file is empty'
+            raise VideoError(file, 'cannot be decoded' if whole else broken, 'Fetch it again, or leave the clip out')
         self.size = self.size or self.picture.shape[1::-1]
         if self.picture.shape[1::-1] != self.size: self.picture = cv2.resize(self.picture, self.size)
         self.at += 1
         return True
     def read(self, picture=None): return (True, self.picture) if self.grab() else (False, None)
+
     def get(self, number):
-        return {cv2.CAP_PROP_FRAME_COUNT: self.declared, cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_POS_MSEC: 1000*(self.at - 1)/self.fps}.get(number, 0)
+        values = {cv2.CAP_PROP_FRAME_COUNT: self.declared, cv2.CAP_PROP_FPS: self.fps,
+                  cv2.CAP_PROP_POS_MSEC: 1000*(self.at - 1)/self.fps}
+        return values.get(number, 0)
 
 # %% ../../nbs/data/00_video.ipynb #c977d533
 def is_picture_clip(
     folder,
 )->bool:
-    "Whether a folder of pictures is one clip, and not a folder of other things with a picture among them."
+    "Whether a folder of images is one clip, and not a folder of other things with an image among them."
     names = [file for file in os.scandir(folder) if not file.name.startswith('.')]
     folders = sum(file.is_dir() for file in names)
     pictures = [Path(file.name) for file in names if file.name.lower().endswith(PICTURE_SUFFIXES) and not file.is_dir()]
@@ -112,14 +140,16 @@ def is_picture_clip(
 
 # %% ../../nbs/data/00_video.ipynb #c41d0447
 def _checked(path):
-    "Nothing, or the `VideoError` of something that is no video file by its looks: a pipe would be waited for, a text file drawn as a terminal screen."
+    "`VideoError` for what cannot be a video file: a pipe would block, text would be drawn as a terminal screen."
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode): raise VideoError(path, 'is a pipe or a device, not a file', 'Copy what comes out of it to a file first')
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise VideoError(path, 'is a pipe or a device, not a file', 'Copy what comes out of it to a file first')
         with path.open('rb') as file: empty = not file.read(1)
     except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
     if empty: raise VideoError(path, 'the file is empty', 'Fetch it again')
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video', f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
+        raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video',
+                         f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
 
 @contextmanager
 def name_for_ffmpeg(
@@ -151,30 +181,32 @@ def _boxes(file, start, stop):
 def _inside(file, span, *kinds):
     "Spans of all boxes on a path of kinds."
     if not kinds: return [span]
-    return [found for kind, *part in _boxes(file, *span) if kind == kinds[0] for found in _inside(file, (part[0], min(part[1], span[1])), *kinds[1:])]
+    return [found for kind, *part in _boxes(file, *span) if kind == kinds[0]
+            for found in _inside(file, (part[0], min(part[1], span[1])), *kinds[1:])]
 
 def _mirrors(matrix): return matrix is not None and matrix[0]*matrix[3] - matrix[1]*matrix[2] < 0 # a, b, c, d
 
 def _matrix(frame):
-    "a, b, c, d of a decoded frame's display matrix, each -1, 0 or 1; None where there is none, or one that turns by less than a right angle."
+    "a, b, c, d of a frame's display matrix, each -1, 0 or 1; None without one, or for less than a right angle."
     for side in frame.side_data:
         if side.type.name != 'DISPLAYMATRIX': continue
         a, b, _, c, d = (np.frombuffer(bytes(side), np.int32)[:5]/65536).round().astype(int).tolist()
         if sorted((abs(a), abs(b))) == [0, 1] and (abs(a), abs(b)) == (abs(d), abs(c)): return a, b, c, d
 
 def _mirrored_track(path):
-    "Whether an .mp4 has a picture that is shown mirrored."
+    "Whether an .mp4 has an image that is shown mirrored."
     with open(path, 'rb') as file:
         for start, _ in _inside(file, (0, os.fstat(file.fileno()).st_size), b'moov', b'trak', b'tkhd'):
             file.seek(start)
             header = file.read(96)
-            words = struct.unpack_from('>9i2I', header, 52 if header[:1] == b'\x01' else 40) if len(header) == 96 else [0]*11
+            words, place = [0]*11, 52 if header[:1] == b'\x01' else 40
+            if len(header) == 96: words = struct.unpack_from('>9i2I', header, place)
             if words[9] and _mirrors((words[0], words[1], words[3], words[4])): return True
     return False
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d2
 class _Head(NamedTuple):
-    "What PyAV says of a file's pictures before they are decoded."
+    "What PyAV says of a file's images before they are decoded."
     codec:str       # FFmpeg's name of the decoder; '' where there is none
     second:bool     # whether OpenCV would get it wrong
 
@@ -182,13 +214,15 @@ def _head(path):
     "The head of a file; None where FFmpeg cannot read it."
     import av
     av.logging.set_level(None)
-    with suppress(av.FFmpegError, OSError, IndexError, ValueError), name_for_ffmpeg(path) as name, av.open(name) as container:
+    failures = av.FFmpegError, OSError, IndexError, ValueError
+    with suppress(*failures), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         if stream.codec_context is None: return _Head('', False)
         stream.codec_context.thread_count = 1
         codec, order = stream.codec_context.name, getattr(stream.codec_context, 'field_order', 0)
         if 'av1' in codec or 'dav1d' in codec or order > 1: return _Head(codec, True)
-        for frame in container.decode(stream): return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
+        for frame in container.decode(stream):
+            return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
         return _Head(codec, False)
 
 def _may_be_mirrored(path):
@@ -256,7 +290,8 @@ def _progressive(capture):
     "Whether an open file is known to have no interlaced frames."
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1')
     if codec in _ALWAYS_PROGRESSIVE: return True
-    known = {'h264': _h264_progressive, 'avc1': _h264_progressive, 'FMP4': _mpeg4_progressive, 'XVID': _mpeg4_progressive, 'mp4v': _mpeg4_progressive, 'DX50': _mpeg4_progressive}.get(codec)
+    known = _h264_progressive if codec in ('h264', 'avc1') else None
+    if codec in ('FMP4', 'XVID', 'mp4v', 'DX50'): known = _mpeg4_progressive
     place = int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
     if not known or place < 1: return False
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0) # it would turn the header as well
@@ -267,7 +302,7 @@ def _progressive(capture):
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d4
 def _upright(picture, matrix):
-    "A picture as its display matrix a, b, c, d has it shown."
+    "An image as its display matrix a, b, c, d has it shown."
     a, b, c, d = matrix
     if not a: picture, a, d = picture.swapaxes(0, 1), c, b
     return np.ascontiguousarray(picture[::d, ::a])
@@ -285,7 +320,8 @@ class PyAVCapture:
         self.stream, self.wrong = self.container.streams.video[0], av.FFmpegError
         self.stream.codec_context.thread_count = threads
         self.stream.thread_type = 'AUTO' if threads != 1 else 'SLICE'
-        self.codec, self.frame, self.first, self.size = self.stream.codec_context.name.replace('libdav1d', 'av1'), None, None, None
+        self.codec = self.stream.codec_context.name.replace('libdav1d', 'av1')
+        self.frame, self.first, self.size = None, None, None
         self.frames = self._frames()
     def _frames(self):
         for packet in self.container.demux(self.stream):
@@ -293,7 +329,9 @@ class PyAVCapture:
     def grab(self):
         with suppress(self.wrong): self.frame = next(self.frames, None)
         if self.frame is None: return False
-        if self.first is None: self.first, self.size, self.matrix = self.frame.time or 0, (self.frame.width, self.frame.height), _matrix(self.frame)
+        if self.first is None:
+            self.first, self.matrix = self.frame.time or 0, _matrix(self.frame)
+            self.size = self.frame.width, self.frame.height
         return True
     def read(self, picture=None):
         if not self.grab(): return False, None
@@ -304,7 +342,8 @@ class PyAVCapture:
         stream, rate = self.stream, self.stream.average_rate or 0
         if number == cv2.CAP_PROP_FPS: return float(rate)
         if number == cv2.CAP_PROP_FRAME_COUNT: return stream.frames or int((stream.duration or 0)*stream.time_base*rate)
-        if number == cv2.CAP_PROP_POS_MSEC and self.frame and self.frame.time is not None: return 1000*(self.frame.time - self.first)
+        if number == cv2.CAP_PROP_POS_MSEC and self.frame and self.frame.time is not None:
+            return 1000*(self.frame.time - self.first)
         return 0
 
 # %% ../../nbs/data/00_video.ipynb #5a10c4f3
@@ -318,19 +357,24 @@ def _woven(frame):
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d5
 def open_video(
-    path, # a video file, or a folder of numbered pictures
+    path, # a video file, or a folder of numbered images
     threads=1, # that decode
-    fps=None, # of a folder of pictures, which does not say; default 12
+    fps=None, # of a folder of images, which does not say; default 12
 ): # cv2.VideoCapture, or what reads as one does
     "The file opened for one pass, or a `VideoError` that says why not."
     if os.path.isdir(path): return PictureFolder(path, fps or PICTURES_PER_SECOND)
     _checked(path)
-    with name_for_ffmpeg(path) as name: capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    with name_for_ffmpeg(path) as name:
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
     if capture.isOpened() and _progressive(capture) and not _may_be_mirrored(path): return capture
     head = _head(path)
-    if head and not head.codec: raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})', 'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
+    if head and not head.codec:
+        raise VideoError(path, f'no decoder for its codec ({_codec_name(path)})',
+                         'Convert it: ffmpeg -i old.mp4 -c:v libx264 new.mp4')
     if head and head.second: return PyAVCapture(path, threads)
-    if not capture.isOpened(): raise VideoError(path, 'not a video, or cut off before its index', 'Fetch it again; if it plays elsewhere, convert it with ffmpeg')
+    if not capture.isOpened():
+        raise VideoError(path, 'not a video, or cut off before its index',
+                         'Fetch it again; if it plays elsewhere, convert it with ffmpeg')
     return capture
 
 def _codec_name(path):
@@ -392,22 +436,23 @@ def _ends_early(path):
     return False
 
 # %% ../../nbs/data/00_video.ipynb #5a10c0d6
-_CRUMB = 8 # bytes: packets up to here hold no picture
+_CRUMB = 8 # bytes: packets up to here hold no image
 
 def _packets(path):
-    "Pictures that a file holds, by its packets and its index; those that an edit list hides are left out."
+    "Images that a file holds, by its packets and its index; those that an edit list hides are left out."
     import av
     with name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         codec, shown, hidden = stream.codec_context.name, 0, 0
         for packet in container.demux(stream):
-            if packet.size <= _CRUMB or codec in ('vp8', 'libvpx') and not bytes(packet)[0] & 16: continue # VP8 marks pictures that are never shown
+            # VP8 marks images that are never shown
+            if packet.size <= _CRUMB or codec in ('vp8', 'libvpx') and not bytes(packet)[0] & 16: continue
             if packet.is_discard: hidden += 1
             else: shown += 1
         return max(shown, stream.frames - hidden) if container.format.name.startswith('mov') else shown
 
 def expected_frames(
-    path,           # a video file, or a folder of numbered pictures
+    path,           # a video file, or a folder of numbered images
     n_frames:int,   # that were decoded
     n_declared:int|None=None, # that the header has: a count, or duration times rate; default: it is read
 )->int: # n_frames where nothing is missing
@@ -424,13 +469,14 @@ def expected_frames(
 
 # %% ../../nbs/data/00_video.ipynb #5a10c5f3
 def header_frames(
-    path, # a video file, or a folder of numbered pictures
+    path, # a video file, or a folder of numbered images
 )->int: # 0 where there is no telling
     "How many frames a header promises: a guess, made without decoding."
     path = Path(path)
     if path.is_dir(): return PictureFolder(path).declared
     import av
-    with suppress(av.FFmpegError, OSError, IndexError, TypeError), name_for_ffmpeg(path) as name, av.open(name) as container:
+    failures = av.FFmpegError, OSError, IndexError, TypeError
+    with suppress(*failures), name_for_ffmpeg(path) as name, av.open(name) as container:
         stream = container.streams.video[0]
         long = stream.duration*stream.time_base if stream.duration else (container.duration or 0)/1e6
         return min(max(0, int(stream.frames or long*(stream.average_rate or 0))), 2**31)
@@ -453,7 +499,7 @@ def rate_of(
     times,          # of each frame (s), from 0
     header:float=0, # frames per second, as the file has it
 )->tuple: # frames per second, and whether number / rate is more than a frame off somewhere
-    "The rate that fits a clip: its header's where every frame keeps to it, else what its time stamps have in the mean; 0 where there is none."
+    "The rate that fits a clip: its header's where every frame keeps to it, else that of its time stamps; 0: none."
     times = np.asarray(times)
     if len(times) < 2 or not np.isfinite(times).all(): return max(0., header), False
     numbers, step = np.arange(len(times)), times[-1]/(len(times) - 1)
@@ -465,11 +511,11 @@ def rate_of(
 @dataclass(frozen=True, repr=False)
 class VideoInfo:
     "What a video file holds."
-    path:Path       # the file, or a folder of pictures
+    path:Path       # the file, or a folder of images
     n_frames:int    # counted by decoding
     height:int      # pixels, after the rotation that the file asks for
     width:int
-    fps:float       # frames per second: the header's where the time stamps keep to it, else their mean; 0 where there is none
+    fps:float       # the header's where the time stamps keep to it, else their mean; 0 where there is none
     codec:str       # four-character code, FFmpeg's name of it, or 'pictures'
     n_declared:int  # frames that should be there by the container; n_frames where nothing is missing
     varies:bool=False       # number / fps is more than a frame off somewhere: use the times of frames
@@ -505,12 +551,13 @@ def info_of(
     "What is known of a file when its last frame was decoded."
     fps, varies = rate_of(times, capture.get(cv2.CAP_PROP_FPS))
     expected = expected_frames(path, len(times), declared_frames(capture))
-    return VideoInfo(path, len(times), *shape, fps, _codec(capture), expected, varies, getattr(capture, 'decoder', 'OpenCV'))
+    return VideoInfo(path, len(times), *shape, fps, _codec(capture), expected, varies,
+                     getattr(capture, 'decoder', 'OpenCV'))
 
 # %% ../../nbs/data/00_video.ipynb #843c1ba3
 def probe(
-    path,           # a video file, or a folder of numbered pictures
-    fps:float|None=None, # of a folder of pictures, which does not say; default 12
+    path,           # a video file, or a folder of numbered images
+    fps:float|None=None, # of a folder of images, which does not say; default 12
 )->VideoInfo:
     "Decode a video once and say what it holds; `VideoError` where that is nothing."
     path = Path(path)
@@ -524,8 +571,8 @@ def probe(
 
 # %% ../../nbs/data/00_video.ipynb #843c1bb3
 def frame_times(
-    path,           # a video file, or a folder of numbered pictures
-    fps:float|None=None, # of a folder of pictures; default 12
+    path,           # a video file, or a folder of numbered images
+    fps:float|None=None, # of a folder of images; default 12
 )->np.ndarray: # T float64, seconds since the first frame
     "The time of each frame, from the stream's own time stamps; `VideoError` where there is no frame."
     path = Path(path)
@@ -546,10 +593,15 @@ def _writer(path, target, height, width, fps, codec):
     "An open encoder that writes to `path`; complaints name the `target`."
     if path.suffix.lower() not in WRITABLE.get(codec, ()):
         known = '; '.join(f'{name}: {" ".join(suffixes)}' for name, suffixes in WRITABLE.items())
-        raise VideoError(target, f'codec {codec} cannot be written to {path.suffix or "a file without suffix"}', f'These can: {known}')
-    if height % 2 or width % 2: raise VideoError(target, f'height {height} and width {width} must be even', 'Crop or pad the frames by one pixel')
+        raise VideoError(target, f'codec {codec} cannot be written to {path.suffix or "a file without suffix"}',
+                         f'These can: {known}')
+    if height % 2 or width % 2:
+        raise VideoError(target, f'height {height} and width {width} must be even',
+                         'Crop or pad the frames by one pixel')
     writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (width, height))
-    if not writer.isOpened(): raise VideoError(target, f'cannot be written with codec {codec} at {fps} fps', 'Check the rate, and that you may write to the folder')
+    if not writer.isOpened():
+        raise VideoError(target, f'cannot be written with codec {codec} at {fps} fps',
+                         'Check the rate, and that you may write to the folder')
     return writer
 
 # %% ../../nbs/data/00_video.ipynb #559dca36
@@ -559,23 +611,30 @@ def write_video(
     fps:float=25,
     codec:str='mp4v',   # one of `WRITABLE`
 )->VideoInfo:
-    "Write a video that is complete or not there at all; what was read back from it. `VideoError` for frames or places that will not do."
+    """Write a video that is complete or not there at all; what was read back from it.
+
+    `VideoError` for frames that do not fit and places that cannot be written."""
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir(): raise VideoError(path, 'is a folder' if path.is_dir() else 'its folder does not exist', 'Name a file in a folder that exists')
+    if path.is_dir() or not path.parent.is_dir():
+        raise VideoError(path, 'is a folder' if path.is_dir() else 'its folder does not exist',
+                         'Name a file in a folder that exists')
     partial, writer, shape, n_frames = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}'), None, None, 0
     try:
         for n_frames, frame in enumerate(frames, 1):
             frame = np.ascontiguousarray(frame)
             shape = shape or (*frame.shape[:2], 3)
             if frame.dtype != np.uint8 or frame.shape != shape:
-                raise VideoError(path, f'frame {n_frames - 1} is {frame.dtype} {frame.shape}', 'Frames are uint8, height x width x 3, all of one size')
+                raise VideoError(path, f'frame {n_frames - 1} is {frame.dtype} {frame.shape}',
+                                 'Frames are uint8, height x width x 3, all of one size')
             writer = writer or _writer(partial, path, *shape[:2], fps, codec)
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         if not writer: raise VideoError(path, 'there are no frames to write', 'Leave it out')
         writer.release()
         try: info = probe(partial)
-        except VideoError as error: raise VideoError(path, f'cannot be read back ({error.reason})', 'Is the disk full?') from None
-        if info.n_frames != n_frames: raise VideoError(path, f'of {n_frames} frames {info.n_frames} arrived', 'Is the disk full?')
+        except VideoError as error:
+            raise VideoError(path, f'cannot be read back ({error.reason})', 'Is the disk full?') from None
+        if info.n_frames != n_frames:
+            raise VideoError(path, f'of {n_frames} frames {info.n_frames} arrived', 'Is the disk full?')
         partial.replace(path)
     finally:
         if writer: writer.release()
@@ -584,7 +643,9 @@ def write_video(
 
 # %% ../../nbs/data/00_video.ipynb #e528743d
 def _pictures(capture, path, start, stop, slots=None, stamps=None):
-    "Decoded pictures, H W 3 in B G R, in order, each in the next of the `slots`; those before `start` are decoded, and not converted. `stamps` gets their times."
+    """Decoded images, H W 3 in B G R, in order, each in the next of the `slots`; `stamps` gets their times.
+
+    Those before `start` are decoded and not converted."""
     before, picture, clock = 0, None, Clock(capture) if stamps is not None else None
     while before < start and capture.grab():
         before += 1
@@ -592,7 +653,9 @@ def _pictures(capture, path, start, stop, slots=None, stamps=None):
     for number, slot in zip(count(start), slots or (picture for _ in repeat(None)), strict=False):
         decoded, picture = capture.read(slot)
         if not decoded and number == start:
-            raise VideoError(path, f'ends after {before} frames, none is left from frame {start} on', 'Check the frame numbers') if before else _no_frames(path)
+            if not before: raise _no_frames(path)
+            raise VideoError(path, f'ends after {before} frames, none is left from frame {start} on',
+                             'Check the frame numbers')
         if not decoded: return
         if clock: stamps.append(clock())
         yield picture
@@ -600,7 +663,7 @@ def _pictures(capture, path, start, stop, slots=None, stamps=None):
 
 # %% ../../nbs/data/00_video.ipynb #c2da8e5c
 def _ahead(decode, size):
-    "Let `decode(slots)` run in a thread of its own, `size` pictures to the bunch; what it raises is raised here."
+    "Let `decode(slots)` run in a thread of its own, `size` images to the bunch; what it raises is raised here."
     ready, free = SimpleQueue(), SimpleQueue()
     for _ in range(2): free.put([None]*size)
     def slots():
@@ -629,20 +692,23 @@ def _ahead(decode, size):
 
 # %% ../../nbs/data/00_video.ipynb #c2da8e63
 def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
-    "An open file and its pictures."
-    if start < 0 or stop is not None and stop <= start: raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')
+    "An open file and its images."
+    if start < 0 or stop is not None and stop <= start:
+        raise ValueError(f'frames {start} to {stop}: start must be 0 or more, stop beyond it')
     capture = open_video(path, threads, fps)
     decode = partial(_pictures, capture, path, start, stop, stamps=stamps)
     return capture, _ahead(decode, ahead) if ahead else decode()
 
 def iter_pictures(
-    path,           # a video file, or a folder of numbered pictures
+    path,           # a video file, or a folder of numbered images
     start:int=0,    # number of the first frame
     stop:int=None,  # number of the frame to stop before; None for all
     ahead:int=0,    # decode in a second thread, so many frames to the bunch; 0 for none
     threads:int=1,  # FFmpeg's own threads; 0 for as many as it likes
 ):
-    "The decoder's own pictures, H W 3 uint8 in B G R, in order, at its full speed: *each one is overwritten after the next is asked for*. `VideoError` at once where it cannot be opened."
+    """The decoder's own images, H W 3 uint8 in B G R, in order, at its full speed: *the next one overwrites each*.
+
+    `VideoError` at once where the file cannot be opened."""
     return _decoder(Path(path), start, stop, ahead, threads)[1]
 
 # %% ../../nbs/data/00_video.ipynb #4c065083
@@ -650,17 +716,18 @@ def _to_rgb(picture, out=None):
     "B G R to R G B, by the calling thread alone."
     if out is None: out = np.empty_like(picture)
     band = max(1, 2**16//picture.shape[1])
-    for top in range(0, len(picture), band): cv2.cvtColor(picture[top:top + band], cv2.COLOR_BGR2RGB, dst=out[top:top + band])
+    for top in range(0, len(picture), band):
+        cv2.cvtColor(picture[top:top + band], cv2.COLOR_BGR2RGB, dst=out[top:top + band])
     return out
 
 def iter_frames(
-    path,           # a video file, or a folder of numbered pictures
+    path,           # a video file, or a folder of numbered images
     start:int=0,    # number of the first frame
     stop:int=None,  # number of the frame to stop before; None for all
     ahead:int=0,    # decode in a second thread, so many frames to the bunch; 0 for none
     threads:int=1,  # FFmpeg's own threads; 0 for as many as it likes
     times:bool=False,       # yield (frame, seconds since the file's first frame)
-    fps:float|None=None,    # of a folder of pictures; default 12
+    fps:float|None=None,    # of a folder of images; default 12
 ):
     "Frames H W 3 uint8 RGB of a video, in order, one at a time; `VideoError` at once where it cannot be opened."
     if not times: return map(_to_rgb, iter_pictures(path, start, stop, ahead, threads))
@@ -672,7 +739,7 @@ def iter_frames(
 FIRST_GUESS = 1024 # frames set aside on a header's word, at most: it can promise billions
 
 def frames(
-    path,           # a video file, or a folder of numbered pictures
+    path,           # a video file, or a folder of numbered images
     limit:int=None, # at most so many frames; None for all
     complete:bool=False, # a file that was cut off, or ends before `stop`, is an error, too
     start:int=0,    # number of the first frame
@@ -680,7 +747,7 @@ def frames(
     ahead:int=0,    # decode in a second thread, so many frames to the bunch; 0 for none
     threads:int=1,  # FFmpeg's own threads; 0 for as many as it likes
     times:bool=False,       # the time of each frame as well
-    fps:float|None=None,    # of a folder of pictures; default 12
+    fps:float|None=None,    # of a folder of images; default 12
 ): # T H W 3 uint8 RGB; with times also T float64, seconds since the file's first frame
     "A video as one array, in order; `VideoError` where there is nothing to read."
     if limit is not None and limit < 1: raise ValueError(f'limit must be at least 1, not {limit}')
@@ -688,7 +755,10 @@ def frames(
     path, n_frames, buffer, stamps = Path(path), 0, None, [] if times else None
     capture, pictures = _decoder(path, start, end, ahead, threads, fps, stamps)
     for picture in pictures:
-        if buffer is None: buffer = np.empty((min(max(declared_frames(capture) - start, 64), end - start if end else FIRST_GUESS, FIRST_GUESS), *picture.shape), np.uint8)
+        if buffer is None:
+            wanted = end - start if end else FIRST_GUESS
+            n = min(max(declared_frames(capture) - start, 64), wanted, FIRST_GUESS)
+            buffer = np.empty((n, *picture.shape), np.uint8)
         elif n_frames == len(buffer): buffer.resize((2*n_frames, *picture.shape), refcheck=False)
         _to_rgb(picture, buffer[n_frames])
         n_frames += 1
@@ -700,7 +770,7 @@ def frames(
 
 # %% ../../nbs/data/00_video.ipynb #900c4fd4
 def diagnose(
-    path,               # a video file, or a folder of numbered pictures
+    path,               # a video file, or a folder of numbered images
     min_frames:int=1,   # fewer are worth a note
 )->tuple|None: # problem, detail, severity ('error' or 'note'); None for a sound file
     "What is wrong with a video: missing, empty, unreadable, truncated or short."
@@ -710,9 +780,11 @@ def diagnose(
     except Exception as error: problem, detail = 'unreadable', f'{type(error).__name__}: {error}'
     else:
         if info.truncated: return 'truncated', f'{info.n_frames} of {info.n_declared} frames', 'error'
-        return ('short', f'{info.n_frames} frames, fewer than {min_frames}', 'note') if info.n_frames < min_frames else None
+        if info.n_frames >= min_frames: return None
+        return 'short', f'{info.n_frames} frames, fewer than {min_frames}', 'note'
     if not os.path.exists(path): problem = 'missing'
-    elif path.is_file() and not path.stat().st_size or path.is_dir() and detail == 'a folder without pictures': problem = 'empty'
+    elif path.is_file() and not path.stat().st_size or path.is_dir() and detail == 'a folder without pictures':
+        problem = 'empty'
     return problem, detail, 'error'
 
 # %% ../../nbs/data/00_video.ipynb #67b971bc
@@ -726,7 +798,8 @@ class ProgressLines(tqdm):
     def line(self)->str:
         done = f'{self.n:,}' + (f' of {self.total:,}' if self.total else '')
         where = f', {self.postfix}' if self.postfix else ''
-        return f'{self.desc or "at work"}: {done} ({self.unit}){where}, {self.format_interval(self.format_dict["elapsed"])}'
+        elapsed = self.format_interval(self.format_dict['elapsed'])
+        return f'{self.desc or "at work"}: {done} ({self.unit}){where}, {elapsed}'
     def tell(self, every):
         "Until the bar is closed. `over` says when: its wait is all that this knows of time."
         while not self.over.wait(every): print(self.line(), file=self.fp, flush=True)

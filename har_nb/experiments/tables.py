@@ -29,6 +29,7 @@ from ..core import HarError, name_of, nearest
 from ..data.video import progress_bar
 from har_nb.experiments.results import (
     COSTS,
+    SPENT,
     Predictions,
     around,
     compare,
@@ -412,7 +413,7 @@ def _finished(runs):
     finished = runs[runs.status == 'FINISHED']
     if finished.empty: return None, None, None
     origin = finished.iloc[-1]
-    logged = {name: origin.get(f'metrics.{name}') for name in (*COSTS, 'epochs')}
+    logged = {name: origin.get(f'metrics.{name}') for name in (*COSTS, *SPENT, 'epochs')}
     predictions = load_predictions(origin.run_id, {name: value for name, value in logged.items() if pd.notna(value)})
     taken = origin.get('tags.reused_from')
     return origin, predictions, taken if isinstance(taken, str) else origin.run_id

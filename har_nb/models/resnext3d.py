@@ -29,16 +29,20 @@ class Bottleneck(nn.Module):
         super().__init__()
         inside = n_out//2
         self.conv1, self.bn1 = nn.Conv3d(n_in, inside, 1, bias=False), nn.BatchNorm3d(inside)
-        self.conv2, self.bn2 = nn.Conv3d(inside, inside, 3, stride, 1, groups=cardinality, bias=False), nn.BatchNorm3d(inside)
+        self.conv2 = nn.Conv3d(inside, inside, 3, stride, 1, groups=cardinality, bias=False)
+        self.bn2 = nn.BatchNorm3d(inside)
         self.conv3, self.bn3 = nn.Conv3d(inside, n_out, 1, bias=False), nn.BatchNorm3d(n_out)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = nn.Sequential(nn.Conv3d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm3d(n_out)) if stride > 1 or n_in != n_out else None
+        self.downsample = None
+        if stride > 1 or n_in != n_out:
+            self.downsample = nn.Sequential(nn.Conv3d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm3d(n_out))
 
     def forward(self,
         x:torch.Tensor, # B n_in T H W
     )->torch.Tensor: # B n_out T/stride H/stride W/stride
         inside = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
-        return self.relu(self.bn3(self.conv3(inside)) + (x if self.downsample is None else self.downsample(x)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.bn3(self.conv3(inside)) + shortcut)
 
 # %% ../../nbs/models/09_resnext3d.ipynb #ae44f87d
 class Inputs(NamedTuple):
@@ -46,31 +50,46 @@ class Inputs(NamedTuple):
     mean:tuple
     std:tuple
 
-INPUTS = {3: Inputs(tuple(v/255 for v in (114.7748, 107.7354, 99.4750)), (1/255,)*3), # bytes minus the mean of ActivityNet
-          2: Inputs((.5,)*2, (1/255,)*2)} # flow as bytes, minus the code of no motion
+INPUTS = {
+    3: Inputs(tuple(v/255 for v in (114.7748, 107.7354, 99.4750)), (1/255,)*3), # bytes minus ActivityNet's mean
+    2: Inputs((.5,)*2, (1/255,)*2)} # flow as bytes, minus the code of no motion
 
 class MiddleCrop(nn.Module):
     "The middle of larger clips. Raises `ValueError` for smaller ones."
-    def __init__(self, side:int): super().__init__(); self.side = side # pixels
+    def __init__(self,
+        side:int, # pixels
+    ):
+        super().__init__()
+        self.side = side
+
     def extra_repr(self): return str(self.side)
+
     def forward(self,
         x:torch.Tensor, # B C T H W
     )->torch.Tensor: # B C T side side
         height, width = x.shape[-2:]
-        if min(height, width) < self.side: raise ValueError(f'a crop of {self.side} pixels does not fit into {height} x {width}')
+        if min(height, width) < self.side:
+            raise ValueError(f'a crop of {self.side} pixels does not fit into {height} x {width}')
         top, left = (height - self.side)//2, (width - self.side)//2
         return x[..., top:top + self.side, left:left + self.side]
 
 class Scaled(nn.Module):
     "Whole clips, every frame scaled to a square."
-    def __init__(self, side:int): super().__init__(); self.side = side # pixels
+    def __init__(self,
+        side:int, # pixels
+    ):
+        super().__init__()
+        self.side = side
+
     def extra_repr(self): return str(self.side)
+
     def forward(self,
         x:torch.Tensor, # B C T H W
     )->torch.Tensor: # B C T side side
         if x.shape[-2:] == (self.side, self.side): return x
         frames = x.transpose(1, 2).flatten(0, 1)
-        return functional.interpolate(frames, (self.side, self.side), mode='bilinear', antialias=True).unflatten(0, (len(x), -1)).transpose(1, 2)
+        scaled = functional.interpolate(frames, (self.side, self.side), mode='bilinear', antialias=True)
+        return scaled.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 # %% ../../nbs/models/09_resnext3d.ipynb #cdbc5fd7
 class ScaledMiddle(Scaled):
@@ -81,7 +100,10 @@ class ScaledMiddle(Scaled):
         height, width = x.shape[-2:]
         short = min(height, width)
         size = [int(self.side*side/short) for side in (height, width)]
-        if min(size) != short: x = functional.interpolate(x.transpose(1, 2).flatten(0, 1), size, mode='bilinear', antialias=True).unflatten(0, (len(x), -1)).transpose(1, 2)
+        if min(size) != short:
+            frames = x.transpose(1, 2).flatten(0, 1)
+            scaled = functional.interpolate(frames, size, mode='bilinear', antialias=True)
+            x = scaled.unflatten(0, (len(x), -1)).transpose(1, 2)
         top, left = (round((side - self.side)/2) for side in size)
         return x[..., top:top + self.side, left:left + self.side]
 
@@ -100,7 +122,7 @@ def in_the_middle(
     return model
 
 def resnext3d(
-    weights:str|Path|None=None, # a published checkpoint for `load_published`; its last layer is left out where classes differ
+    weights:str|Path|None=None, # a published checkpoint for `load_published`; without `fc` where classes differ
     num_classes:int=400, # outputs
     channels:int=3, # of the inputs: 3 for frames, 2 for flow
     width:int=64, # channels of the stem; the stages have 4, 8, 16 and 32 times as many
@@ -109,18 +131,28 @@ def resnext3d(
     crop:int|None=None, # side of the middle square that is looked at, in pixels; None: all
     scale:int|None=None, # side to which whole clips are scaled instead
     middle:int|None=None, # side to which the shorter side of clips is scaled instead, before the middle is cut
-)->nn.Sequential: # B channels T H W -> B num_classes logits; children crop or scale, conv1, bn1, relu, maxpool, layer1 to layer4, avgpool, flatten, fc
-    "3D ResNeXt-101 (Hara et al. 2018, table 1; shortcut B), with random or published weights. Raises `ValueError` where groups do not divide the channels, `WeightsError`."
-    if weights is not None and not Path(weights).is_file(): raise WeightsError(f'{weights}: no such file, and resnext3d downloads nothing. Pass weights=FILE, a checkpoint of 3D-ResNets-PyTorch or MARS, or None')
-    if len(layers) != 4 or min(layers) < 1: raise ValueError(f'layers={layers}: four stages of one block or more, as in (3, 4, 23, 3)')
-    if 2*width % cardinality: raise ValueError(f'width {width} with cardinality {cardinality}: cardinality must divide twice the width, as in (64, 32), (16, 8), (8, 4)')
-    if bool(crop) + bool(scale) + bool(middle) > 1: raise ValueError(f'crop={crop}, scale={scale} and middle={middle}: the middle of a clip, or the whole of it')
+)->nn.Sequential: # B channels T H W -> B num_classes logits; children crop or scale, conv1, ..., layer4, ..., fc
+    """3D ResNeXt-101 (Hara et al. 2018, table 1; shortcut B), with random or published weights.
+
+    Raises `ValueError` where groups do not divide the channels, `WeightsError`."""
+    if weights is not None and not Path(weights).is_file():
+        raise WeightsError(f'{weights}: no such file, and resnext3d downloads nothing. Pass weights=FILE, a '
+                           'checkpoint of 3D-ResNets-PyTorch or MARS, or None')
+    if len(layers) != 4 or min(layers) < 1:
+        raise ValueError(f'layers={layers}: four stages of one block or more, as in (3, 4, 23, 3)')
+    if 2*width % cardinality:
+        raise ValueError(f'width {width} with cardinality {cardinality}: cardinality must divide twice the width, '
+                         'as in (64, 32), (16, 8), (8, 4)')
+    if len([side for side in (crop, scale, middle) if side]) > 1:
+        raise ValueError(f'crop={crop} and scale={scale} and middle={middle}: the middle of a clip, or the whole of it')
     views = dict(crop=(crop, MiddleCrop), scale=(scale, Scaled), middle=(middle, ScaledMiddle))
     children = OrderedDict((name, make(side)) for name, (side, make) in views.items() if side)
-    children |= dict(conv1=nn.Conv3d(channels, width, 7, (1, 2, 2), 3, bias=False), bn1=nn.BatchNorm3d(width), relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool3d(3, 2, 1))
+    children |= dict(conv1=nn.Conv3d(channels, width, 7, (1, 2, 2), 3, bias=False), bn1=nn.BatchNorm3d(width),
+                     relu=nn.ReLU(inplace=True), maxpool=nn.MaxPool3d(3, 2, 1))
     sizes = [width, 4*width, 8*width, 16*width, 32*width]
     for stage, (n_in, n_out, blocks) in enumerate(zip(sizes, sizes[1:], layers, strict=False), 1):
-        children[f'layer{stage}'] = nn.Sequential(Bottleneck(n_in, n_out, cardinality, 1 if stage == 1 else 2), *[Bottleneck(n_out, n_out, cardinality) for _ in range(blocks - 1)])
+        children[f'layer{stage}'] = nn.Sequential(Bottleneck(n_in, n_out, cardinality, 1 if stage == 1 else 2),
+                                                  *[Bottleneck(n_out, n_out, cardinality) for _ in range(blocks - 1)])
     children |= dict(avgpool=nn.AdaptiveAvgPool3d(1), flatten=nn.Flatten(), fc=nn.Linear(sizes[-1], num_classes))
     model = nn.Sequential(children).apply(_kaiming)
     model.weights = INPUTS.get(channels, Inputs((.5,)*channels, (.25,)*channels))
@@ -130,28 +162,39 @@ def resnext3d(
 def _differences(file, state, own):
     "What does not fit, as one message; empty where all fits."
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or unexpected: return f'{file}: made for another net: {len(missing)} names missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}. Do layers=... agree?'
+    if missing or unexpected:
+        return (f'{file}: made for another net: {len(missing)} names missing {missing[:3]}, '
+                f'{len(unexpected)} unexpected {unexpected[:3]}. Do layers=... agree?')
     other = [name for name, value in state.items() if value.shape != own[name].shape]
     if not other: return ''
-    if other == ['conv1.weight']: remedy = f'Made for {state["conv1.weight"].shape[1]} channels: pass channels={state["conv1.weight"].shape[1]}'
+    if other == ['conv1.weight']:
+        channels = state['conv1.weight'].shape[1]
+        remedy = f'Made for {channels} channels: pass channels={channels}'
     elif all(name.startswith('fc.') for name in other): remedy = 'Other classes? Pass head=False'
     else: remedy = 'Was the net made with another width or cardinality?'
-    return f'{file}: {len(other)} of other shapes: {[f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in other[:3]]}. {remedy}'
+    shapes = [f'{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}' for name in other[:3]]
+    return f'{file}: {len(other)} of other shapes: {shapes}. {remedy}'
 
 def load_published(
     model:nn.Module, # from `resnext3d`, changed in place
     file:str|Path, # checkpoint of 3D-ResNets-PyTorch or MARS, or any saved by torch.save with these names
-    head:bool|None=True, # load the last layer, too; False: it stays as it is, for other classes; None: load it where it has the same number of classes
+    head:bool|None=True, # load the last layer, too; False: leave it as it is; None: load it where its shape fits
 )->nn.Module: # the same; .whole says whether all of it was loaded
-    "Load a published checkpoint. Raises `WeightsError` where a number is missing, left over or of another shape; then nothing is loaded."
+    "Load a published checkpoint. Raises `WeightsError` where it does not fit exactly; then nothing is loaded."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error: raise WeightsError(f'{file}: not a checkpoint saved by torch.save ({type(error).__name__}: {str(error).splitlines()[0]}). Is the download complete?') from error
+    except Exception as error:
+        raise WeightsError(f'{file}: not a checkpoint saved by torch.save ({type(error).__name__}: '
+                           f'{str(error).splitlines()[0]}). Is the download complete?') from error
     state = state.get('state_dict', state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()): raise WeightsError(f'{file}: holds no state dict, neither at the top nor under state_dict')
-    state = {name.removeprefix('module.'): value for name, value in state.items() if not name.endswith('num_batches_tracked')}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f'{file}: holds no state dict, neither at the top nor under state_dict')
+    state = {name.removeprefix('module.'): value for name, value in state.items()
+             if not name.endswith('num_batches_tracked')}
     own = {name: value for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
     if head is None: head = 'fc.weight' in state and state['fc.weight'].shape == own['fc.weight'].shape
-    if not head: state = {name: value for name, value in state.items() if not name.startswith('fc.')} | {name: value for name, value in own.items() if name.startswith('fc.')}
+    if not head:
+        body = {name: value for name, value in state.items() if not name.startswith('fc.')}
+        state = body | {name: value for name, value in own.items() if name.startswith('fc.')}
     if wrong := _differences(file, state, own): raise WeightsError(wrong)
     model.load_state_dict(state, strict=False)
     model.whole = head # no number of it is by chance

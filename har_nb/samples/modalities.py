@@ -51,7 +51,7 @@ def kept_size(
     shape, # of a frame: height, width and more
     size, # of which the shorter side counts
 )->tuple[int, int]: # height, width
-    "The size of a picture whose shorter side was scaled."
+    "The size of an image whose shorter side was scaled."
     side, least = min(height_width(size)), min(shape[:2])
     return round(shape[0]*side/least), round(shape[1]*side/least)
 
@@ -84,19 +84,19 @@ def repeated(
 @dataclass(frozen=True)
 class Modality:
     "What a net sees of a clip: which frames (`sampler`), as what (`shape`), one sample after the other (`stream`)."
-    fps:float|None = field(default=None, kw_only=True) # ticks a second at which frames are looked at; None: at every frame
+    fps:float|None = field(default=None, kw_only=True) # ticks a second at which it takes frames; None: every frame
     aspect:str = field(default='squash', kw_only=True) # one of `ASPECTS`
     crop:MovingCrop|None = field(default=None, kw_only=True) # what cuts frames before all else; None: they stay whole
     channels = 3 # of an image
-    passing = False # whether `stream` is done with a frame when it gives something, and red, green and blue are treated alike
     from_files = False # whether it reads what lies beside the frames, by `read`, and no frames
+    passing = False # whether `stream` needs no frame after what it gives for it, and treats all colours alike
     kinds = None # types of a batch of images and of a batch of clips, where they are not fastai's
     def __post_init__(self):
         if self.aspect not in ASPECTS: raise ValueError(f'aspect={self.aspect!r} is none of {", ".join(ASPECTS)}')
         if self.fps is not None and not 0 < self.fps < np.inf: raise ValueError(f'fps={self.fps!r} is no rate')
     def __init_subclass__(cls):
         cls.__repr__ = Modality.__repr__
-        if 'stream' in vars(cls): cls.passing = vars(cls).get('passing', False) # a `stream` of its own speaks for itself
+        if 'stream' in vars(cls): cls.passing = vars(cls).get('passing', False) # not inherited with another `stream`
     def __repr__(self):
         neutral = {f.name: f.default for f in fields(Modality)}
         said = sorted((f for f in fields(self) if f.repr), key=lambda f: f.name in neutral)
@@ -196,20 +196,22 @@ class SteadyEmbedding(Batched):
 # %% ../../nbs/samples/01_modalities.ipynb #6256a98b
 def arrange(
     sampler, # one of `har_nb.samples.samplers`, or another frozen value like them
-    makers:Iterable[Callable], # for each frame in order, what makes its picture; called where a sample wants it
+    makers:Iterable[Callable], # for each frame in order, what makes its image; called where a sample wants it
     n_frames:int|None=None, # how many will come, where the sampler must know
-)->Iterator[list|None]: # after each frame None, and every sample that is complete: a list of pictures
-    "Put what is made of frames into the samples that a sampler plans. Raises `ValueError` for a sampler that must know the number of frames and does not."
+)->Iterator[list|None]: # after each frame None, and every sample that is complete: a list of images
+    "Put what is made of frames into a sampler's samples. Raises `ValueError` where it needs to know `n_frames`."
     length, span = sampler.length, sampler.span
     if sampler.counted and n_frames is None: raise ValueError(f'{sampler} must know the number of frames')
     known = n_frames if sampler.counted else None
-    horizon, planned, first, number, places, begun = known or 0, 0, 0, -1, {}, {} # frame -> [(sample, slot)]; sample -> {slot: picture}
+    horizon, planned, first, number = known or 0, 0, 0, -1
+    places, begun = {}, {} # frame -> [(sample, slot)]; sample -> {slot: image}
     for number, make in enumerate(makers):
         if number == 0 or known is None and number + span > horizon:
             horizon = known or 2*(number + span)
             rows = sampler(horizon)
             for sample in range(planned, len(rows)):
-                for slot, wanted in enumerate(rows[sample].tolist()): places.setdefault(wanted, []).append((sample, slot))
+                for slot, wanted in enumerate(rows[sample].tolist()):
+                    places.setdefault(wanted, []).append((sample, slot))
             planned = len(rows)
         picture = make() if number in places else None
         for sample, slot in places.pop(number, ()): begun.setdefault(sample, {})[slot] = picture
@@ -227,7 +229,11 @@ class Frames(Modality):
     "The frames a sampler picks: images where it takes one at a time, clips otherwise."
     sampler:object # one of `har_nb.samples.samplers`, or another frozen value like them
     passing = True
-    def stream(self, frames:Iterable, size, n_frames:int|None=None)->Iterator: # of height width C or T height width C uint8, or None
+    def stream(self,
+        frames:Iterable, # H W C uint8
+        size, # side, or (height, width), in pixels
+        n_frames:int|None=None # how many will come, where the sampler must know
+    )->Iterator: # of height width C or T height width C uint8, or None
         for sample in arrange(self.sampler, (partial(resize, frame, size) for frame in frames), n_frames):
             yield None if sample is None else np.stack(sample).reshape(self.shape(size))
 
@@ -235,7 +241,7 @@ class Frames(Modality):
 def side_by_side(
     frames:Iterable, # of H W C uint8, in order
     takers, # each is called with the frames, and gives samples and None
-    lent:bool=False, # each frame is overwritten when the next is asked for; a taker is done with one when it gives something
+    lent:bool=False, # each frame is overwritten when the next one is taken, and not needed after its sample
 )->Iterator[tuple[int, np.ndarray]]: # place of the taker, and its next sample
     "What several take from one pass over the frames, each sample as soon as it is complete."
     source, waiting, taken, gone = iter(frames), deque(), [0]*len(takers), 0
@@ -278,7 +284,8 @@ def encode_image(
     image:np.ndarray, # H W C uint8
 )->bytes:
     "An image as JPEG."
-    plain = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[-1] == 3 else image.transpose(2, 0, 1).reshape(-1, image.shape[1])
+    if image.shape[-1] == 3: plain = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    else: plain = image.transpose(2, 0, 1).reshape(-1, image.shape[1])
     return cv2.imencode('.jpg', plain, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1].tobytes()
 
 def decode_image(
@@ -293,9 +300,10 @@ def decode_image(
 def through_jpeg(
     sample:np.ndarray, # ... H W C uint8
 )->np.ndarray: # the same shape
-    "A sample as a store of JPEG pictures gives it back."
+    "A sample as a store of JPEG images gives it back."
     out = np.empty_like(sample)
-    for image, back in zip(sample.reshape(-1, *sample.shape[-3:]), out.reshape(-1, *sample.shape[-3:]), strict=True): decode_image(encode_image(image), back)
+    for image, back in zip(sample.reshape(-1, *sample.shape[-3:]), out.reshape(-1, *sample.shape[-3:]), strict=True):
+        decode_image(encode_image(image), back)
     return out
 
 # %% ../../nbs/samples/01_modalities.ipynb #007fdb10
@@ -307,7 +315,7 @@ def swap_colours(
     return sample
 
 def stream_video(
-    path, # a video file, or a folder of numbered pictures
+    path, # a video file, or a folder of numbered images
     modalities, # what to take from it
     size, # side of the images, or (height, width), in pixels
     take:Callable, # called with the place of the modality and its next sample
@@ -319,12 +327,13 @@ def stream_video(
         for sample in modalities[place].read(path, size, start, stop): take(place, sample)
     if len(seen := [place for place, modality in enumerate(modalities) if not modality.from_files]) < len(modalities):
         if not seen: return (modalities[0].n_frames(path) if stop is None else stop) - start
-        return stream_video(path, [modalities[place] for place in seen], size, lambda at, sample: take(seen[at], sample), start, stop)
+        def put(at, sample): take(seen[at], sample)
+        return stream_video(path, [modalities[place] for place in seen], size, put, start, stop)
     rates = {modality.fps for modality in modalities} - {None}
     passing = not rates and all(modality.passing and modality.crop is None for modality in modalities)
     n_frames, times = None, None
     frames = (iter_pictures if passing else iter_frames)(path, start, stop)
-    if rates: times = frame_times(path, fps=max(rates))[start:stop] # a folder of pictures has the rate that is asked for
+    if rates: times = frame_times(path, fps=max(rates))[start:stop] # a folder of images takes any rate
     if any(modality.sampler.counted for modality in modalities):
         n_frames = stop - start if stop else max(probe(path).n_frames - start, 1)
     read = 0
@@ -334,11 +343,13 @@ def stream_video(
     for place, sample in interleave(counted(), modalities, size, n_frames, times, lent=passing):
         take(place, swap_colours(sample) if passing else sample)
     expected = expected_frames(path, start + read) if stop is None else stop
-    if start + read < expected: raise VideoError(path, f'cut off: {start + read} of {expected} frames', 'Fetch it again, or leave it out')
+    if start + read < expected:
+        raise VideoError(path, f'cut off: {start + read} of {expected} frames', 'Fetch it again, or leave it out')
     return read
 
+# %% ../../nbs/samples/01_modalities.ipynb #f5f6dacc
 def sample_video(
-    path, # a video file, or a folder of numbered pictures
+    path, # a video file, or a folder of numbered images
     modalities, # what to take from it
     size, # side of the images, or (height, width), in pixels
     start:int=0, # number of the first frame

@@ -15,7 +15,7 @@ from ..core import name_of, nearest
 from .terminal import UsageError, screen
 
 # %% ../../nbs/tools/02_tables.ipynb #c1bfa01b
-PAPERS = ('mei', 'transnet', 'dual_stream_attention', 'kpsem', 'dual_action')
+PAPERS = ('mei', 'transnet', 'dual_stream_attention', 'kpsem', 'dual_action', 'comparison')
 
 def paper_of(
     name:str # of a table: 'mei.table2', 'attention_ablations.streams', or one of your own
