@@ -33,7 +33,8 @@ if not collecting:
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
 def test_the_five_backbones_cost_what_torchvision_publishes(backbone, device):
     "Parameters exactly; multiply-adds are published in billions with three decimals, so to half of the last one."
-    meta, size = get_model_weights(backbone).DEFAULT.meta, 299 if backbone is inception_v3 else 224
+    meta = get_model_weights(backbone.__name__).DEFAULT.meta
+    size = 299 if backbone is inception_v3 else 224
     with torch.device(device): model, picture = backbone(), torch.zeros(1, 3, size, size)
     assert count_parameters(model) == meta['num_params'] - AUXILIARY.get(backbone, 0)
     assert abs(count_operations(model, picture)/1e9 - meta['_ops']) <= .0005

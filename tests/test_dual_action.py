@@ -358,7 +358,7 @@ def test_frames_come_as_often_as_printed():
     assert D.table1.rows[0].sees(s).fps == 25
 
 
-@parametrize('preset', ['paper', 'corners', 'small', 'demo'], lambda: D.table1.presets)
+@parametrize('preset', ['paper', 'mars', 'mars_leaky', 'corners', 'small', 'demo'], lambda: D.table1.presets)
 def test_presets_hold(preset): assert settings_of(D.table1, preset)['alpha'] == 50
 
 

@@ -74,7 +74,8 @@ def test_every_row_of_every_preset_can_be_made(table):
             made.add(str(described))
             assert isinstance(model, WithKPSEM) == s.get('kpsem', True), row.name
             assert model.head.out_features == 7
-    assert len({row.name for row in table.rows}) == len(table.rows) and {'paper', 'small', 'demo'} == set(table.presets)
+    assert len({row.name for row in table.rows}) == len(table.rows)
+    assert {'paper', 'multifiber', 'small', 'demo'} == set(table.presets)
 
 
 def test_printed_numbers():
