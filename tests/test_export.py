@@ -163,8 +163,10 @@ def placed(runs, small_set):
     return run_id
 
 
-@pytest.mark.parametrize(
-    'precision', [pytest.param('float32', marks=pytest.mark.slow), pytest.param('float16', marks=pytest.mark.slow), 'int8'])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('float32', 'float16')]
+
+
+@pytest.mark.parametrize('precision', [*SLOW, 'int8'])
 def test_a_file_is_judged_by_accuracy(placed, tmp_path, precision):
     file = tmp_path/'net.onnx'
     _, judged = E.export_judged(placed, file, precision, most_loss=1., most_clips=8)
