@@ -121,7 +121,8 @@ class Screen:
         values=None, # the same for programs, default the table
         index:bool=False # its index is the first column
     ):
-        shown = table.rename_axis(table.index.name or '').reset_index() if index else table
+        if index and table.index.nlevels == 1: table = table.rename_axis(table.index.name or '')
+        shown = table.reset_index() if index else table
         self.note(**{name: shown if values is None else values})
         if self.as_json: return
         if self.room(): draw(columns_of(shown), self.room())
