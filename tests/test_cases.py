@@ -522,7 +522,7 @@ def test_an_own_set_is_trained_and_its_run_predicts_every_case(har, gathered, tm
     assert 'on own UCF101' in ran.out
     assert 'difference' not in ran.out, 'nothing is compared with what is printed for UCF101'
     assert 'leak: train-test: 100.0%' in ran.err
-    run_id = re.search(r'normal\W+(\w{32})', ran.out)[1]
+    run_id = re.search(r'(\w{32})  normal', ran.out)[1]
     pictures(tmp_path/'clip'/'00001')
     (tmp_path/'link').symlink_to(gathered)
     odd = os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.mp4')

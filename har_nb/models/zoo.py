@@ -27,7 +27,7 @@ from har_nb.models.backbones import (
 from .dual_action import AttentionFusion, Student, feature_shapes
 from .kpsem import with_kpsem
 from .mfnet import mfnet
-from .r3d import narrow_resnet, r3d
+from .r3d import narrow_resnet, r3d, small_3d
 from .resnext3d import resnext3d
 from .segmentation import Autoencoder
 from .transnet import GRUHead, MeanHead, Table1Head, TransNet, narrow, r3d_18, scaled_mean, vgg16, vgg19
@@ -103,6 +103,7 @@ NETS = (
         lambda: TwoStacks(EarlyFusion(4, frames=4, motion=8, width=.1)), ((5, 4, 48, 48),)),
     Net('MFNet', partial(mfnet, num_classes=51), (CLIP,), _small_mfnet, (_SMALL_CLIP,)),
     Net('R3D', partial(r3d, num_classes=51), (CLIP,), _small_r3d, (_SHORT_CLIP,)),
+    Net('small_3d', small_3d, ((3, 8, 40, 40),)),
     Net('MF-KPSEM', lambda: with_kpsem(mfnet(num_classes=51)), (CLIP,),
         lambda: with_kpsem(_small_mfnet(), 'conv3', size=(8, 48, 48), sets=2), (_SMALL_CLIP,)),
     Net('R3D-KPSEM', lambda: with_kpsem(r3d(num_classes=51), 'res3'), (CLIP,),
