@@ -46,7 +46,8 @@ def test_nets_that_need_something(net, tmp_path):
               'mobilenet_v1', 'mobilenet_v1, as in Keras', 'TwoStream', 'EnsembleNet', 'EmbedClips',
               'TransNet, MobileNet', 'TransNet, MobileNetV2', 'TransNet, VGG16', 'TransNet, VGG19', 'R3D-18',
               'Autoencoder', 'EarlyFusion', 'LateFusion', 'TwoStacks of EarlyFusion', 'MFNet', 'R3D', 'small_3d',
-              'MF-KPSEM', 'R3D-KPSEM', 'ResNeXt3D-101, frames', 'ResNeXt3D-101, flow', 'Student', 'AttentionFusion'], lambda: NETS)
+              'MF-KPSEM', 'R3D-KPSEM', 'ResNeXt3D-101, frames', 'ResNeXt3D-101, flow', 'Student',
+              'AttentionFusion'], lambda: NETS)
 def test_every_net(net, kind, tmp_path):
     if kind == '.ts' and any(word in net.name for word in NO_TRACE):
         name = type((net.small or net.make)()).__name__
