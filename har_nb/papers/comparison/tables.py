@@ -167,7 +167,7 @@ def painter(job: Job, painting: Painting) -> tuple[Path, dict]:  # weights of an
     return file, about
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #1531ac62
-FITTING = Fitting(epochs=12, lr=5e-3, batch_size=16, mixed_precision=False)
+FITTING = Fitting(epochs=12, lr=2e-3, batch_size=16, mixed_precision=False)
 IMITATION = Imitation(teacher='teacher', levels=('layer1', 'layer2', 'layer3', 'flatten'))
 PAINTING = Painting()
 OF_FRAMES = dict(mean=PAIR_MEAN[:3], std=PAIR_STD[:3])  # what 3D nets expect of frames
@@ -322,7 +322,7 @@ SETTINGS = dict(
     flow='har_nb.motion.flow_pictures:DIS',
     bound=5.0,
     epochs=12,
-    lr=5e-3,
+    lr=2e-3,
     batch_size=16,
     flip=True,
 )
@@ -339,7 +339,7 @@ DECIDED = (
     ('validation', 'none', 'nothing is chosen by it'),
 )
 COMMON = dict(paper=PAPER, dataset='sports', sample='clip', settings=SETTINGS, decided=DECIDED, validation=0.0)
-RATES = (2e-3, 5e-3, 1.25e-2)
+RATES = (8e-4, 2e-3, 5e-3)
 RATE = {}  # of a row, where it is not that of the settings
 
 
