@@ -69,7 +69,7 @@ LEVELS = ('plain', 'hard')
 DEVELOPMENT, MEASUREMENT = 101, 202     # seeds of two sets of people: one to tune on, one to measure on
 
 # %% ../../nbs/data/13_sports.ipynb #baeca146
-PACE, HEIGHT, CAMERA, OTHERS = (.7, 1.4), (.34, .6), 2.5, 3   # what *hard* draws from
+PACE, HEIGHT, CAMERA, OTHERS = (.7, 1.4), (.36, .62), 1.5, 3   # what *hard* draws from
 
 def factors_of(person:int,      # its number
                take:int,
@@ -230,7 +230,7 @@ def in_words(factors:Factors)->dict: # camera, effects, speed, distance: 'moving
     speed = 'slow' if factors.pace < .9 else 'fast' if factors.pace > 1.1 else 'usual'
     return dict(camera='moving' if factors.camera else 'still', effects='yes' if factors.effects else 'no',
                 clutter='yes' if factors.others else 'no',
-                speed=speed, distance='far' if factors.height < .47 else 'near')
+                speed=speed, distance='far' if factors.height < .49 else 'near')
 
 def index_of(settings:dict, # of a set, as set.json has them
             ):              # DataFrame: file, label, group, split, person, take, the words, and the factors in numbers
