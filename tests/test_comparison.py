@@ -16,14 +16,17 @@ if not collecting:
     from har_nb.papers.comparison import tables
     from har_nb.papers.comparison.claims import (
         CONTRASTS,
+        chosen_columns,
         claims,
         claims_page,
         footing,
         footing_table,
         holm,
+        plot_people,
         smallest_visible,
         verdict,
     )
+    from har_nb.papers.comparison.uses import uses_file, uses_table
     from har_nb.samples.samplers import MiddleFrames
 
 SMALL = dict(size=32, epochs=1, batch_size=8)
@@ -173,3 +176,37 @@ def test_the_small_3d_net_has_the_levels_that_a_student_is_asked_for():
         8,
     )
     assert set(ORDER_PAIRS) == {('ClimbUp', 'ClimbDown'), ('CrankForward', 'CrankBackward')}
+
+
+def test_a_page_shows_the_columns_that_are_asked_for():
+    lines = [dict(row='MEI', hard='50.0', ms='3')]
+    assert chosen_columns(lines, None) == lines and chosen_columns(lines, ('ms', 'row')) == [dict(ms='3', row='MEI')]
+    few_columns = footing_table('no folder', columns=('row', 'hard (95%)')).splitlines()
+    assert few_columns[0].count('|') == 3 and len(few_columns) == 2 + len(tables.ROWS)
+
+
+def test_accuracy_against_people_is_a_line_a_row(tmp_path):
+    assert plot_people(tmp_path) is None
+    rows = [(name, n) for name in tables.LEARNERS for n in tables.PEOPLE]
+    lines = [dict(table='comparison.people', row=f'{name}, {n} people', mean=30 + n, low=29 + n, high=33 + n)
+             for name, n in rows]
+    text = ('note', 'flow', 'set_from', 'preset', 'settings', 'weights', 'weights_digest', 'decided')
+    columns = dict.fromkeys(text, '')
+    pd.DataFrame(lines).assign(**columns).to_csv(tmp_path / 'comparison.csv', index=False)
+    axis = plot_people(tmp_path).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == sorted(tables.LEARNERS)
+    assert all(list(line.get_xdata()) == list(tables.PEOPLE) for line in axis.lines[:1])
+
+
+def test_what_nets_use_stands_beside_each_other(tmp_path):
+    assert 'Nothing' in uses_table(tmp_path)
+    def line(row, probe, difference, low, high):
+        accuracy = 50 + difference
+        return dict(row=row, probe=probe, accuracy=accuracy, difference=difference, low=low, high=high, changed=7)
+    file = uses_file(tmp_path)
+    file.parent.mkdir()
+    pd.DataFrame([line('MEI', 'as it is', 0, 0, 0), line('MEI', 'reversed', -20, -25, -15),
+                  line('MFNet', 'as it is', 0, 0, 0), line('MFNet', 'reversed', 1, -2, 3),
+                  line('MFNet', 'kpsem silent', 0, -1, 1)]).to_csv(file, index=False)
+    assert uses_table(tmp_path).splitlines()[-1] == '| reversed | -20* / 7% | +1 / 7% |'
+    assert 'kpsem silent' not in uses_table(tmp_path) and 'kpsem silent' in uses_table(tmp_path, parts=True)
