@@ -1177,6 +1177,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'har_nb/learning/callbacks.py'),
                                            'har_nb.learning.callbacks.Checkpoint.epochs_done': ( 'learning/callbacks.html#checkpoint.epochs_done',
                                                                                                  'har_nb/learning/callbacks.py'),
+                                           'har_nb.learning.callbacks.Checkpoint.put_back': ( 'learning/callbacks.html#checkpoint.put_back',
+                                                                                              'har_nb/learning/callbacks.py'),
                                            'har_nb.learning.callbacks.Checkpoint.read': ( 'learning/callbacks.html#checkpoint.read',
                                                                                           'har_nb/learning/callbacks.py'),
                                            'har_nb.learning.callbacks.Checkpoint.trained_epoch': ( 'learning/callbacks.html#checkpoint.trained_epoch',

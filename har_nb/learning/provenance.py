@@ -34,6 +34,7 @@ def shorten(
     if len(text) <= limit: return text
     return f'{text[:limit - 23]}... sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
+# %% ../../nbs/learning/02_provenance.ipynb #e203f431
 def flatten(
     settings:dict, # nested
     prefix:str='' # of the names
@@ -57,6 +58,7 @@ def code_version()->str:
     "Commit of the checkout, with '-dirty' behind it when tracked files were changed; 'unknown' outside of git."
     return (_git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*') or 'unknown').strip()
 
+# %% ../../nbs/learning/02_provenance.ipynb #5cc015d4
 @lru_cache
 def code_digest()->str: # 64 hex digits
     "What the modules of the package hold: equal for equal code, committed or not."
@@ -64,6 +66,7 @@ def code_digest()->str: # 64 hex digits
              for file in sorted(PACKAGE.rglob('*.py'))]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
+# %% ../../nbs/learning/02_provenance.ipynb #1bd160d2
 @lru_cache
 def uncommitted(
     limit:int=100_000 # characters
@@ -77,6 +80,7 @@ def process_tags()->dict:
     started = str(psutil.Process().create_time())
     return dict(host=socket.gethostname(), pid=str(os.getpid()), process_started=started, git_sha=code_version())
 
+# %% ../../nbs/learning/02_provenance.ipynb #3254b592
 def process_lives(
     tags:dict # as `process_tags` gave them, or those of a foreign run
 )->bool|None: # None where this host cannot know
@@ -109,6 +113,7 @@ def _torch():
     return dict(cpu_capability=torch.backends.cpu.get_cpu_capability(), gpu=gpus, cuda=torch.version.cuda,
                 cudnn=torch.backends.cudnn.version(), threads=torch.get_num_threads())
 
+# %% ../../nbs/learning/02_provenance.ipynb #d5ffa14d
 def environment()->dict:
     "All that numbers may depend on beside data and settings: Python, machine, threads, code, every package's version."
     machine = dict(python=sys.version, platform=platform.platform(), cpu=_cpu(), cores=os.cpu_count(),

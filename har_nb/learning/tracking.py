@@ -33,10 +33,12 @@ def tracking_uri()->str:
     own = project_folder()/'mlruns'/'mlflow.db'
     return os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{own.as_posix()}'
 
+# %% ../../nbs/learning/03_tracking.ipynb #20fafcea
 def shown_uri()->str:
     "Address of the tracking server without the password that may be in it."
     return re.sub(r'//([^/@:]*):[^/@]*@', r'//\1:***@', tracking_uri())
 
+# %% ../../nbs/learning/03_tracking.ipynb #60d34368
 def database_file()->Path|None:
     "The SQLite file that keeps the runs, None where something else does."
     uri = tracking_uri()
@@ -58,6 +60,7 @@ class StoreAway(HarError, ConnectionError):
         super().__init__(what, f'{mend}; called again, unfinished runs go on where they stopped')
         self.args = what,
 
+# %% ../../nbs/learning/03_tracking.ipynb #aee1300d
 AWAY = r'\[Errno -?\d+\] [\w ]+|too many \d+ error responses|[Tt]imed out|\(sqlite3\.[^\n]*'
 
 def _why_away(error):
@@ -122,6 +125,7 @@ def _client(uri, file):
         with store_answers(wait=False): client.search_experiments(max_results=1)
     return client
 
+# %% ../../nbs/learning/03_tracking.ipynb #7d7d51fc
 def open_store(): # mlflow.MlflowClient
     "A client of the tracking server, made if need be, safe for several processes. That of a helper writes nothing."
     client = _client(tracking_uri(), database_file())
