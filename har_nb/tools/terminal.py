@@ -31,6 +31,7 @@ def needed(
     "Room for the longest cell, if it is not a long text, and for the longest word of the name."
     return max(min(LONGEST, max(map(len, cells), default=0)), *map(len, name.split() or ['']), 1)
 
+# %% ../../nbs/tools/00_terminal.ipynb #d0ad83d6
 def side_by_side(
     needs:list, # letters of each column
     width:int # of the terminal
@@ -58,6 +59,7 @@ def columns_of(
         return [line.strip() for line in text.to_frame().to_string(index=False, header=False).split('\n')]
     return {str(name): lines(column) if len(table) else [] for name, column in table.items()}
 
+# %% ../../nbs/tools/00_terminal.ipynb #d4746503
 def _is_number(cells): return any(cells) and all(cell[0] in '0123456789+-.N' for cell in cells if cell)
 
 def plain(
@@ -97,6 +99,7 @@ def _wrapped(line, width):
     indent = ' '*(len(line) - len(line.lstrip()))
     return fill(line, width, subsequent_indent=f'{indent}  ', break_long_words=False, break_on_hyphens=False)
 
+# %% ../../nbs/tools/00_terminal.ipynb #7ba84d6b
 class Screen:
     "What a command says: drawn, plain, or one JSON object."
     def __init__(self,
@@ -138,6 +141,7 @@ def screen()->Screen:
     "The one that is open."
     return _open.get() or Screen()
 
+# %% ../../nbs/tools/00_terminal.ipynb #30f5297b
 @contextmanager
 def on_screen(
     as_json:bool=False # as for `Screen`
@@ -160,6 +164,7 @@ def show_counted(
     out.note(table=table.name, title=table.title, paper=table.paper)
     out.table('rows', table.count(), index=True)
 
+# %% ../../nbs/tools/00_terminal.ipynb #bbdc0cc7
 ABOUT = ('table', 'title', 'dataset', 'protocol', 'preset', 'leaky', 'parent', 'report') # what programs are told of it
 
 def show(
@@ -192,6 +197,7 @@ def _show_beside(others, decided, about):
     if len(decided): out.say('\nLeft open by the paper, and decided here:')
     for what, ours, why in decided.itertuples(index=False): out.say(f'  {what}: {ours}' + (f' ({why})' if why else ''))
 
+# %% ../../nbs/tools/00_terminal.ipynb #3ccf545d
 def _show_next(result, address):
     "What to do with the runs."
     out, about = screen(), result.attrs
