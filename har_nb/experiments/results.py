@@ -334,6 +334,7 @@ SHOWN_COSTS = (('parameters', 'parameters', '{:,.0f}'), ('gflops', 'GFLOPs', '{:
 NAMES = dict(test_acc_image='image', test_acc_clip='clip', test_acc_video='video',
              test_acc_video_balanced='video, balanced', test_acc_video_order_pairs='order pairs')
 
+# %% ../../nbs/experiments/00_results.ipynb #d2a6e259
 def readable(
     result:pd.DataFrame # as `compare` gives it
 )->pd.DataFrame: # the same as text, for people

@@ -69,6 +69,7 @@ def _quietly():
         try: yield
         finally: logging.disable(before)
 
+# %% ../../nbs/learning/14_export.ipynb #b126ffcc
 def _graph(model, samples):
     "A torch.export program of `model`."
     shapes = _open_batch(model, samples)
@@ -91,13 +92,16 @@ def _largest(x, sizes):
     found = _in_parts(x, sizes, torch.amax)
     return found, torch.zeros_like(found, dtype=torch.int64) # where they are: none of our nets asks
 
+# %% ../../nbs/learning/14_export.ipynb #eb830efd
 def _exponent(x):
     exponent = sum((x >= 2.**power).int() for power in range(31)) # exact for 1 <= x < 2**31
     return x/torch.pow(2., exponent), exponent
 
+# %% ../../nbs/learning/14_export.ipynb #074fba5d
 def _wide_choice(condition, a, b):
     return torch.where(condition, a.int(), b.int()).short() if a.dtype == torch.int16 else NotImplemented
 
+# %% ../../nbs/learning/14_export.ipynb #a29e58ae
 def _onnx_forms():
     aten = torch.ops.aten
     return {aten.adaptive_max_pool2d.default: _largest,
@@ -113,6 +117,7 @@ def _read_pt2(file):
     notes = {NOTE: ''}
     return torch.export.load(file, extra_files=notes).module(), notes[NOTE]
 
+# %% ../../nbs/learning/14_export.ipynb #e45de3da
 def _write_ts(model, samples, file, note):
     with torch.no_grad():
         torch.jit.save(torch.jit.trace(model, samples, check_trace=False), str(file), _extra_files={NOTE: note})
@@ -131,6 +136,7 @@ def _write_onnx(model, samples, file, note):
     program.model.metadata_props[NOTE] = note
     program.save(str(file), external_data=False)
 
+# %% ../../nbs/learning/14_export.ipynb #d322e256
 def _read_onnx(file):
     import onnxruntime
     session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
@@ -163,6 +169,7 @@ def _note(model, samples, about):
     note = dict(version=har_nb.__version__, output='scores of each class, B C, before softmax')
     return json.dumps(note | (about or {}) | dict(inputs=shaped), indent=1)
 
+# %% ../../nbs/learning/14_export.ipynb #efbcc537
 def _difference(model, other, samples):
     "Largest difference of outputs, as a share of the largest output."
     with torch.no_grad(): want, got = model(*samples), other(*samples)
@@ -226,11 +233,13 @@ def _about(recipe, said):
     return dict(scaled='values 0..1, minus mean, divided by std, by channel', mean=recipe.mean, std=recipe.std,
                 size=recipe.size, sample=recipe.sample, modality=said.get('modality'), coding=recipe.coding)
 
+# %% ../../nbs/learning/14_export.ipynb #ec66f3d2
 def _view(predictor):
     "An input of a predictor's net, as its test loader would give it."
     blank = np.zeros((1, *predictor.modality.shape(predictor.recipe.size)), np.uint8)
     with torch.no_grad(): return next(predictor.batches(blank)).as_subclass(torch.Tensor).cpu()
 
+# %% ../../nbs/learning/14_export.ipynb #1cb30378
 def _fused(predictor):
     "One net of the members of a predictor. Raises `ExportError`."
     fuse, members = predictor.recipe.fuse, predictor.members
@@ -279,6 +288,7 @@ class Judged:
         return (f'accuracy on {self.clips} clips of {self.part}: {100*self.before:.1f} before, {100*self.after:.1f} '
                 f'after; {self.ms_before:.1f} and {self.ms_after:.1f} ms a clip on this machine')
 
+# %% ../../nbs/learning/14_export.ipynb #10a63404
 def clips_of(
     run_id:str, # of a row
     part:str, # 'train', 'valid' or 'test'
@@ -311,12 +321,14 @@ def given_to(
         return [tuple(x.as_subclass(torch.Tensor).cpu() for x in batch)
                 for batch in zip(*(member.batches(taken[member.view]) for member in members), strict=True)]
 
+# %% ../../nbs/learning/14_export.ipynb #76b252d9
 def _said(net, batches):
     "Probabilities of a clip, and seconds."
     began = perf_counter()
     with torch.no_grad(): each = torch.cat([net(*batch).float().softmax(1) for batch in batches])
     return each.mean(0), perf_counter() - began
 
+# %% ../../nbs/learning/14_export.ipynb #91d9290a
 def judge(
     model, # the net: takes tensors, gives scores
     file, # that was written of it
@@ -343,6 +355,7 @@ class _Clips:
         batch = next(self.batches, None)
         return batch and {name: x.numpy() for name, x in zip(self.names, batch, strict=True)}
 
+# %% ../../nbs/learning/14_export.ipynb #6d2bc9c6
 def rounded(
     file, # .onnx, 32 bits
     to, # .onnx, to write
