@@ -43,6 +43,7 @@ class DownloadError(HarError):
 
 class _Again(Exception): "A fault that may be gone at the next attempt."
 
+# %% ../../nbs/data/05_download.ipynb #bccba22b
 @contextmanager
 def _alone(path):
     "One process at a time works on a file; the others wait, and then find it finished."
@@ -74,6 +75,7 @@ class _Part:
         self.version, self.glued = version, False
         if version: self.note.write_text(json.dumps(version))
 
+# %% ../../nbs/data/05_download.ipynb #326d1cef
 def _version(url, response):
     "Which version of the file a response belongs to, and the place in it where the response begins."
     spans = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range', ''))
@@ -215,12 +217,14 @@ class Member(NamedTuple):
     kind:str='file' # file, folder, link, hard link; anything else is refused
     target:str=''   # of a link
 
+# %% ../../nbs/data/05_download.ipynb #4e7e9c75
 def _climbs(name):
     "Why a name or the target of a link cannot be trusted; None where it can."
     if not name or any(ord(letter) < 32 for letter in name): return 'is empty or has control characters'
     if PureWindowsPath(name).anchor: return 'is absolute or names a drive'
     if '..' in PureWindowsPath(name).parts: return "climbs with '..'"
 
+# %% ../../nbs/data/05_download.ipynb #fdc19b9d
 def refused(
     members, # `Member`s of an archive
 )->dict: # name -> reason
@@ -245,6 +249,7 @@ def _zip_kind(info):
     if mode == stat.S_IFLNK and info.file_size < 4096: return 'link'
     return 'file' if mode in (0, stat.S_IFREG) else 'device'
 
+# %% ../../nbs/data/05_download.ipynb #0a43e393
 def _tar_kind(info):
     if info.isreg(): return 'file'
     if info.isdir(): return 'folder'
@@ -263,6 +268,7 @@ class _Zip:
             yield Member(info.filename, info.file_size, kind, target)
     def write(self, folder, members): _write(folder, members, self.file.open)
 
+# %% ../../nbs/data/05_download.ipynb #048d93f1
 class _Tar(_Zip):
     def __init__(self, path): self.file = tarfile.open(path)
     def members(self):
@@ -291,6 +297,7 @@ def _rar_kind(about, soft, hard):
     if about.get('Folder') == '+': return 'folder'
     return 'encrypted file' if about.get('Encrypted') == '+' else 'file'
 
+# %% ../../nbs/data/05_download.ipynb #2f13ea41
 class _Rar:
     def __init__(self, path): self.path = Path(path)
     def __enter__(self): return self
@@ -313,6 +320,7 @@ class _Rar:
             yield Member(about['Path'], int(about.get('Size') or 0), _rar_kind(about, soft, hard), soft or hard)
     def write(self, folder, members): self._7zz('x', '-bd', '-aoa', f'-o{folder}')
 
+# %% ../../nbs/data/05_download.ipynb #28e3a0ba
 _KINDS = ((b'Rar!\x1a\x07', _Rar), (b'PK', _Zip))
 
 def _opened(path):
@@ -326,6 +334,7 @@ def _opened(path):
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError,
             NotImplementedError, OSError)
 
+# %% ../../nbs/data/05_download.ipynb #73192583
 def _list(archive, folder): return Path(folder)/'.unpacked'/f'{Path(archive).name}.json'
 
 def unpacked(

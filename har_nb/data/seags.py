@@ -50,6 +50,7 @@ _YES_NO = {'': '', 'yes': 'yes', 'true': 'yes', '1': 'yes', '1.0': 'yes',
            'no': 'no', 'false': 'no', '0': 'no', '0.0': 'no'}
 _FOLDER_NAME = r'[^\s./\\<>:"|?*\x00-\x1f]([^/\\<>:"|?*\x00-\x1f]*[^\s./\\<>:"|?*\x00-\x1f])?'
 
+# %% ../../nbs/data/11_seags.ipynb #8208ad91
 def _rows(sources, problems):
     "Name of the table, its columns, and (line, row as a dict) for each row."
     if not isinstance(sources, pd.DataFrame): return str(sources), *read_table(sources, problems)
@@ -60,6 +61,7 @@ def _rows(sources, problems):
     if not rows: problems.append(('table', None, 'the table is empty'))
     return 'table', columns, rows
 
+# %% ../../nbs/data/11_seags.ipynb #63f13317
 def _checked(row, wrong):
     "A row with numbers for seconds; `wrong` is called with each fault."
     row = dict.fromkeys(SOURCE_COLUMNS, '') | row
@@ -80,6 +82,7 @@ def _checked(row, wrong):
 # %% ../../nbs/data/11_seags.ipynb #e222e4fc
 def is_address(video:str)->bool: return bool(re.match('https?://', video))
 
+# %% ../../nbs/data/11_seags.ipynb #b12938ca
 def read_sources(
     sources,            # a CSV or a DataFrame; columns: video, class and any others of `SOURCE_COLUMNS`
     folder=None,        # where files without a full path are; default: beside the CSV, or the current folder
@@ -167,6 +170,7 @@ def _shown(source, a, b):
 
 _PLAN = ['line', 'video', 'class', 'part', 'parts', 'start', 'stop', 'fps', 'start_s', 'end_s', 'problem', 'detail']
 
+# %% ../../nbs/data/11_seags.ipynb #a6f4fb6d
 def plan(
     sources:pd.DataFrame,   # rows of `read_sources`, with n_frames, fps and (where they vary) times of each video
     rule:Rule=SEAGS_V1,     # how long clips are
@@ -207,6 +211,7 @@ def unlike_the_rule(
             told.append(about | dict(problem='many', detail=detail))
     return told
 
+# %% ../../nbs/data/11_seags.ipynb #421ffaa8
 def uneven(
     sources:pd.DataFrame,   # rows with line, video, fps and times (None where number / fps is the time)
 )->list: # rows of a report
@@ -228,6 +233,7 @@ def _fetched(shop, address, progress):
     from har_nb.data.download import fetch_video
     return fetch_video(address, folder, name, progress=progress)
 
+# %% ../../nbs/data/11_seags.ipynb #5d37a576
 def _look(shop, progress, video, halt):
     "Facts of a source (path, sha256, n_frames, fps, times, height, width), from the ledger where it has not changed."
     name, path = video
@@ -259,6 +265,7 @@ def _by(protocol):
     if not by: raise ValueError(f"protocol is 'source' or 'clip', not {protocol!r}")
     return by
 
+# %% ../../nbs/data/11_seags.ipynb #27ebe49b
 def split_seags(
     dataset:ActionDataset,  # groups are the sources
     protocol:str='source',  # 'clip': the paper's shuffle, which leaks
@@ -273,6 +280,7 @@ def split_seags(
         dealt = replace(dataset, clips=dataset.clips.assign(split=np.array(['train', 'test'])[part]))
     return replace(dealt, protocol=f'by {protocol.removeprefix("by ")}', split_name=f'seed {seed}')
 
+# %% ../../nbs/data/11_seags.ipynb #30beb2e7
 def open_seags(
     root,                       # a set built here
     protocol:str|None=None,     # 'source' or 'clip' deal it anew; default: as it was built
@@ -297,6 +305,7 @@ def _csv(rows, columns=None): return pd.DataFrame(rows, columns=columns).to_csv(
 
 def _report_csv(report): return _csv(report, ['source', 'line', 'problem', 'detail', 'severity'])
 
+# %% ../../nbs/data/11_seags.ipynb #05dd9e93
 def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     "Everything in its place: clips, lists, manifest, near-duplicates, report."
     manifest = manifest.assign(split=dataset.clips.split.to_numpy())
@@ -318,6 +327,7 @@ def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     write_if_new(shop.root/'report.csv', _report_csv(report))
     return open_seags(shop.root)
 
+# %% ../../nbs/data/11_seags.ipynb #f3fbb29a
 def _near_duplicates(dataset, progress):
     "Pairs of clips of different sources that look the same, as the text of a table."
     from har_nb.data.audit import near_duplicates
@@ -346,6 +356,7 @@ def _sources(shop, table, report, workers, progress):
         table[name] = pd.Series(values, table.index, dtype=object if name == 'times' else None)
     return table.assign(group=table.groupby('sha256').video.transform('first'))
 
+# %% ../../nbs/data/11_seags.ipynb #eed75ba6
 def _without_twins(segments, report):
     "Segments whose frames are not already in a row above, by another name of the same file."
     kept, taken = [], defaultdict(list)
@@ -430,6 +441,7 @@ def _manifest(shop, segments, suffix, encoder):
 _MANIFEST = ['path', 'class', 'source', 'source_sha256', 'start', 'stop', 'start_s', 'end_s', 'fps', 'height', 'width',
              'cropped', 'platform', 'has_effects', 'clip_sha256', 'encoder']
 
+# %% ../../nbs/data/11_seags.ipynb #9e7633d8
 def _dataset(root, manifest, split='train'):
     clips = pd.DataFrame(dict(path=manifest.path.tolist(), label=manifest['class'].tolist(),
                               group=manifest.source.tolist(), split=split), dtype=str)
@@ -439,6 +451,7 @@ def _dataset(root, manifest, split='train'):
 def _painted(number, pictures): # the same for every piece of a clip
     return edit(pictures, np.random.default_rng(number))
 
+# %% ../../nbs/data/11_seags.ipynb #365c3dfc
 def _chosen(table, share, seed):
     "The clips to paint: a share of those of each class and split that have no effects yet."
     clean = table[table.has_effects != 'yes']
@@ -446,6 +459,7 @@ def _chosen(table, share, seed):
     places = order.groupby(['class', 'split'])
     return set(order.path[places.cumcount() < (share*places.path.transform('size') + .5).astype(int)])
 
+# %% ../../nbs/data/11_seags.ipynb #09e61ba3
 def _dressed(shop, codec, suffix, job, halt):
     "Paint the clip of a job, or copy it where there is nothing to paint."
     if job.paint: return cut_clips(shop, codec, suffix, job, halt)
@@ -455,6 +469,7 @@ def _dressed(shop, codec, suffix, job, halt):
     info = probe(path)
     shop.made(job.cuts[0].key, path, height=info.height, width=info.width)
 
+# %% ../../nbs/data/11_seags.ipynb #191410e0
 def _rows_of(dataset, facts):
     "What the manifest of a set says of its clips, or what can be said without one."
     file = dataset.root/'manifest.csv'
