@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .dataset import ActionDataset
 from .download import DownloadError, download, fetch_video, unpack, unpacked
@@ -88,42 +89,48 @@ class Entry:
         lines = [f'- {name}: {text}' if name else f'- {text}' for name, text in about.items() if text]
         return f'**{self.title}**\n\n```\n{tree(self.layout)}\n```\n' + '\n'.join(lines)
 
-    def open(self,
-        folder,                     # laid out as `layout` says
-        split:int=1,                # number of the published split
-        protocol:str='official',    # one of `protocols`
-        must_exist:bool=True,       # False: the lists alone, no file is looked for
-        seed:int=0,                 # where the protocol draws
-    )->ActionDataset:
-        "The set with a split; `ListError` names every fault of its lists by file and line."
-        if split not in self.counts:
-            raise ValueError(f'{self.title} has no split {split}: {", ".join(map(str, self.counts))}')
-        if protocol not in self.protocols:
-            raise ValueError(f'{self.title} has no protocol {protocol!r}: {", ".join(self.protocols)}')
-        return self.protocols[protocol](lambda number: self.read(Path(folder), number, must_exist), split, seed)
+# %% ../../nbs/data/06_catalog.ipynb #7b9c0837
+@patch
+def open(self:Entry,
+    folder,                     # laid out as `layout` says
+    split:int=1,                # number of the published split
+    protocol:str='official',    # one of `protocols`
+    must_exist:bool=True,       # False: the lists alone, no file is looked for
+    seed:int=0,                 # where the protocol draws
+)->ActionDataset:
+    "The set with a split; `ListError` names every fault of its lists by file and line."
+    if split not in self.counts:
+        raise ValueError(f'{self.title} has no split {split}: {", ".join(map(str, self.counts))}')
+    if protocol not in self.protocols:
+        raise ValueError(f'{self.title} has no protocol {protocol!r}: {", ".join(self.protocols)}')
+    return self.protocols[protocol](lambda number: self.read(Path(folder), number, must_exist), split, seed)
 
-    def holds(self,
-        folder,
-    )->bool:
-        "Whether the classes and counts of its lists are those of the published set, but for one in fifty."
-        for number, published in self.counts.items():
-            try: dataset = self.read(Path(folder), number, False)
-            except ListError as error: dataset = error.dataset
-            if dataset is None or not len(dataset): return _folders_of_classes(Path(folder)) == self.classes
-            total = sum(published.values()) or self.clips
-            if len(dataset.classes) == self.classes and abs(len(dataset) - total) <= total/50: return True
-        return False
+# %% ../../nbs/data/06_catalog.ipynb #17f6d1aa
+@patch
+def holds(self:Entry,
+    folder,
+)->bool:
+    "Whether the classes and counts of its lists are those of the published set, but for one in fifty."
+    for number, published in self.counts.items():
+        try: dataset = self.read(Path(folder), number, False)
+        except ListError as error: dataset = error.dataset
+        if dataset is None or not len(dataset): return _folders_of_classes(Path(folder)) == self.classes
+        total = sum(published.values()) or self.clips
+        if len(dataset.classes) == self.classes and abs(len(dataset) - total) <= total/50: return True
+    return False
 
-    def check(self,
-        folder,
-        files:bool=True,            # decode every file
-        workers:int|None=None,      # processes; default: one for each core
-        progress:bool=True,         # a bar, on a terminal
-    )->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
-        "Hold a folder against what was published of the set."
-        rows = _check_lists(self, Path(folder))
-        malformed = any(problem == 'malformed list' for _, problem, *_ in rows)
-        return _report(rows if malformed else rows + _check_files(self, Path(folder), files, workers, progress))
+# %% ../../nbs/data/06_catalog.ipynb #f167f62b
+@patch
+def check(self:Entry,
+    folder,
+    files:bool=True,            # decode every file
+    workers:int|None=None,      # processes; default: one for each core
+    progress:bool=True,         # a bar, on a terminal
+)->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
+    "Hold a folder against what was published of the set."
+    rows = _check_lists(self, Path(folder))
+    malformed = any(problem == 'malformed list' for _, problem, *_ in rows)
+    return _report(rows if malformed else rows + _check_files(self, Path(folder), files, workers, progress))
 
 # %% ../../nbs/data/06_catalog.ipynb #0ea587b2
 def official(read, split, seed): return read(split)

@@ -157,29 +157,34 @@ class Workshop:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._read()
         return self
-
-    def _read(self):
-        "The ledger; a line cut short by a crash of the machine is removed."
-        self.known = dict(source={}, clip={})
-        lines = self.ledger.read_text(encoding='utf-8').split('\n') if self.ledger.is_file() else ['']
-        for line in lines[:-1]:
-            try: row = json.loads(line)
-            except ValueError: continue
-            self.known[row['what']][row['key']] = row
-        if lines[-1]: self.ledger.write_text('\n'.join(lines[:-1] + ['']), encoding='utf-8')
-
     def __exit__(self, *error): self.lock.release()
 
-    def note(self, what, key, **facts):
-        "A line of the ledger: facts of a 'source' or of a 'clip'."
-        with self.turn, self.ledger.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
-        self.known[what][key] = dict(key=key) | facts
+# %% ../../nbs/data/10_cutting.ipynb #615a43c7
+@patch
+def _read(self:Workshop):
+    "The ledger; a line cut short by a crash of the machine is removed."
+    self.known = dict(source={}, clip={})
+    lines = self.ledger.read_text(encoding='utf-8').split('\n') if self.ledger.is_file() else ['']
+    for line in lines[:-1]:
+        try: row = json.loads(line)
+        except ValueError: continue
+        self.known[row['what']][row['key']] = row
+    if lines[-1]: self.ledger.write_text('\n'.join(lines[:-1] + ['']), encoding='utf-8')
 
-    def made(self, key, path, **facts):
-        "A clip that is complete: into the ledger."
-        stat = path.stat()
-        self.note('clip', key, sha256=digest_of(path), size=stat.st_size, mtime=stat.st_mtime_ns, **facts)
+# %% ../../nbs/data/10_cutting.ipynb #477048fe
+@patch
+def note(self:Workshop, what, key, **facts):
+    "A line of the ledger: facts of a 'source' or of a 'clip'."
+    with self.turn, self.ledger.open('a', encoding='utf-8') as file:
+        file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
+    self.known[what][key] = dict(key=key) | facts
+
+# %% ../../nbs/data/10_cutting.ipynb #00b43689
+@patch
+def made(self:Workshop, key, path, **facts):
+    "A clip that is complete: into the ledger."
+    stat = path.stat()
+    self.note('clip', key, sha256=digest_of(path), size=stat.st_size, mtime=stat.st_mtime_ns, **facts)
 
 # %% ../../nbs/data/10_cutting.ipynb #b7e2410c
 @patch

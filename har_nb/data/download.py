@@ -161,6 +161,21 @@ def _wrong(path, size, digests):
         if found != expected.lower(): return f'has the {name} {found}, expected is {expected}'
 
 # %% ../../nbs/data/05_download.ipynb #4222e5ab
+def _whole(url, to, size, digests, progress, patience):
+    "The file beside its final name, checked. What several connections wrote is fetched anew where its sum is wrong."
+    part, glued, wrong = _Part(url, to), True, ''
+    while glued:
+        with progress_bar(about=to.name, total=size, unit='B', shown=progress) as bar:
+            bar.unit_scale = True
+            _fetch(url, part, size, bar, *patience)
+        if not part.path.exists(): part.path.touch()
+        wrong, glued = _wrong(part.path, size, digests), part.glued
+        if not wrong: return part
+        part.begin({})
+    raise DownloadError(url, f'what came {wrong}',
+                        'The file there has changed, or was damaged on its way; nothing of it is kept')
+
+# %% ../../nbs/data/05_download.ipynb #a480d342
 def download(
     url:str,                # http or https
     to,                     # the file to write; its folder is made
@@ -186,18 +201,7 @@ def download(
                 if wrong := _wrong(to, size, digests):
                     raise DownloadError(url, f'{to} is there already, but {wrong}', 'Remove it, then try again')
                 return to
-            part, glued, wrong = _Part(url, to), True, ''
-            while glued:
-                with progress_bar(about=to.name, total=size, unit='B', shown=progress) as bar:
-                    bar.unit_scale = True
-                    _fetch(url, part, size, bar, attempts, pause, timeout)
-                if not part.path.exists(): part.path.touch()
-                wrong, glued = _wrong(part.path, size, digests), part.glued
-                if not wrong: break
-                part.begin({})
-            if wrong:
-                raise DownloadError(url, f'what came {wrong}',
-                                    'The file there has changed, or was damaged on its way; nothing of it is kept')
+            part = _whole(url, to, size, digests, progress, (attempts, pause, timeout))
             part.path.replace(to)
             part.note.unlink(missing_ok=True)
     except OSError as error:
@@ -381,6 +385,18 @@ def _came(folder):
     return sorted(path for path in paths if path.is_symlink() or not path.is_dir())
 
 # %% ../../nbs/data/05_download.ipynb #3999d67e
+def _into_place(aside, folder):
+    "Move what came out of an archive to its place; {name: size, None for a link}."
+    found = _came(aside)
+    size = lambda path: None if path.is_symlink() else path.stat().st_size
+    files = {path.relative_to(aside).as_posix(): size(path) for path in found}
+    for path in found:
+        place = folder/path.relative_to(aside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    return files
+
+# %% ../../nbs/data/05_download.ipynb #b6114ff7
 def unpack(
     archive,            # zip, tar (also gz, bz2, xz) or rar
     folder,             # is made
@@ -402,13 +418,7 @@ def unpack(
             with progress_bar(_into(archive, aside, nested), f'unpacking {archive.name}', unit='archive',
                               shown=progress) as inner:
                 for _ in inner: pass
-            found = _came(aside)
-            size = lambda path: None if path.is_symlink() else path.stat().st_size
-            files = {path.relative_to(aside).as_posix(): size(path) for path in found}
-            for path in found:
-                place = folder/path.relative_to(aside)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+            files = _into_place(aside, folder)
             _list(archive, folder).parent.mkdir(exist_ok=True)
             _list(archive, folder).write_text(json.dumps(files))
             shutil.rmtree(aside)
@@ -424,6 +434,20 @@ def unpack(
     return [folder/name for name in files]
 
 # %% ../../nbs/data/05_download.ipynb #bc4ad2a4
+def _ytdlp_options(folder, attempts, timeout, largest, bar):
+    "Settings under which yt-dlp fetches one file into a folder, prints nothing and needs no other program."
+    quality, bar.unit_scale = f'[height<=?{largest}]', True
+    def follow(news):
+        bar.reset(news.get('total_bytes') or news.get('total_bytes_estimate'))
+        bar.update(news.get('downloaded_bytes') or 0)
+    return dict(
+        format=f'bv*[ext=mp4]{quality}/b[ext=mp4]{quality}/bv*{quality}/b', outtmpl='video.%(ext)s',
+        paths={'home': str(folder)}, noplaylist=True, playlist_items='1', retries=attempts,
+        extractor_retries=attempts, fragment_retries=attempts, socket_timeout=timeout, quiet=True,
+        noprogress=True, no_warnings=True, cachedir=False, logger=_Silence(), postprocessors=[],
+        fixup='never', progress_hooks=[follow])
+
+# %% ../../nbs/data/05_download.ipynb #cf7cb087
 def fetch_video(
     address:str,        # of a page or a file
     folder,             # is made
@@ -448,16 +472,7 @@ def fetch_video(
             aside = folder/f'.{name}.fetching'
             aside.mkdir(exist_ok=True)
             with progress_bar(about=name, unit='B', shown=progress) as bar:
-                bar.unit_scale, quality = True, f'[height<=?{largest}]'
-                def follow(news):
-                    bar.reset(news.get('total_bytes') or news.get('total_bytes_estimate'))
-                    bar.update(news.get('downloaded_bytes') or 0)
-                options = dict(
-                    format=f'bv*[ext=mp4]{quality}/b[ext=mp4]{quality}/bv*{quality}/b', outtmpl='video.%(ext)s',
-                    paths={'home': str(aside)}, noplaylist=True, playlist_items='1', retries=attempts,
-                    extractor_retries=attempts, fragment_retries=attempts, socket_timeout=timeout, quiet=True,
-                    noprogress=True, no_warnings=True, cachedir=False, logger=_Silence(), postprocessors=[],
-                    fixup='never', progress_hooks=[follow])
+                options = _ytdlp_options(aside, attempts, timeout, largest, bar)
                 try:
                     with yt_dlp.YoutubeDL(options) as loader: loader.download([address])
                 except yt_dlp.utils.YoutubeDLError as error:

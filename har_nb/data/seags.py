@@ -374,6 +374,32 @@ def _without_twins(segments, report):
 def _meet(a, b): return a.start < b.stop and b.start < a.stop
 
 # %% ../../nbs/data/11_seags.ipynb #01feeaaa
+def _segments(facts, rule, report):
+    "The planned clips with the facts of their sources; what the plan leaves out goes into the report."
+    about = facts[['line', 'path', 'sha256', 'height', 'width', 'group', 'platform', 'has_effects']]
+    segments = plan(facts, rule).merge(about, on='line')
+    report += uneven(facts)
+    for row in segments[segments.problem != ''].drop_duplicates('line').itertuples():
+        report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
+    segments = _without_twins(segments[segments.parts > 0], report)
+    report += unlike_the_rule(segments, rule)
+    return segments
+
+# %% ../../nbs/data/11_seags.ipynb #e9186ecc
+def _cut(shop, segments, cut, report, workers, progress):
+    "Cut the clips that are not there yet; the segments whose source could be cut."
+    todo = segments[~segments.key.isin(list(shop.find()))].sort_values('start')
+    jobs = [Job(path, [Cut(s.key, s.start, s.stop, s.fps) for s in part.itertuples()])
+            for path, part in todo.groupby('path')]
+    for job, failed in failures(shop, cut, jobs, workers, 'cutting', progress):
+        lost = segments[segments.path == job.video]
+        report[:] = [row for row in report if row['line'] not in set(lost.line) or row['problem'] != 'gone']
+        for row in lost.drop_duplicates('line').itertuples():
+            report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
+        segments = segments[segments.path != job.video]
+    return segments
+
+# %% ../../nbs/data/11_seags.ipynb #01ddd8fa
 def build_seags(
     sources,                    # a CSV or a DataFrame, see `read_sources`
     root,                       # folder of the set; made if it is not there
@@ -396,26 +422,11 @@ def build_seags(
     _by(protocol)
     with Workshop(root) as shop:
         facts = _sources(shop, table, report, workers, progress)
-        about = facts[['line', 'path', 'sha256', 'height', 'width', 'group', 'platform', 'has_effects']]
-        segments = plan(facts, rule).merge(about, on='line')
-        report += uneven(facts)
-        for row in segments[segments.problem != ''].drop_duplicates('line').itertuples():
-            report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
-        segments = _without_twins(segments[segments.parts > 0], report)
-        report += unlike_the_rule(segments, rule)
+        segments = _segments(facts, rule, report)
         keys = [clip_key(s.sha256, s.start, s.stop, s.fps, codec, encoder) for s in segments.itertuples()]
         segments = segments.assign(key=keys)
-        there = shop.find()
-        todo = segments[~segments.key.isin(list(there))].sort_values('start')
-        jobs = [Job(path, [Cut(s.key, s.start, s.stop, s.fps) for s in part.itertuples()])
-                for path, part in todo.groupby('path')]
         cut = partial(cut_clips, shop, codec, suffix)
-        for job, failed in failures(shop, cut, jobs, workers, 'cutting', progress):
-            lost = segments[segments.path == job.video]
-            report[:] = [row for row in report if row['line'] not in set(lost.line) or row['problem'] != 'gone']
-            for row in lost.drop_duplicates('line').itertuples():
-                report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
-            segments = segments[segments.path != job.video]
+        segments = _cut(shop, segments, cut, report, workers, progress)
         if segments.empty:
             write_if_new(shop.root/'report.csv', _report_csv(report))
             file = table.file.iloc[0]
@@ -481,6 +492,24 @@ def _rows_of(dataset, facts):
     return pd.DataFrame(known, columns=_MANIFEST).fillna('').reset_index(drop=True)
 
 # %% ../../nbs/data/11_seags.ipynb #0495b80c
+def _names_of(dataset, rows, chosen, suffix):
+    "Class/name of every clip; a painted one has the suffix of the new codec."
+    suffixes = [suffix if paint else Path(path).suffix for path, paint in zip(rows.path, chosen, strict=True)]
+    stems = [Path(path).stem for path in rows.path]
+    names = [f'{label}/{stem}{end}' for label, stem, end in zip(rows['class'], stems, suffixes, strict=True)]
+    if len(set(names)) < len(names): raise ValueError(f'{dataset.name}: two clips of a class have the same name')
+    return names
+
+# %% ../../nbs/data/11_seags.ipynb #228afb13
+def _with_effects(shop, rows, chosen, encoder, seed):
+    "Rows of the manifest with what is known of the new files, and what was painted on them."
+    made = pd.DataFrame([shop.known['clip'].get(key, dict(sha256='', height=0, width=0)) for key in rows.key])
+    rows = rows.assign(clip_sha256=made.sha256, height=made.height, width=made.width)
+    return rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects),
+                       encoder=np.where(chosen, encoder, rows.encoder),
+                       effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
+
+# %% ../../nbs/data/11_seags.ipynb #165d5998
 def add_effects(
     dataset:ActionDataset,      # of whole files
     root,                       # folder of the new set
@@ -506,11 +535,7 @@ def add_effects(
         facts = _sources(shop, table, report, workers, progress)
         rows = _rows_of(dataset, facts).assign(split=facts.split.to_numpy(), made_from=facts.sha256.to_numpy())
         chosen = rows.path.isin(list(_chosen(rows, share, seed))).to_numpy()
-        labels = rows['class']
-        suffixes = [suffix if paint else Path(path).suffix for path, paint in zip(rows.path, chosen, strict=True)]
-        stems = [Path(path).stem for path in rows.path]
-        names = [f'{label}/{stem}{end}' for label, stem, end in zip(labels, stems, suffixes, strict=True)]
-        if len(set(names)) < len(names): raise ValueError(f'{dataset.name}: two clips of a class have the same name')
+        names = _names_of(dataset, rows, chosen, suffix)
         depends = [('effects', seed, codec, encoder) if paint else ('copy',) for paint in chosen]
         keys = [clip_key(*how, path, sha) for how, path, sha in zip(depends, rows.path, rows.made_from, strict=True)]
         paint = lambda video: partial(_painted, int(clip_key('paint', seed, video), 16))
@@ -523,11 +548,7 @@ def add_effects(
         for job in jobs:
             if error := lost.get(job.cuts[0].key):
                 report.append(_row(job.video.name, numbers[job.video], 'not painted', error.reason))
-        made = pd.DataFrame([shop.known['clip'].get(key, dict(sha256='', height=0, width=0)) for key in keys])
-        rows = rows.assign(path=names, clip_sha256=made.sha256, height=made.height, width=made.width, key=keys)
-        rows = rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects),
-                           encoder=np.where(chosen, encoder, rows.encoder),
-                           effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
+        rows = _with_effects(shop, rows.assign(path=names, key=keys), chosen, encoder, seed)
         rows = rows[~rows.key.isin(list(lost))].reset_index(drop=True)
         painted = _dataset(shop.root, rows, rows.split.tolist())
         painted = replace(painted, classes=dataset.classes, protocol=dataset.protocol,

@@ -298,6 +298,36 @@ def render_clip(action:str,             # a name in `ACTIONS`, or an `Action`
     return replace(clip, frames=edit(clip.frames, rng)) if effects else clip
 
 # %% ../../nbs/data/04_synthetic.ipynb #a496f2ce
+def _joined(actions, person, phase, pause):
+    "Poses of several actions in a row, with turns between them; and of each action its name, first and end source image."
+    poses, spans, at = [], [], 0
+    move = phase[np.flatnonzero(phase)[0]-1:np.flatnonzero(phase)[-1]+2]
+    turn = np.concatenate([np.zeros(pause//3), np.linspace(0, 1, pause - 2*(pause//3)), np.ones(pause//3)])[:, None]
+    for action in actions:
+        table = pose_table(action, person, move)[::-1 if action.reverse else 1]
+        before = poses[-1][-1] if poses else pose_table(action, person, np.zeros(1))[0]
+        poses += [_between(before, table[0], turn), table]
+        spans.append((action.name, at + pause, at + pause + len(table)))
+        at += pause + len(table)
+    poses.append(np.repeat(poses[-1][-1:], pause, 0))
+    return np.concatenate(poses), spans
+
+# %% ../../nbs/data/04_synthetic.ipynb #5a706697
+def _shown_parts(actions, person, poses, spans, rng):
+    "All parts that are painted in a long take, and in which source images each of them is shown."
+    seen_from = np.abs(poses[:, POSE.index('yaw')][:, None] - VIEWS).argmin(1)
+    tick, parts, shown = np.arange(len(poses)), [], []
+    for number, view in enumerate(VIEWS):
+        things = [(part, span[1:]) for action, span in zip(actions, spans, strict=True)
+                  if view_of(action, person) == view for part in PROPS[action.held](rng)]
+        when = iter([span for _, span in things])
+        for part in parts_of(person, view, [part for part, _ in things]):
+            start, end = (0, len(poses)) if part.person else next(when)
+            parts.append(part)
+            shown.append((seen_from == number) & (tick >= start) & (tick < end))
+    return parts, shown
+
+# %% ../../nbs/data/04_synthetic.ipynb #1a6496f4
 def long_take(actions:list,             # names in `ACTIONS`, in the order in which they are done
               person:int,               # number of the person, or a `Person`
               take:int=0,               # place, position and clock
@@ -313,28 +343,12 @@ def long_take(actions:list,             # names in `ACTIONS`, in the order in wh
     person = person if isinstance(person, Person) else Person.draw(person, seed)
     rng = np.random.default_rng([seed, person.number, take, 55])
     scene = make_scene(person, take, size, None, False, seed)
-    poses, spans, at = [], [], 0
-    move = scene.phase[np.flatnonzero(scene.phase)[0]-1:np.flatnonzero(scene.phase)[-1]+2]
-    for action in actions:
-        table = pose_table(action, person, move)[::-1 if action.reverse else 1]
-        before = poses[-1][-1] if poses else pose_table(action, person, np.zeros(1))[0]
-        turn = np.concatenate([np.zeros(pause//3), np.linspace(0, 1, pause - 2*(pause//3)), np.ones(pause//3)])[:, None]
-        poses += [_between(before, table[0], turn), table]
-        spans.append((action.name, at + pause, at + pause + len(table))); at += pause + len(table)
-    poses.append(np.repeat(poses[-1][-1:], pause, 0)); poses = np.concatenate(poses)
+    poses, spans = _joined(actions, person, scene.phase, pause)
     order = pulldown(len(poses) + (len(poses) - 1)//4)
     way = np.append(np.linspace(0, 1, len(poses) - 1, endpoint=False), 0.)
     path = camera_path(way, size, rng, float(camera_motion))
     scene = replace(scene, phase=np.zeros(len(poses)), order=order, camera=path)
-    seen_from = np.abs(poses[:, POSE.index('yaw')][:, None] - VIEWS).argmin(1)
-    tick, parts, shown = np.arange(len(poses)), [], []
-    for number, view in enumerate(VIEWS):
-        things = [(part, span[1:]) for action, span in zip(actions, spans, strict=True)
-                  if view_of(action, person) == view for part in PROPS[action.held](rng)]
-        when = iter([span for _, span in things])
-        for part in parts_of(person, view, [part for part, _ in things]):
-            start, end = (0, len(poses)) if part.person else next(when)
-            parts.append(part); shown.append((seen_from == number) & (tick >= start) & (tick < end))
+    parts, shown = _shown_parts(actions, person, poses, spans, rng)
     clip = film(scene, poses, person, parts, shown, truth=truth)
     first_shown = [int(np.flatnonzero(order >= s)[0]) for _, s, _ in spans]
     after_last = [int(np.flatnonzero(order < e)[-1]) + 1 for _, _, e in spans]

@@ -87,6 +87,16 @@ def _numbered(path, files):
     return numbers
 
 # %% ../../nbs/data/00_video.ipynb #8f1d4e7d
+def _picture_files(folder):
+    "Images of a folder; images of flow only where there are no others."
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
+                 and not file.name.startswith('.') and not file.is_dir()]
+    except OSError as error:
+        raise VideoError(folder, f'cannot be opened ({error.strerror})', 'Check the path') from None
+    return [file for file in files if not file.name.startswith(FLOW_SERIES)] or files
+
+# %% ../../nbs/data/00_video.ipynb #9715b0d6
 class PictureFolder:
     """A folder of numbered images, read like a `cv2.VideoCapture`.
 
@@ -96,14 +106,7 @@ class PictureFolder:
         path:Path, # the folder
         fps:float=PICTURES_PER_SECOND,
     ):
-        try:
-            files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
-                     and not file.name.startswith('.') and not file.is_dir()]
-        except OSError as error:
-            raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
-        # flow beside frames is not shown
-        files = [file for file in files if not file.name.startswith(FLOW_SERIES)] or files
-        numbers = _numbered(path, files)
+        numbers = _numbered(path, _picture_files(path))
         self.files, self.at, self.size, self.fps = [file for _, file in sorted(numbers.items())], 0, None, fps
         self.declared = max(numbers) - min(1, *numbers) + 1
         self.picture = None
