@@ -31,6 +31,7 @@ def _built(folder, protocol):
     from har_nb.data.synthetic import person_of
     return open_dataset(folder, group=person_of)
 
+# %% ../../nbs/tools/01_data.ipynb #97a8226a
 def _listed(folder, group, split, leave_out):
     "A set that is none of the catalog, in whatever form it has."
     from har_nb.data.catalog import SUPERVISELY_PERSONS, UCF101, laid_out, own_name
@@ -43,6 +44,7 @@ def _listed(folder, group, split, leave_out):
         raise ListError(error.problems, replace(error.dataset, name=own_name(folder))) from None
     return replace(dataset, name=own_name(folder))
 
+# %% ../../nbs/tools/01_data.ipynb #98db1b5e
 def _open(folder, group, split, protocol, leave_out):
     from har_nb.data.catalog import recognise
     if isinstance(split, int) and split < 1: raise ValueError(f'there is no split {split}: they are numbered from 1')
@@ -55,6 +57,7 @@ def _open(folder, group, split, protocol, leave_out):
     if protocol not in (None, 'official'): raise ValueError(f'{dataset.name} has no protocol {protocol!r}: only sets of the catalog and built ones do')
     return dataset
 
+# %% ../../nbs/tools/01_data.ipynb #5d35bd01
 def open_any(
     folder,
     group:str|None=None, # column of index.csv that must never be split
@@ -66,6 +69,7 @@ def open_any(
     try: return _open(Path(folder), group, split, protocol, tuple(leave_out or ()))
     except ValueError as e: raise UsageError(str(e)) from e
 
+# %% ../../nbs/tools/01_data.ipynb #195352a2
 def whatever_is_right(folder, *how)->tuple: # ActionDataset, ListError or None
     "The data set in a folder without what is wrong with its lists, and that."
     try: return open_any(folder, *how), None
@@ -74,6 +78,7 @@ def whatever_is_right(folder, *how)->tuple: # ActionDataset, ListError or None
         nothing = ActionDataset(Path(folder), [], pd.DataFrame(columns=['path', 'label', 'group', 'split'], dtype=str), name=Path(folder).name)
         return nothing if error.dataset is None else error.dataset, error
 
+# %% ../../nbs/tools/01_data.ipynb #6705185b
 def data_folder()->Path:
     "The folder of data sets and decoded samples: `HAR_NB_DATA`, or data/ of the checkout."
     from har_nb.learning.tracking import project_folder
@@ -88,6 +93,7 @@ def catalog(args)->None:
     out.note(sets=[dict(name=entry.name, title=entry.title, clips=entry.clips, homepage=entry.homepage) for entry in CATALOG])
     for entry in CATALOG: out.say(f'{entry.name:22}{entry.title:28}{entry.clips:>9,} {kind(entry)}  {entry.homepage}')
 
+# %% ../../nbs/tools/01_data.ipynb #13b80b78
 def get(args)->None:
     "har data get NAME"
     from har_nb.data.catalog import CATALOG, get, named
@@ -96,6 +102,7 @@ def get(args)->None:
     folder = Path(args.to or data_folder()/entry.name)
     _told(get(entry, folder), folder)
 
+# %% ../../nbs/tools/01_data.ipynb #2cfa0a28
 def _told(report, folder):
     "Print a report; exit status 1 where it has errors."
     out, errors = screen(), int((report.severity == 'error').sum())
@@ -116,6 +123,7 @@ def check_folder(
     found = [(subject, check, detail, severity) for check, severity, subject, detail in list_findings(faults) + disk_findings(dataset)]
     return pd.concat([pd.DataFrame(found, columns=['path', 'problem', 'detail', 'severity'], dtype=str), dataset.check_files()], ignore_index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #c8f881e1
 def check(args)->None:
     "har data check DIR"
     from har_nb.data.catalog import recognise
@@ -132,11 +140,13 @@ def _as_text(found):
     if len(found.tables['overlap']): lines.append('\n' + found.tables['overlap'].to_string())
     return '\n'.join(lines)
 
+# %% ../../nbs/tools/01_data.ipynb #d970c76b
 def _failed(folder, error):
     "What `--json` prints where nothing could be looked at."
     finding = dict(check='not read', severity='error', subject=str(folder), detail=str(error) or type(error).__name__)
     return json.dumps(dict(name=Path(folder).name, split='', ok=False, verdict='1 error', findings=[finding], tables={}), indent=1)
 
+# %% ../../nbs/tools/01_data.ipynb #cfbac595
 def audit(args)->None:
     "har audit DIR"
     from har_nb.data.audit import audit
@@ -171,24 +181,28 @@ def synthetic(args)->None:
     dataset = build(args.folder, people=args.people, takes=args.takes, seed=args.seed, camera_motion=args.camera_motion, effects=args.effects)
     screen().table('summary', dataset.summary(), index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #3c69b2d8
 def sports(args)->None:
     "har data sports DIR"
     from har_nb.data.sports import build_sports
     dataset = build_sports(args.folder, args.level, args.train, args.test, args.takes, args.seed, workers=args.workers)
     screen().table('summary', dataset.summary(), index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #ba2db9b1
 def seags(args)->None:
     "har data seags SOURCES DIR"
     from har_nb.data.seags import build_seags
     how = dict(protocol=args.protocol, seed=args.seed, codec=args.codec, workers=args.workers, duplicates=not args.no_duplicates)
     _built_set(partial(build_seags, args.sources, args.folder, **how))
 
+# %% ../../nbs/tools/01_data.ipynb #91fcb0f5
 def effects(args)->None:
     "har data effects SET DIR"
     from har_nb.data.seags import add_effects
     how = dict(share=args.share, seed=args.seed, codec=args.codec, workers=args.workers)
     _built_set(partial(add_effects, open_any(args.source), args.folder, **how))
 
+# %% ../../nbs/tools/01_data.ipynb #3568f182
 def _built_set(build):
     "Build a set; what it is, and what is to be known of it."
     try: dataset = build()

@@ -69,9 +69,11 @@ def net_of(
     "A backbone by its name, as wide as asked."
     return resolve(backbone) if width == 1 else narrow(resolve(backbone), width)
 
+# %% ../../../nbs/papers/transnet/00_person_encoder.ipynb #db75436b
 def mean_iou(logits, masks): return iou(logits, masks).mean()
 def mean_dice(logits, masks): return dice(logits, masks).mean()
 
+# %% ../../../nbs/papers/transnet/00_person_encoder.ipynb #6f2b541a
 def _finished(file):
     "What is known of a finished encoder; None where there is none, or it cannot be read."
     try:
