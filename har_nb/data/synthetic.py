@@ -299,7 +299,7 @@ def render_clip(action:str,             # a name in `ACTIONS`, or an `Action`
 
 # %% ../../nbs/data/04_synthetic.ipynb #a496f2ce
 def _joined(actions, person, phase, pause):
-    "Poses of several actions in a row, with turns between them; and of each action its name, first and end source image."
+    "Poses of several actions in a row, with turns between them; name, first and end source image of each action."
     poses, spans, at = [], [], 0
     move = phase[np.flatnonzero(phase)[0]-1:np.flatnonzero(phase)[-1]+2]
     turn = np.concatenate([np.zeros(pause//3), np.linspace(0, 1, pause - 2*(pause//3)), np.ones(pause//3)])[:, None]

@@ -193,6 +193,10 @@ class Archive:
         self.folder, self.shape, self.coding, self.about = Path(folder), tuple(shape), coding, about
         self.data = dict(raw=ArrayFile, jpeg=JpegFile)[coding](self.folder, self.shape)
         self.load()
+    def read(self,
+        numbers:np.ndarray # of samples, in any order
+    )->np.ndarray: # len(numbers) x shape uint8
+        return self.data.read(numbers)
     @cached_property
     def _index(self): return self.folder/'index.jsonl'
     def load(self):
@@ -274,13 +278,6 @@ def _undo(self:Archive):
         self.data.undo(self.end)
         if self._index.exists(): os.truncate(self._index, self.length)
     except OSError: pass
-
-# %% ../../nbs/samples/02_archive.ipynb #d2bc4c7a
-@patch
-def read(self:Archive,
-    numbers:np.ndarray # of samples, in any order
-)->np.ndarray: # len(numbers) x shape uint8
-    return self.data.read(numbers)
 
 # %% ../../nbs/samples/02_archive.ipynb #0441969f
 def write_whole(

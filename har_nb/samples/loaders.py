@@ -170,6 +170,12 @@ class SampleSet:
     def _take(self, rows, clip): self.rows,self.clip,self.labels = rows,clip,self._labels[clip]
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return int(i or 0)
+    def batch(self, items): # -> B C H W or B C T H W uint8 and B labels
+        rows = self.rows[items]
+        samples = self.samples.read(rows.ravel())
+        if rows.ndim > 1 and rows.shape[1] > 1: samples = samples.reshape(*rows.shape, *samples.shape[1:])
+        labels = TensorCategory(torch.from_numpy(self.labels[items]))
+        return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), labels
     def decode(self, item, full=True): return item[0], Category(self.classes[int(item[1])])
 
 # %% ../../nbs/samples/04_loaders.ipynb #13d7f3ca
@@ -181,15 +187,6 @@ def redraw(self:SampleSet,
     rng = None if seed is None else np.random.default_rng(seed)
     chosen = {clip: frames[self.choice(len(frames), rng)] for clip,frames in self.of_clip.items()}
     self._take(np.concatenate([*chosen.values()]), np.repeat([*chosen], [len(c) for c in chosen.values()]))
-
-# %% ../../nbs/samples/04_loaders.ipynb #5a5f6b4b
-@patch
-def batch(self:SampleSet, items): # -> B C H W or B C T H W uint8 and B labels
-    rows = self.rows[items]
-    samples = self.samples.read(rows.ravel())
-    if rows.ndim > 1 and rows.shape[1] > 1: samples = samples.reshape(*rows.shape, *samples.shape[1:])
-    labels = TensorCategory(torch.from_numpy(self.labels[items]))
-    return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), labels
 
 # %% ../../nbs/samples/04_loaders.ipynb #86a6497d
 @patch
