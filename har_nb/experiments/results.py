@@ -291,6 +291,22 @@ def newest_page()->str:
 # of a table without results
 NO_LINES = ['row', 'note', 'flow', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids']
 
+# %% ../../nbs/experiments/00_results.ipynb #35af4ff7
+def _tagged(runs, name):
+    "The values of a tag among some runs, in order."
+    return sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else []
+
+def _about(table, runs, own, written):
+    "What all lines of a table share."
+    leaky = 'tags.leaky' in runs and bool((runs['tags.leaky'] == 'True').any())
+    printed = dict(table=table.name, title=table.title, printed_on=table.dataset, unit=table.unit)
+    measured = dict(parent=own.run_id, dataset=', '.join(_tagged(runs, 'dataset')), versions=_tagged(runs, 'git_sha'),
+                    preset=', '.join(filter(None, _tagged(runs, 'preset'))), leaky=leaky,
+                    command=_or_not(own.get('tags.command')))
+    return printed | measured | dict(replaced=written.preset, asked=written.asked,
+                                     context=written.context or table.context,
+                                     decided=written.decided or table.decided)
+
 # %% ../../nbs/experiments/00_results.ipynb #35af4ff5
 def compare(
     table, # a `Table`
@@ -317,16 +333,9 @@ def compare(
                      {name: its[f'metrics.{name}'].median() for name in costs} |
                      dict(seeds=its['tags.seed'].nunique(), runs=len(its), run_ids=list(its.run_id)))
     result = pd.DataFrame(lines, columns=None if lines else NO_LINES)
-    about = {name: sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else []
-             for name in ('dataset', 'git_sha', 'preset')}
-    if not comparable(table.dataset, about['dataset']): result = result.drop(columns='difference', errors='ignore')
-    leaky = bool(len(runs)) and 'tags.leaky' in runs and (runs['tags.leaky'] == 'True').any()
-    result.attrs.update(_links(own), table=table.name, title=table.title, parent=own.run_id, printed_on=table.dataset,
-                        unit=table.unit, dataset=', '.join(about['dataset']), protocol=', '.join(protocols),
-                        versions=about['git_sha'],
-                        preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial,
-                        replaced=written.preset, asked=written.asked, context=written.context or table.context,
-                        decided=written.decided or table.decided, command=_or_not(own.get('tags.command')))
+    if not comparable(table.dataset, _tagged(runs, 'dataset')):
+        result = result.drop(columns='difference', errors='ignore')
+    result.attrs.update(_links(own) | _about(table, runs, own, written), protocol=', '.join(protocols), partial=partial)
     return result
 
 # %% ../../nbs/experiments/00_results.ipynb #2a20811b

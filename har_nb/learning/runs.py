@@ -48,6 +48,7 @@ def current_run()->str:
     if not _current.get(): raise RuntimeError('no run is open: log inside `with tracked_run(...)`, or pass run_id')
     return _current.get()
 
+# %% ../../nbs/learning/04_runs.ipynb #e02782df
 def when_finished(
     work:Callable # () -> anything
 )->None:
@@ -65,6 +66,7 @@ def log_params(
     params = [Param(name, value) for name,value in flatten(settings).items()]
     for i in range(0, len(params), 100): open_store().log_batch(run_id or current_run(), params=params[i:i + 100])
 
+# %% ../../nbs/learning/04_runs.ipynb #fad0a91a
 def log_metrics(
     metrics:dict, # name -> number; None is left out
     step:int=0, # epoch
@@ -90,6 +92,7 @@ def log_text(
     "Log text as an artifact."
     open_store().log_text(run_id or current_run(), text, name)
 
+# %% ../../nbs/learning/04_runs.ipynb #4e43732e
 def log_figure(
     figure, # matplotlib figure, or axes of it
     name:str, # of the artifact, for example 'confusion.png'
@@ -116,6 +119,7 @@ def log_table(
         write(file := Path(folder)/Path(name).name, index=False)
         open_store().log_artifact(run_id or current_run(), file, str(Path(name).parent).strip('.') or None)
 
+# %% ../../nbs/learning/04_runs.ipynb #000a33b8
 def load_table(
     name:str, # of the artifact
     run_id:str|None=None, # default the open run
@@ -148,6 +152,7 @@ def source_tags()->dict:
     with suppress(KeyError, OSError, ImportError): tags['mlflow.user'] = getpass.getuser()
     return tags | ({} if version == 'unknown' else {'mlflow.source.git.commit': version.removesuffix('-dirty')})
 
+# %% ../../nbs/learning/04_runs.ipynb #12c40a67
 def log_dataset(
     dataset, # ActionDataset
     run_id:str|None=None # default the open run
@@ -175,6 +180,7 @@ def describe(
         place = client.get_run(run_id).info.experiment_id
         client.set_experiment_tag(place, 'mlflow.note.content', shorten(text, 5000))
 
+# %% ../../nbs/learning/04_runs.ipynb #b2a04e10
 @contextmanager
 def system_metrics():
     "Inside, processor, memory and GPU are logged to the open run each second; HAR_NB_SYSTEM_METRICS=0: never."
@@ -204,6 +210,7 @@ def _signals_end_the_block():
 class RunIsOpen(HarError, RuntimeError):
     "A run cannot be resumed while another process works on it."
 
+# %% ../../nbs/learning/04_runs.ipynb #2b74b1c8
 def _reopen(client, run_id, tags):
     run = client.get_run(run_id)
     before = run.data.tags
@@ -225,6 +232,7 @@ def _failed(client, run_id, error):
     except Exception: pass # what went wrong first is what must be seen
     return 'FAILED'
 
+# %% ../../nbs/learning/04_runs.ipynb #1fe002a3
 def _end(client, run_id, status):
     "Say how a run ended. Only a finished one waits for the server, and fails where it stays away."
     try:
@@ -244,6 +252,7 @@ def _inside(run_id):
         _current.set(outer[0])
         _afterwards.set(outer[1])
 
+# %% ../../nbs/learning/04_runs.ipynb #8c349fa9
 def _tags(tags, parent_id):
     own = {name: shorten(str(value), 5000) for name,value in (tags or {}).items()} | process_tags() | source_tags()
     return own | {'mlflow.parentRunId': parent_id} if parent_id else own
@@ -286,6 +295,7 @@ def is_open(
     tags = run.data.tags
     return run.info.status == 'RUNNING' and bool(process_lives(tags)) and tags['pid'] != str(os.getpid())
 
+# %% ../../nbs/learning/04_runs.ipynb #b29b1d83
 @contextmanager
 def joined_run(
     run_id:str # that another process has open
@@ -302,6 +312,7 @@ def _search(experiments, text=''):
         yield from page
         if not (token := page.token): return
 
+# %% ../../nbs/learning/04_runs.ipynb #1ccba3bd
 def close_dead_runs()->list[str]: # ids of the runs that were closed
     "Mark as KILLED every run of this host that says RUNNING and whose process is gone."
     client, closed = open_store(), []
@@ -325,6 +336,7 @@ def _as_row(run):
         row |= {f'{kind}.{name}': value for name,value in getattr(run.data, kind).items()}
     return row
 
+# %% ../../nbs/learning/04_runs.ipynb #ed384c58
 def runs_table(
     experiment:str|None=None, # its name; None: all experiments
     where:str='' # filter in MLflow's words, for example "tags.row = 'normal'"
@@ -343,6 +355,7 @@ def page_address()->str:
     uri = tracking_uri()
     return uri.rstrip('/') if uri.startswith(('http:', 'https:')) else 'http://127.0.0.1:5000'
 
+# %% ../../nbs/learning/04_runs.ipynb #f0ac3743
 def ui_command(
     port:int=5000
 )->tuple[list[str], dict[str, str]]: # arguments and environment for subprocess
