@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDED', 'looped', 'EveryKth', 'Batches', 'OneClip', 'AllClips', 'Segments', 'ShiftingFrames', 'SpreadClips',
-           'three_crops', 'ticks', 'MiddleFrames']
+           'three_crops', 'ticks', 'MiddleFrames', 'Windows']
 
 # %% ../../nbs/samples/00_samplers.ipynb #e446dbd2
 from dataclasses import dataclass, replace
@@ -179,3 +179,19 @@ class MiddleFrames:
         return OneClip(self.frames, self.step)(n_frames).reshape(-1, 1)
     @property
     def span(self)->int: return OneClip(self.frames, self.step).span
+
+# %% ../../nbs/samples/00_samplers.ipynb #b26686c2
+@dataclass(frozen=True)
+class Windows:
+    "Batches of `n` of the frames that another sampler takes, every `interval` of them."
+    of:object=MiddleFrames() # takes single frames
+    n:int=8 # frames of a window
+    interval:int=4 # taken frames from the start of one window to the start of the next
+    counted = True
+    def __call__(self, n_frames:int, rng=None)->np.ndarray: # M n int; nothing is random here
+        taken = self.of(n_frames).ravel()
+        return taken[Batches(self.n, self.interval)(len(taken))]
+    @property
+    def length(self)->int: return self.n
+    @property
+    def span(self)->int: return self.of.span

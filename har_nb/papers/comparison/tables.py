@@ -7,8 +7,8 @@ __all__ = ['LOOK', 'GRADIENT', 'THIN', 'FITTING', 'IMITATION', 'PAINTING', 'OF_F
            'DECIDED', 'COMMON', 'RATES', 'RATE', 'tuning', 'plain', 'hard', 'LEARNERS', 'PEOPLE', 'people', 'frames',
            'cropped', 'frames_and_flow', 'image_net', 'embedding_net', 'transnet', 'fusion_net', 'flow_net',
            'early_fusion', 'thin_mfnet', 'thin_kpsem', 'r3d', 'flow_3d', 'Painting', 'people_to_paint', 'painter',
-           'fewer_people', 'prepared', 'train', 'counted', 'some_frames', 'logistic', 'with_rates', 'of_people',
-           'publishing', 'measure']
+           'fewer_people', 'shown_later', 'prepared', 'train', 'counted', 'some_frames', 'logistic', 'with_rates',
+           'of_people', 'publishing', 'measure']
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #8bf5f86e
 import json
@@ -44,7 +44,7 @@ from ..transnet.tables import FrameNet, transnet_model
 from ...samples.flow import Flow, flow_method
 from ...samples.modalities import Frames, fitted, resize
 from ...samples.pairs import PAIR_MEAN, PAIR_STD, Pair
-from ...samples.samplers import Batches, MiddleFrames, OneClip
+from ...samples.samplers import Batches, MiddleFrames, OneClip, Windows
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #fd218e64
 def frames(s):
@@ -187,13 +187,29 @@ def fewer_people(
     )
 
 
+def shown_later(
+    modality,  # of what is stored
+    look: int,  # frames that the net sees at once
+    between: int,  # from the start of one window to that of the next
+    half: str | None,  # of a pair that the net sees, 'first' or 'second'; None: both
+):  # modality
+    "What a prediction takes from a video: the windows of the test."
+    if look == 1: return modality
+    windows = Windows(modality.sampler, look, between)
+    if not isinstance(modality, Pair): return replace(modality, sampler=windows)
+    halves = {name: replace(getattr(modality, name), sampler=windows) for name in ('first', 'second')}
+    return halves[half] if half else replace(modality, **halves)
+
+
 def prepared(job, net, look, between, motion, weights, fitting, augmentation) -> Training:
     "A row before its fit."
     size, pairs, in_3d = job.samples.size, job.samples.shape[-1] == 5, net in (r3d, flow_3d)
     channels = 2 if motion else 5 if pairs and not in_3d else 3
+    half = ('second' if motion else 'first') if pairs and in_3d else None
     seen = Seen(
         **(dict(mean=PAIR_MEAN, std=PAIR_STD) if pairs else OF_FRAMES if in_3d else {}),
         choice=OneClip(look), test_choice=Batches(look, between),
+        modality=shown_later(job.samples.modality, look, between, half),
         shape=(channels, look, *size) if look > 1 else (channels, *size))
     training = Training(job, net(len(job.dataset.classes), size, weights), fitting, augmentation, seen, weights)
     if in_3d:
