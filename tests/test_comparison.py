@@ -10,7 +10,10 @@ if not collecting:
 
     from har_nb.data.people import ORDER_PAIRS
     from har_nb.data.sports import build_sports
-    from har_nb.experiments.results import Predictions, published
+    from har_nb.data.video import frames
+    from har_nb.experiments.results import Predictions, compare, published
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.learning.runs import load_table
     from har_nb.models.r3d import small_3d
     from har_nb.papers.comparison import claims as said
     from har_nb.papers.comparison import tables
@@ -26,7 +29,7 @@ if not collecting:
         smallest_visible,
         verdict,
     )
-    from har_nb.papers.comparison.uses import uses_file, uses_table
+    from har_nb.papers.comparison.uses import run_of, uses_file, uses_table
     from har_nb.samples.samplers import MiddleFrames
 
 SMALL = dict(size=32, epochs=1, batch_size=8)
@@ -123,11 +126,17 @@ def test_every_row_can_be_trained(few, tmp_path):
         seeds=1,
         cache=tmp_path / 'cache',
         progress=False,
-        paint_epochs=1,
         **SMALL,
     )
     assert set(published('comparison', tmp_path).row) == {row.name for row in tables.ROWS}
     assert claims(folder=tmp_path).p.notna().all()
+    result = compare(tables.hard)
+    for row in (row.name for row in tables.ROWS if row.work is tables.train):
+        run = run_of(result, row)
+        line = load_table('predictions.parquet', run).iloc[3]
+        shown = load_predictor(run).of_frames(frames(few.root / line.path)).video
+        said = [line[f'p_{name}'] for name in few.classes]
+        np.testing.assert_allclose(shown, said, atol=1e-5, err_msg=f'{row}: a prediction sees what the test saw')
 
 
 def test_holm_and_verdicts():
