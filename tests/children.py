@@ -2,6 +2,7 @@
 machine is."""
 import os
 import signal
+import socket
 import time
 
 LIMIT = 900 # seconds, against hanging for ever; nothing that is tested takes a tenth of them
@@ -18,6 +19,13 @@ def until(
         assert time.monotonic() < deadline, 'it never became so'
         time.sleep(.02)
     return found
+
+
+def free_port()->int:
+    "A port of this machine that nobody listens on."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 def says(

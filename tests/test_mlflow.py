@@ -1,12 +1,18 @@
 "MLflow as its users know it: columns that are filled, a description, models that are served, and rows side by side."
 import base64
+import http.client
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from children import free_port, until
 from later import collecting
 
 from har_nb.learning.runs import runs_table
@@ -23,6 +29,7 @@ if not collecting:
     from har_nb.learning.runs import system_metrics, tracked_run
     from har_nb.learning.tracking import open_store
     from har_nb.papers.mei.tables import table2
+    from har_nb.tools.cli import main
 
 
 def rows(): return runs_table('mei.table2', "tags.kind = 'row'")
@@ -55,6 +62,10 @@ def test_every_row_has_a_model_that_stands_alone(trained, monkeypatch):
     mlflow.set_tracking_uri(trained.uri)
     fused = next(model for model in models if model.name == 'two-stream')
     assert {metric.key for metric in fused.metrics} >= {'test_acc_video'}
+    assert {metric.dataset_name for metric in fused.metrics} == {'sports'}
+    assert f'models:/{fused.model_id}' in fused.tags['mlflow.note.content']
+    gives = mlflow.models.get_model_info(f'models:/{fused.model_id}').signature.outputs.input_names()
+    assert gives == ['predicted', *(f'p_{name}' for name in trained.dataset.classes)]
     said = mlflow.pyfunc.load_model(f'models:/{fused.model_id}').predict(pd.DataFrame([sent(video)]))
     expected = load_predictor(fused.source_run_id).predict(video)
     np.testing.assert_allclose(said.filter(like='p_').to_numpy()[0], expected.video, atol=1e-6)
@@ -82,6 +93,50 @@ def test_a_request_with_a_video_is_answered_as_by_har_predict(trained, monkeypat
     for wrong in (dict(path='../../etc/passwd'), dict(video='no base64!'), dict(video=no_video)):
         refused = server.post('/invocations', json=dict(dataframe_records=[wrong]))
         assert refused.status_code in (400, 500) and 'root:' not in refused.text
+
+
+def asked(port, how, path, body=None):
+    "Status and answer of a server on this machine; None where nothing listens yet."
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    try:
+        connection.request(how, path, body, {'Content-Type': 'application/json'})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except ConnectionError: return None
+    finally: connection.close()
+
+
+def test_mlflow_models_serve_says_of_a_video_what_har_predict_says(trained, tmp_path):
+    "The command as its users type it, in an environment that is activated: a process of its own."
+    run_id, port = rows().set_index('tags.row').run_id['normal'], free_port()
+    model = open_store().search_logged_models([parent().info.experiment_id], f"source_run_id = '{run_id}'")[0]
+    bin_ = str(Path(sys.executable).parent)
+    with open(tmp_path/'served.txt', 'w+') as told:
+        server = subprocess.Popen(
+            [sys.executable, '-m', 'mlflow', 'models', 'serve', '--env-manager', 'local', '--host', '127.0.0.1',
+             '--port', str(port), '--workers', '1', '--model-uri', f'models:/{model.model_id}'],
+            env=os.environ | dict(PATH=os.pathsep.join([bin_, os.environ['PATH']]), MLFLOW_TRACKING_URI=trained.uri),
+            stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            until(lambda: (asked(port, 'GET', '/ping') or [0])[0] == 200, server)
+            video = trained.dataset.paths[2]
+            lines = json.dumps(dict(dataframe_records=[sent(video)]))
+            status, answer = asked(port, 'POST', '/invocations', lines)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+        assert status == 200, (answer, (tmp_path/'served.txt').read_text())
+    found = json.loads(answer)['predictions'][0]
+    main(['predict', str(video), '--run', run_id, '--top', '8', '--csv', str(tmp_path/'said.csv')])
+    said = pd.read_csv(tmp_path/'said.csv').set_index('class').probability
+    for name in trained.dataset.classes: assert found[f'p_{name}'] == pytest.approx(said[name], abs=1e-6)
+    assert found['predicted'] == said.idxmax()
+
+
+def test_weights_are_stored_once(trained_table):
+    "Three nets under eleven names: their runs', their models' and those of both fusions."
+    files = [file.stat() for file in trained_table.folder.rglob('model.pth')]
+    assert len(files) == 10 and len({file.st_ino for file in files}) == 3
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):

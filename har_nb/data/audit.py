@@ -28,6 +28,7 @@ _NUMBERS = ('n_frames', 'duration', 'fps', 'height', 'width', 'bytes', 'bytes_pe
 _OTHERS = ('problem', 'detail', 'severity', 'codec', 'audio', 'varies')
 _TYPES = dict.fromkeys(_NUMBERS, float) | dict.fromkeys(_OTHERS, object)
 
+# %% ../../nbs/data/08_audit.ipynb #ab058c49
 def survey(
     dataset:ActionDataset,
     moments:int=0,              # images of each clip for its fingerprint; 4 for `near_duplicates`
@@ -81,6 +82,7 @@ def _file_findings(files):
     faulty = files[files.problem.notna()]
     return found + [(row.problem, row.severity, row.path, row.detail) for row in faulty.itertuples()]
 
+# %% ../../nbs/data/08_audit.ipynb #459887ca
 def _checksum(path):
     "sha256 of a file; of all files of a folder."
     total = hashlib.sha256()
@@ -89,6 +91,7 @@ def _checksum(path):
             while block := file.read(1 << 20): total.update(block)
     return total.hexdigest()
 
+# %% ../../nbs/data/08_audit.ipynb #befa3a6d
 def copies(
     dataset:ActionDataset,
     files:pd.DataFrame,     # its `survey`
@@ -107,6 +110,7 @@ def _some(names, n=3, what='more'):
     shown = ', '.join(names[:n])
     return f'{shown} and {len(names) - n} {what}' if len(names) > n else shown
 
+# %% ../../nbs/data/08_audit.ipynb #4f72f55d
 def _copy_findings(dataset, same):
     found = []
     for _, clips in same.groupby('content'):
@@ -140,6 +144,7 @@ def disk_findings(
         found.append((use, severity, dataset.name, f'{files} {noun}, {why}: {_some(some.path.tolist())}'))
     return found
 
+# %% ../../nbs/data/08_audit.ipynb #849e1f19
 def list_findings(
     error:ListError|None,
 )->list: # of (check, severity, subject, detail)
@@ -154,6 +159,7 @@ def list_findings(
 FEW = 5         # clips of a class in a split, below which its accuracy is hardly a number
 UNEVEN = 3      # times as many clips in the largest class as in the smallest
 
+# %% ../../nbs/data/08_audit.ipynb #3fdd028d
 def _class_findings(dataset):
     found, counts = [], dataset.counts()
     if not len(dataset): return [('no clips', 'error', dataset.name, 'the table is empty')]
@@ -201,6 +207,7 @@ def _group_findings(dataset):
                       'a split cannot be seen. Say which clips belong together'))
     return found
 
+# %% ../../nbs/data/08_audit.ipynb #a7268674
 def _count_findings(dataset, expected):
     "Counts that differ from what the set is known to have: clips, classes, groups, a split or a class."
     counts = dict(clips=len(dataset), classes=len(dataset.classes), groups=dataset.clips.group.nunique())
@@ -213,6 +220,7 @@ QUANTITIES = {'duration': ['duration'], 'picture size': ['height', 'width'], 'fr
               'codec': ['codec'], 'bytes per second': ['bytes_per_second']}
 TELLING, ALARM = .75, .05   # an AUC worth a word; share of clean sets in which chance gives a finding
 
+# %% ../../nbs/data/08_audit.ipynb #bdcc0ac3
 def _limits(groups):
     "The AUC that chance reaches in a share `ALARM` of clean sets, by the rank test over groups; one for each class."
     from scipy.stats import norm
@@ -226,6 +234,7 @@ def _numbers(table, columns):
     number = lambda c: pd.factorize(table[c], sort=True)[0] if c == 'codec' else table[c].fillna(-1).to_numpy(float)
     return np.stack([number(c) for c in columns], 1)
 
+# %% ../../nbs/data/08_audit.ipynb #9b0dd1c2
 def _likeness(numbers, labels, part, groups):
     "How much each clip looks like each class to a tree that has learnt the numbers of other folds: clips x classes."
     from sklearn.tree import DecisionTreeClassifier
@@ -264,6 +273,7 @@ def confounds(
             rows += zip([name]*len(groups), groups.index, auc, limit, found, strict=True)
     return pd.DataFrame(rows, columns=['quantity', 'label', 'auc', 'chance_below', 'found']).astype(dict(found=bool))
 
+# %% ../../nbs/data/08_audit.ipynb #31846529
 def _confound_findings(table):
     found = []
     for name, some in table[table.found].groupby('quantity', sort=False):
@@ -276,6 +286,7 @@ def _confound_findings(table):
 # %% ../../nbs/data/08_audit.ipynb #5be8c404
 APART = 1.05 # times as long, from which a difference of rates is worth a word
 
+# %% ../../nbs/data/08_audit.ipynb #5ce2058e
 def _rate_findings(dataset, files):
     "Where the same number of frames is another length of time."
     seconds = 10/files.fps.where(files.fps > 0)
@@ -305,6 +316,7 @@ def _distances(a, b):
     bits = _bits(a[:, :, None], b[:, None]).sum(-1, dtype=np.int32)
     return np.minimum(bits.min(2).mean(1), bits.min(1).mean(1))
 
+# %% ../../nbs/data/08_audit.ipynb #41d9e91b
 def _pairs(prints, turned, groups, alike, block=128):
     "Pairs of places, first < second, of different groups, with their distance."
     found = [np.zeros((0, 3))]
@@ -360,6 +372,7 @@ def near_duplicates(
 # %% ../../nbs/data/08_audit.ipynb #6b2f5dd3
 def _count(n, noun): return f'{n} {noun}' if n == 1 else f'{n} {noun}s'
 
+# %% ../../nbs/data/08_audit.ipynb #d171db9e
 def _near_findings(dataset, pairs):
     "One finding for each pair of splits, and one for pairs on the same side."
     found, split = [], dataset.clips.split.to_numpy()
@@ -463,6 +476,7 @@ def audit(
 class UnfitError(HarError):
     "A data set on which nothing can be learnt."
 
+# %% ../../nbs/data/08_audit.ipynb #e135ff50
 def before_training(
     dataset:ActionDataset,
 )->list: # a line each

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .dataset import ActionDataset
 from .download import DownloadError, download, fetch_video, unpack, unpacked
@@ -42,6 +43,7 @@ class Part:
     @property
     def packed(self): return self.name.endswith(('.zip', '.rar', '.tar.gz'))
 
+# %% ../../nbs/data/06_catalog.ipynb #4a26fa1c
 def tree(
     layout:str, # a path in each line
 )->str:
@@ -87,42 +89,48 @@ class Entry:
         lines = [f'- {name}: {text}' if name else f'- {text}' for name, text in about.items() if text]
         return f'**{self.title}**\n\n```\n{tree(self.layout)}\n```\n' + '\n'.join(lines)
 
-    def open(self,
-        folder,                     # laid out as `layout` says
-        split:int=1,                # number of the published split
-        protocol:str='official',    # one of `protocols`
-        must_exist:bool=True,       # False: the lists alone, no file is looked for
-        seed:int=0,                 # where the protocol draws
-    )->ActionDataset:
-        "The set with a split; `ListError` names every fault of its lists by file and line."
-        if split not in self.counts:
-            raise ValueError(f'{self.title} has no split {split}: {", ".join(map(str, self.counts))}')
-        if protocol not in self.protocols:
-            raise ValueError(f'{self.title} has no protocol {protocol!r}: {", ".join(self.protocols)}')
-        return self.protocols[protocol](lambda number: self.read(Path(folder), number, must_exist), split, seed)
+# %% ../../nbs/data/06_catalog.ipynb #7b9c0837
+@patch
+def open(self:Entry,
+    folder,                     # laid out as `layout` says
+    split:int=1,                # number of the published split
+    protocol:str='official',    # one of `protocols`
+    must_exist:bool=True,       # False: the lists alone, no file is looked for
+    seed:int=0,                 # where the protocol draws
+)->ActionDataset:
+    "The set with a split; `ListError` names every fault of its lists by file and line."
+    if split not in self.counts:
+        raise ValueError(f'{self.title} has no split {split}: {", ".join(map(str, self.counts))}')
+    if protocol not in self.protocols:
+        raise ValueError(f'{self.title} has no protocol {protocol!r}: {", ".join(self.protocols)}')
+    return self.protocols[protocol](lambda number: self.read(Path(folder), number, must_exist), split, seed)
 
-    def holds(self,
-        folder,
-    )->bool:
-        "Whether the classes and counts of its lists are those of the published set, but for one in fifty."
-        for number, published in self.counts.items():
-            try: dataset = self.read(Path(folder), number, False)
-            except ListError as error: dataset = error.dataset
-            if dataset is None or not len(dataset): return _folders_of_classes(Path(folder)) == self.classes
-            total = sum(published.values()) or self.clips
-            if len(dataset.classes) == self.classes and abs(len(dataset) - total) <= total/50: return True
-        return False
+# %% ../../nbs/data/06_catalog.ipynb #17f6d1aa
+@patch
+def holds(self:Entry,
+    folder,
+)->bool:
+    "Whether the classes and counts of its lists are those of the published set, but for one in fifty."
+    for number, published in self.counts.items():
+        try: dataset = self.read(Path(folder), number, False)
+        except ListError as error: dataset = error.dataset
+        if dataset is None or not len(dataset): return _folders_of_classes(Path(folder)) == self.classes
+        total = sum(published.values()) or self.clips
+        if len(dataset.classes) == self.classes and abs(len(dataset) - total) <= total/50: return True
+    return False
 
-    def check(self,
-        folder,
-        files:bool=True,            # decode every file
-        workers:int|None=None,      # processes; default: one for each core
-        progress:bool=True,         # a bar, on a terminal
-    )->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
-        "Hold a folder against what was published of the set."
-        rows = _check_lists(self, Path(folder))
-        malformed = any(problem == 'malformed list' for _, problem, *_ in rows)
-        return _report(rows if malformed else rows + _check_files(self, Path(folder), files, workers, progress))
+# %% ../../nbs/data/06_catalog.ipynb #f167f62b
+@patch
+def check(self:Entry,
+    folder,
+    files:bool=True,            # decode every file
+    workers:int|None=None,      # processes; default: one for each core
+    progress:bool=True,         # a bar, on a terminal
+)->pd.DataFrame: # path, problem, detail, severity ('error' or 'note'); a row for each finding
+    "Hold a folder against what was published of the set."
+    rows = _check_lists(self, Path(folder))
+    malformed = any(problem == 'malformed list' for _, problem, *_ in rows)
+    return _report(rows if malformed else rows + _check_files(self, Path(folder), files, workers, progress))
 
 # %% ../../nbs/data/06_catalog.ipynb #0ea587b2
 def official(read, split, seed): return read(split)
@@ -136,12 +144,14 @@ def mei(read, split, seed):
     "MEI: 70/30 of the clips of each class."
     return replace(read(None).holdout(.3, seed, by='clip'), protocol='paper', split_name=f'MEI 70/30, seed {seed}')
 
+# %% ../../nbs/data/06_catalog.ipynb #52a66f74
 def sixteen_nine(read, split, seed):
     "KTH: the people of training and validation against those of the test."
     dataset = read(split)
     return replace(dataset, clips=dataset.clips.assign(split=dataset.clips.split.replace('valid', 'train')),
                    protocol='16/9')
 
+# %% ../../nbs/data/06_catalog.ipynb #e46d7af3
 def _all_train(dataset):
     return replace(dataset, clips=dataset.clips.assign(split='train'), protocol='unsplit', split_name='')
 
@@ -154,7 +164,6 @@ def _folders_of_classes(folder):
         return [path for path in place.iterdir() if path.is_dir() and not is_system(path.name)]
     return max(len(inside(place)) for place in (folder, *inside(folder)))
 
-
 # %% ../../nbs/data/06_catalog.ipynb #6d1fd5bf
 def _read_ucf101(folder, split, must_exist):
     lists, number = _beside(folder, 'ucfTrainTestlist'), f'{split or 1:02d}'
@@ -163,6 +172,7 @@ def _read_ucf101(folder, split, must_exist):
     if not split: return replace(_all_train(dataset), name='UCF101')
     return replace(dataset, name='UCF101', split_name=f'split {split}')
 
+# %% ../../nbs/data/06_catalog.ipynb #cf77a4be
 UCF101 = Entry(
     'ucf101', 'UCF101', clips=13320, classes=101,
     counts={1: dict(train=9537, test=3783), 2: dict(train=9586, test=3734), 3: dict(train=9624, test=3696)},
@@ -191,6 +201,7 @@ def hmdb51_group(
     film = re.fullmatch(_HMDB51_NAME.format(re.escape(path.parent.name)), path.stem)
     return f'{path.parent.name}/{film[1] if film else path.stem}'
 
+# %% ../../nbs/data/06_catalog.ipynb #ea0b3ad3
 def _read_hmdb51(folder, split, must_exist):
     lists, ending = _beside(folder, 'testTrainMulti_7030_splits'), f'_test_split{split or 1}.txt'
     parts = {'0': None, '1': 'train', '2': 'test'}
@@ -211,6 +222,7 @@ def _read_hmdb51(folder, split, must_exist):
                          source=f'{len(files)} lists *{ending}, {unused} clips marked 0 unused')
     return dataset if split else replace(_all_train(dataset), source=f'{len(files)} lists')
 
+# %% ../../nbs/data/06_catalog.ipynb #27f33388
 _SERRE = 'http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/'
 HMDB51 = Entry(
     'hmdb51', 'HMDB51', clips=6766, classes=51,
@@ -230,6 +242,7 @@ HMDB51 = Entry(
 KTH_PEOPLE = dict(train=range(11, 19), valid=(19, 20, 21, 23, 24, 25, 1, 4), test=(22, 2, 3, 5, 6, 7, 8, 9, 10))
 _KTH_SPLIT = {f'{person:02d}': split for split, people in KTH_PEOPLE.items() for person in people}
 
+# %% ../../nbs/data/06_catalog.ipynb #73dddf97
 def _read_kth(folder, split, must_exist):
     file, clips, problems = folder/'00sequences.txt', [], []
     videos = folder.rglob('person*_uncomp.avi') # in folders or flat
@@ -291,6 +304,7 @@ def _videos(root):
     "Relative paths of the videos in a folder, those of hidden and system folders aside."
     return {one.path for one in walk(root) if one.kind == 'video'}
 
+# %% ../../nbs/data/06_catalog.ipynb #8d2888cf
 def _kinetics_rows(folder, problems):
     "{YouTube id: (class, first second, last second)} of the tables of Kinetics-400."
     rows = {}
@@ -307,6 +321,7 @@ def _kinetics_rows(folder, problems):
             except (KeyError, ValueError): problems.append((file, line, f'{text!r} has no id, label and times'))
     return rows
 
+# %% ../../nbs/data/06_catalog.ipynb #5c74b9de
 def _read_mini_kinetics(folder, split, must_exist):
     problems, clips, n_ids = [], [], 0
     about = _kinetics_rows(folder, problems)
@@ -337,6 +352,7 @@ def _ten_seconds(whole, start, stop):
     long = min(stop, times[-1] + times[-1]/max(1, len(times) - 1)) - start
     return clip, len(clip)/long if info.varies else info.fps or 25
 
+# %% ../../nbs/data/06_catalog.ipynb #ac9ff58d
 def _collect_kinetics(entry, folder, progress=True, address='https://www.youtube.com/watch?v={}', patience=20,
                       largest=360, **how):
     "Fetch every listed video that is not here and keep its ten seconds; what is gone comes back as a report."
@@ -390,6 +406,7 @@ def _something_ids(folder, part, problems):
             problems.append((file, line, f'{text!r} does not begin with the number of a clip'))
         yield file, line, number.strip(), label.strip().strip('"')
 
+# %% ../../nbs/data/06_catalog.ipynb #1e25dcfa
 def _read_something(folder, split, must_exist):
     problems, clips = [], []
     classes = [text.strip('"') for _, text in read_lines(folder/'something-something-v1-labels.csv', problems)]
@@ -431,6 +448,7 @@ def _read_seags(folder, split, must_exist):
     dataset = replace(dataset, name='SEAGS_V1', split_name='lists')
     return dataset if split else _all_train(dataset)
 
+# %% ../../nbs/data/06_catalog.ipynb #b02e64ae
 SEAGS_V1 = Entry('seags_v1', 'SEAGS_V1', 1169, 8, {1: {}}, groups='source video, by manifest.csv',
     layout='Class/v_Class_1.mp4\nclassInd.txt (1 Class)\ntrainlist.txt (Class/v_Class_1.mp4 1)\n'
            'testlist.txt (Class/v_Class_2.mp4)\nmanifest.csv (path, source, ...)', exact=False,
@@ -458,6 +476,7 @@ def person_mask(
 
 def _persons(about): return [figure for figure in about['objects'] if figure['classTitle'].startswith('person')]
 
+# %% ../../nbs/data/06_catalog.ipynb #767d26cf
 def _inside(bitmap):
     "The pixels of a figure's bitmap: its alpha, its one channel, or the brightest of three."
     png = np.frombuffer(zlib.decompress(base64.b64decode(bitmap['data'])), np.uint8)
@@ -465,6 +484,7 @@ def _inside(bitmap):
     if picture.ndim == 2: return picture
     return picture[..., 3] if picture.shape[2] == 4 else picture.max(2)
 
+# %% ../../nbs/data/06_catalog.ipynb #35f05df1
 def _draw(mask, figure):
     if figure.get('bitmap'):
         inside = _inside(figure['bitmap'])
@@ -477,6 +497,7 @@ def _draw(mask, figure):
         piece = cv2.fillPoly(np.zeros_like(mask), [outer], 1)
         mask |= cv2.fillPoly(piece, holes, 0) if holes else piece
 
+# %% ../../nbs/data/06_catalog.ipynb #15e811c6
 def _read_supervisely(folder):
     "A row an image: picture, annotation, height, width, persons, figures, problem."
     rows, notes = [], {path: path.parent.parent/'img' for path in sorted(folder.rglob('ann/*.json'))}
@@ -550,6 +571,7 @@ def laid_out(
     matches = lambda marks: all(next(folder.glob(mark), None) for mark in marks)
     return next((entry for entry in CATALOG if any(map(matches, entry.marks))), None)
 
+# %% ../../nbs/data/06_catalog.ipynb #ede38f26
 def recognise(
     folder, # of a data set
 )->Entry|None:
@@ -557,6 +579,7 @@ def recognise(
     entry = laid_out(folder)
     return entry if entry and entry.holds(folder) else None
 
+# %% ../../nbs/data/06_catalog.ipynb #31edbb78
 def own_name(
     folder, # of a set that is none of the catalog
 )->str:
@@ -573,6 +596,7 @@ def _differences(path, found, published, severity='error'):
     return [(path, 'wrong count', f'{found.get(part, 0)} {part}, published are {n}', severity)
             for part, n in published.items() if found.get(part, 0) != n]
 
+# %% ../../nbs/data/06_catalog.ipynb #7766c908
 def _present(dataset):
     "Videos, or folders of images, that lie where those of the set lie."
     if any(os.path.splitext(path)[1] for path in dataset.clips.path): return _videos(dataset.root)
@@ -581,6 +605,7 @@ def _present(dataset):
     inner = [path for folder in folders for path in folder.iterdir() if path.is_dir()]
     return {path.relative_to(dataset.root).as_posix() for path in inner}
 
+# %% ../../nbs/data/06_catalog.ipynb #d0b1e278
 def _check_lists(entry, folder):
     "Rows on each published split."
     rows, severity = [], 'error' if entry.exact else 'note'
@@ -623,6 +648,7 @@ def named(
     if not found: raise ValueError(f'no set {name!r} in the catalog: {", ".join(entry.name for entry in CATALOG)}')
     return found
 
+# %% ../../nbs/data/06_catalog.ipynb #cd7ff887
 def get(
     name,                       # of a set, or an `Entry`
     folder,                     # is made

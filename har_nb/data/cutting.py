@@ -42,6 +42,7 @@ def has_h264()->bool:
     except (ImportError, ValueError): return False
     return True
 
+# %% ../../nbs/data/10_cutting.ipynb #e1e9afb0
 def _write_h264(path, frames, fps):
     "As `write_video`: the clip is complete, or not there."
     import av
@@ -65,6 +66,7 @@ def _write_h264(path, frames, fps):
     finally: partial.unlink(missing_ok=True)
     return replace(info, path=path)
 
+# %% ../../nbs/data/10_cutting.ipynb #ae0aaa0a
 def write_clip(
     path,           # where
     frames,         # H W 3 uint8 RGB each, of even size
@@ -91,12 +93,14 @@ def choose_codec(
     suffix = '.mp4' if '.mp4' in suffixes else suffixes[0]
     return codec, suffix, f'libx264, crf {QUALITY}' if codec == 'H264' else f'OpenCV {codec}', note
 
+# %% ../../nbs/data/10_cutting.ipynb #f9e6aae1
 def _even(picture): return picture[:picture.shape[0]//2*2, :picture.shape[1]//2*2]
 
 # %% ../../nbs/data/10_cutting.ipynb #2c28eab1
 VERSION = 1 # changes when the same settings give other clips
 LISTS = ('classInd.txt', 'trainlist.txt', 'validlist.txt', 'testlist.txt', 'manifest.csv', 'set.json')
 
+# %% ../../nbs/data/10_cutting.ipynb #311949e8
 def digest_of(
     *paths, # files
 )->str: # 64 hex digits
@@ -107,12 +111,14 @@ def digest_of(
             while block := file.read(2**20): digest.update(block)
     return digest.hexdigest()
 
+# %% ../../nbs/data/10_cutting.ipynb #1f8ca223
 def clip_key(
     *depends, # all that a clip depends on: numbers, texts
 )->str: # 32 hex digits
     "The name of a clip in the workshop."
     return hashlib.sha256(json.dumps([VERSION, *depends]).encode()).hexdigest()[:32]
 
+# %% ../../nbs/data/10_cutting.ipynb #647767b0
 def write_if_new(
     path:Path,  # in a folder with a workshop
     text:str,
@@ -151,29 +157,34 @@ class Workshop:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._read()
         return self
-
-    def _read(self):
-        "The ledger; a line cut short by a crash of the machine is removed."
-        self.known = dict(source={}, clip={})
-        lines = self.ledger.read_text(encoding='utf-8').split('\n') if self.ledger.is_file() else ['']
-        for line in lines[:-1]:
-            try: row = json.loads(line)
-            except ValueError: continue
-            self.known[row['what']][row['key']] = row
-        if lines[-1]: self.ledger.write_text('\n'.join(lines[:-1] + ['']), encoding='utf-8')
-
     def __exit__(self, *error): self.lock.release()
 
-    def note(self, what, key, **facts):
-        "A line of the ledger: facts of a 'source' or of a 'clip'."
-        with self.turn, self.ledger.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
-        self.known[what][key] = dict(key=key) | facts
+# %% ../../nbs/data/10_cutting.ipynb #615a43c7
+@patch
+def _read(self:Workshop):
+    "The ledger; a line cut short by a crash of the machine is removed."
+    self.known = dict(source={}, clip={})
+    lines = self.ledger.read_text(encoding='utf-8').split('\n') if self.ledger.is_file() else ['']
+    for line in lines[:-1]:
+        try: row = json.loads(line)
+        except ValueError: continue
+        self.known[row['what']][row['key']] = row
+    if lines[-1]: self.ledger.write_text('\n'.join(lines[:-1] + ['']), encoding='utf-8')
 
-    def made(self, key, path, **facts):
-        "A clip that is complete: into the ledger."
-        stat = path.stat()
-        self.note('clip', key, sha256=digest_of(path), size=stat.st_size, mtime=stat.st_mtime_ns, **facts)
+# %% ../../nbs/data/10_cutting.ipynb #477048fe
+@patch
+def note(self:Workshop, what, key, **facts):
+    "A line of the ledger: facts of a 'source' or of a 'clip'."
+    with self.turn, self.ledger.open('a', encoding='utf-8') as file:
+        file.write(json.dumps(dict(what=what, key=key) | facts) + '\n')
+    self.known[what][key] = dict(key=key) | facts
+
+# %% ../../nbs/data/10_cutting.ipynb #00b43689
+@patch
+def made(self:Workshop, key, path, **facts):
+    "A clip that is complete: into the ledger."
+    stat = path.stat()
+    self.note('clip', key, sha256=digest_of(path), size=stat.st_size, mtime=stat.st_mtime_ns, **facts)
 
 # %% ../../nbs/data/10_cutting.ipynb #b7e2410c
 @patch
@@ -193,6 +204,7 @@ def find(self:Workshop)->dict: # key of a clip -> its file
 # %% ../../nbs/data/10_cutting.ipynb #a05a001c
 def _text(path): return path.read_text(encoding='utf-8') if path.is_file() else None
 
+# %% ../../nbs/data/10_cutting.ipynb #0986668c
 def settle(
     shop:Workshop,
     names:dict, # {key of a clip: its path in the set}
@@ -234,11 +246,13 @@ class Job(NamedTuple):
     cuts:list           # `Cut`s, in order, that do not overlap
     paint:object=None   # T H W 3 -> T H W 3, the same at every call
 
+# %% ../../nbs/data/10_cutting.ipynb #f147f86d
 def _passing(pictures, paint, halt):
     "Images on their way into a clip: of even size, painted."
     while not halt.is_set() and (some := [_even(picture) for picture in islice(pictures, 16)]):
         yield from paint(np.stack(some)) if paint else some
 
+# %% ../../nbs/data/10_cutting.ipynb #238da516
 def cut_clips(
     shop:Workshop,
     codec:str,      # as `choose_codec` has it
@@ -277,6 +291,7 @@ def in_threads(
         halt.set()
         pool.shutdown(cancel_futures=True)
 
+# %% ../../nbs/data/10_cutting.ipynb #d574b425
 def failures(shop, work, jobs, workers, about, progress):
     "(job, error) of those that cannot be done. A full disk is no job's fault: it stops the build with a `BuildError`."
     for job, error in in_threads(work, jobs, workers, about, progress):

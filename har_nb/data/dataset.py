@@ -29,6 +29,7 @@ from .video import diagnose, progress_bar
 SPLITS = ('train', 'valid', 'test')
 COLUMNS = ('path', 'label', 'group', 'split', 'start', 'stop')
 
+# %% ../../nbs/data/01_dataset.ipynb #c0e537a4
 @dataclass(frozen=True, repr=False, eq=False)
 class ActionDataset:
     "Labelled clips in a folder."
@@ -76,6 +77,7 @@ def overlap(self:ActionDataset)->pd.DataFrame: # a row a pair of splits; clips_t
         rows[f'{first}-{second}'] = len(shared), len(parts[second]), touched, touched/len(parts[second])
     return pd.DataFrame.from_dict(rows, orient='index', columns=['groups_shared', 'clips', 'clips_touched', 'share'])
 
+# %% ../../nbs/data/01_dataset.ipynb #e57f1431
 @patch(as_prop=True)
 def leaked(self:ActionDataset)->float: # 0 to 1
     "The share of test clips whose group is in training or validation, too."
@@ -96,6 +98,7 @@ def counts(self:ActionDataset)->pd.DataFrame: # classes x splits that have clips
     table = table.reindex(index=self.classes, columns=splits, fill_value=0)
     return table.rename_axis(index=None, columns=None)
 
+# %% ../../nbs/data/01_dataset.ipynb #dd99a4e3
 @patch
 def summary(self:ActionDataset)->pd.DataFrame: # a row a class, then 'all' or 'all clips'; splits with clips, and groups
     "Clips by class and split, with their sum, and the number of groups."
@@ -104,6 +107,7 @@ def summary(self:ActionDataset)->pd.DataFrame: # a row a class, then 'all' or 'a
     table.loc['all clips' if 'all' in self.classes else 'all'] = [*table.iloc[:, :-1].sum(), self.clips.group.nunique()]
     return table
 
+# %% ../../nbs/data/01_dataset.ipynb #d693506e
 @patch
 def _about(self:ActionDataset):
     return f'{len(self)} clips, {len(self.classes)} classes, {self.protocol} {self.split_name}'
@@ -132,6 +136,7 @@ def subset(self:ActionDataset,
     if len(set(classes)) < max(len(classes), 1): raise ValueError('a class is named twice, or none is named')
     return self._where(self.clips.label.isin(classes), classes=list(classes))
 
+# %% ../../nbs/data/01_dataset.ipynb #bb962a27
 @patch
 def without(self:ActionDataset,
     paths, # relative, as in clips.path
@@ -161,6 +166,7 @@ def split_groups(
         if not lonely: break
     return best[1][group]
 
+# %% ../../nbs/data/01_dataset.ipynb #276c832e
 def _deal(counts, shares, random):
     "One greedy pass over the groups; the part of each."
     total = counts.sum(0)
@@ -174,6 +180,7 @@ def _deal(counts, shares, random):
         have[part[g], classes] += mine
     return part
 
+# %% ../../nbs/data/01_dataset.ipynb #54d86229
 def _lonely(labels, part):
     "Classes with all clips in one part."
     parts = pd.Series(part).groupby(np.asarray(labels, str)).nunique()
@@ -185,6 +192,7 @@ def _units(dataset, by):
     if by == 'group': return dataset.clips.group
     return pd.Series([f'{path} {span}' for path, span in zip(dataset.clips.path, dataset.spans, strict=True)])
 
+# %% ../../nbs/data/01_dataset.ipynb #3306c51a
 def _dealt(dataset, shares, seed, by):
     "Parts in which every class is trained and tested."
     units = _units(dataset, by)
@@ -196,6 +204,7 @@ def _dealt(dataset, shares, seed, by):
                          'Leave it out with subset, or choose other groups')
     return part
 
+# %% ../../nbs/data/01_dataset.ipynb #48bcf742
 def _drawn(units, share, seed):
     "1 for randomly drawn units that make up about a share of the clips, 0 for the others."
     names, unit = np.unique(units, return_inverse=True)
@@ -203,6 +212,7 @@ def _drawn(units, share, seed):
     upto = np.cumsum(np.bincount(unit)[order])
     return np.isin(unit, order[upto <= round(share*len(unit))]).astype(int)
 
+# %% ../../nbs/data/01_dataset.ipynb #2a501df9
 def _named(dataset, part, names, **about):
     return replace(dataset, clips=dataset.clips.assign(split=np.array(names)[part]), **about)
 
@@ -264,6 +274,7 @@ def _serve(pipe, work):
             except Exception as error: answer = 'failed', error
             pipe.send(answer)
 
+# %% ../../nbs/data/01_dataset.ipynb #67c53761
 @contextmanager
 def _deaf():
     "Inside, Ctrl-C waits; a process that is started inside never hears it."

@@ -43,6 +43,7 @@ class DownloadError(HarError):
 
 class _Again(Exception): "A fault that may be gone at the next attempt."
 
+# %% ../../nbs/data/05_download.ipynb #bccba22b
 @contextmanager
 def _alone(path):
     "One process at a time works on a file; the others wait, and then find it finished."
@@ -74,6 +75,7 @@ class _Part:
         self.version, self.glued = version, False
         if version: self.note.write_text(json.dumps(version))
 
+# %% ../../nbs/data/05_download.ipynb #326d1cef
 def _version(url, response):
     "Which version of the file a response belongs to, and the place in it where the response begins."
     spans = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range', ''))
@@ -159,6 +161,21 @@ def _wrong(path, size, digests):
         if found != expected.lower(): return f'has the {name} {found}, expected is {expected}'
 
 # %% ../../nbs/data/05_download.ipynb #4222e5ab
+def _whole(url, to, size, digests, progress, patience):
+    "The file beside its final name, checked. What several connections wrote is fetched anew where its sum is wrong."
+    part, glued, wrong = _Part(url, to), True, ''
+    while glued:
+        with progress_bar(about=to.name, total=size, unit='B', shown=progress) as bar:
+            bar.unit_scale = True
+            _fetch(url, part, size, bar, *patience)
+        if not part.path.exists(): part.path.touch()
+        wrong, glued = _wrong(part.path, size, digests), part.glued
+        if not wrong: return part
+        part.begin({})
+    raise DownloadError(url, f'what came {wrong}',
+                        'The file there has changed, or was damaged on its way; nothing of it is kept')
+
+# %% ../../nbs/data/05_download.ipynb #a480d342
 def download(
     url:str,                # http or https
     to,                     # the file to write; its folder is made
@@ -184,18 +201,7 @@ def download(
                 if wrong := _wrong(to, size, digests):
                     raise DownloadError(url, f'{to} is there already, but {wrong}', 'Remove it, then try again')
                 return to
-            part, glued, wrong = _Part(url, to), True, ''
-            while glued:
-                with progress_bar(about=to.name, total=size, unit='B', shown=progress) as bar:
-                    bar.unit_scale = True
-                    _fetch(url, part, size, bar, attempts, pause, timeout)
-                if not part.path.exists(): part.path.touch()
-                wrong, glued = _wrong(part.path, size, digests), part.glued
-                if not wrong: break
-                part.begin({})
-            if wrong:
-                raise DownloadError(url, f'what came {wrong}',
-                                    'The file there has changed, or was damaged on its way; nothing of it is kept')
+            part = _whole(url, to, size, digests, progress, (attempts, pause, timeout))
             part.path.replace(to)
             part.note.unlink(missing_ok=True)
     except OSError as error:
@@ -215,12 +221,14 @@ class Member(NamedTuple):
     kind:str='file' # file, folder, link, hard link; anything else is refused
     target:str=''   # of a link
 
+# %% ../../nbs/data/05_download.ipynb #4e7e9c75
 def _climbs(name):
     "Why a name or the target of a link cannot be trusted; None where it can."
     if not name or any(ord(letter) < 32 for letter in name): return 'is empty or has control characters'
     if PureWindowsPath(name).anchor: return 'is absolute or names a drive'
     if '..' in PureWindowsPath(name).parts: return "climbs with '..'"
 
+# %% ../../nbs/data/05_download.ipynb #fdc19b9d
 def refused(
     members, # `Member`s of an archive
 )->dict: # name -> reason
@@ -245,6 +253,7 @@ def _zip_kind(info):
     if mode == stat.S_IFLNK and info.file_size < 4096: return 'link'
     return 'file' if mode in (0, stat.S_IFREG) else 'device'
 
+# %% ../../nbs/data/05_download.ipynb #0a43e393
 def _tar_kind(info):
     if info.isreg(): return 'file'
     if info.isdir(): return 'folder'
@@ -263,6 +272,7 @@ class _Zip:
             yield Member(info.filename, info.file_size, kind, target)
     def write(self, folder, members): _write(folder, members, self.file.open)
 
+# %% ../../nbs/data/05_download.ipynb #048d93f1
 class _Tar(_Zip):
     def __init__(self, path): self.file = tarfile.open(path)
     def members(self):
@@ -291,6 +301,7 @@ def _rar_kind(about, soft, hard):
     if about.get('Folder') == '+': return 'folder'
     return 'encrypted file' if about.get('Encrypted') == '+' else 'file'
 
+# %% ../../nbs/data/05_download.ipynb #2f13ea41
 class _Rar:
     def __init__(self, path): self.path = Path(path)
     def __enter__(self): return self
@@ -313,6 +324,7 @@ class _Rar:
             yield Member(about['Path'], int(about.get('Size') or 0), _rar_kind(about, soft, hard), soft or hard)
     def write(self, folder, members): self._7zz('x', '-bd', '-aoa', f'-o{folder}')
 
+# %% ../../nbs/data/05_download.ipynb #28e3a0ba
 _KINDS = ((b'Rar!\x1a\x07', _Rar), (b'PK', _Zip))
 
 def _opened(path):
@@ -326,6 +338,7 @@ def _opened(path):
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError,
             NotImplementedError, OSError)
 
+# %% ../../nbs/data/05_download.ipynb #73192583
 def _list(archive, folder): return Path(folder)/'.unpacked'/f'{Path(archive).name}.json'
 
 def unpacked(
@@ -372,6 +385,18 @@ def _came(folder):
     return sorted(path for path in paths if path.is_symlink() or not path.is_dir())
 
 # %% ../../nbs/data/05_download.ipynb #3999d67e
+def _into_place(aside, folder):
+    "Move what came out of an archive to its place; {name: size, None for a link}."
+    found = _came(aside)
+    size = lambda path: None if path.is_symlink() else path.stat().st_size
+    files = {path.relative_to(aside).as_posix(): size(path) for path in found}
+    for path in found:
+        place = folder/path.relative_to(aside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    return files
+
+# %% ../../nbs/data/05_download.ipynb #b6114ff7
 def unpack(
     archive,            # zip, tar (also gz, bz2, xz) or rar
     folder,             # is made
@@ -393,13 +418,7 @@ def unpack(
             with progress_bar(_into(archive, aside, nested), f'unpacking {archive.name}', unit='archive',
                               shown=progress) as inner:
                 for _ in inner: pass
-            found = _came(aside)
-            size = lambda path: None if path.is_symlink() else path.stat().st_size
-            files = {path.relative_to(aside).as_posix(): size(path) for path in found}
-            for path in found:
-                place = folder/path.relative_to(aside)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
+            files = _into_place(aside, folder)
             _list(archive, folder).parent.mkdir(exist_ok=True)
             _list(archive, folder).write_text(json.dumps(files))
             shutil.rmtree(aside)
@@ -415,6 +434,20 @@ def unpack(
     return [folder/name for name in files]
 
 # %% ../../nbs/data/05_download.ipynb #bc4ad2a4
+def _ytdlp_options(folder, attempts, timeout, largest, bar):
+    "Settings under which yt-dlp fetches one file into a folder, prints nothing and needs no other program."
+    quality, bar.unit_scale = f'[height<=?{largest}]', True
+    def follow(news):
+        bar.reset(news.get('total_bytes') or news.get('total_bytes_estimate'))
+        bar.update(news.get('downloaded_bytes') or 0)
+    return dict(
+        format=f'bv*[ext=mp4]{quality}/b[ext=mp4]{quality}/bv*{quality}/b', outtmpl='video.%(ext)s',
+        paths={'home': str(folder)}, noplaylist=True, playlist_items='1', retries=attempts,
+        extractor_retries=attempts, fragment_retries=attempts, socket_timeout=timeout, quiet=True,
+        noprogress=True, no_warnings=True, cachedir=False, logger=_Silence(), postprocessors=[],
+        fixup='never', progress_hooks=[follow])
+
+# %% ../../nbs/data/05_download.ipynb #cf7cb087
 def fetch_video(
     address:str,        # of a page or a file
     folder,             # is made
@@ -439,16 +472,7 @@ def fetch_video(
             aside = folder/f'.{name}.fetching'
             aside.mkdir(exist_ok=True)
             with progress_bar(about=name, unit='B', shown=progress) as bar:
-                bar.unit_scale, quality = True, f'[height<=?{largest}]'
-                def follow(news):
-                    bar.reset(news.get('total_bytes') or news.get('total_bytes_estimate'))
-                    bar.update(news.get('downloaded_bytes') or 0)
-                options = dict(
-                    format=f'bv*[ext=mp4]{quality}/b[ext=mp4]{quality}/bv*{quality}/b', outtmpl='video.%(ext)s',
-                    paths={'home': str(aside)}, noplaylist=True, playlist_items='1', retries=attempts,
-                    extractor_retries=attempts, fragment_retries=attempts, socket_timeout=timeout, quiet=True,
-                    noprogress=True, no_warnings=True, cachedir=False, logger=_Silence(), postprocessors=[],
-                    fixup='never', progress_hooks=[follow])
+                options = _ytdlp_options(aside, attempts, timeout, largest, bar)
                 try:
                     with yt_dlp.YoutubeDL(options) as loader: loader.download([address])
                 except yt_dlp.utils.YoutubeDLError as error:

@@ -40,6 +40,7 @@ class ListError(HarError):
         more = [f'... and {len(lines) - 20} more'] if len(lines) > 20 else []
         return '\n  '.join([f'{len(lines)} problems:', *lines[:20], *more])
 
+# %% ../../nbs/data/02_lists.ipynb #0f114f28
 class Clip(NamedTuple):
     "One row on its way into the table, and where it was read."
     path:str
@@ -59,6 +60,7 @@ def _read_text(path, problems):
     except UnicodeDecodeError as error:
         problems.append((path, error.object[:error.start].count(b'\n') + 1, 'not UTF-8 text'))
 
+# %% ../../nbs/data/02_lists.ipynb #023aaad6
 def read_lines(
     path,           # a text file
     problems:list,  # (file, line, message) are added to it
@@ -76,6 +78,7 @@ def composed(name:str)->str: # the one of its spellings that names are compared 
 
 def _is_text(name): return os.fsencode(name).decode('utf-8', 'ignore').encode() == os.fsencode(name)
 
+# %% ../../nbs/data/02_lists.ipynb #cc7c566d
 def find_name(
     root,       # folder
     path:str,   # below it
@@ -104,6 +107,7 @@ def _problem_with(root, path, must_exist):
     if os.path.splitext(path)[1].lower() not in ('', *VIDEO_SUFFIXES): return f'{path} is not named like a video'
     if must_exist and not os.path.isfile(place): return f'there is no file {path} in {root}'
 
+# %% ../../nbs/data/02_lists.ipynb #b23b5ade
 def _sound(root, clips, problems, must_exist):
     "Clips with nothing wrong about them; what is wrong with others is added to the problems."
     first, known, sound = {}, {(str(file), line) for file, line, _ in problems if line}, []
@@ -136,6 +140,7 @@ def as_dataset(
     if problems: raise ListError(problems, dataset)
     return dataset
 
+# %% ../../nbs/data/02_lists.ipynb #1e9c597b
 def _folder(root):
     root = Path(root)
     if not root.is_dir(): raise ListError([(root, None, 'there is no such folder')])
@@ -165,10 +170,12 @@ def _read_classes(path, problems):
         problems.append((path, None, f'classes are numbered from 1 without a gap, here are {_shortly(sorted(names))}'))
     return [names[number] for number in sorted(names)]
 
+# %% ../../nbs/data/02_lists.ipynb #8951f02e
 def _shortly(items, n=8):
     shown = ', '.join(map(str, items[:n]))
     return f'{shown} ...' if len(items) > n else shown
 
+# %% ../../nbs/data/02_lists.ipynb #dda95f5b
 def _without_number(root, text):
     "Path and class number of a line; a folder of images may end in a number of its own."
     numbered = re.fullmatch(r'(.+?)\s+([+-]?\d+)', text)
@@ -191,6 +198,7 @@ def _read_list(root, path, classes, split, group, problems):
         clips.append(Clip(name, label, str(group(name)), split, str(path), line))
     return clips
 
+# %% ../../nbs/data/02_lists.ipynb #5a60d9e1
 def from_lists(
     root,                           # folder of the videos, in a folder for each class
     lists=None,                     # folder of the lists; default: the same
@@ -223,6 +231,7 @@ def class_list(
     files = [Path(root)/place/'classInd.txt' for place in LISTED]
     return next((file for file in files if file.is_file()), None)
 
+# %% ../../nbs/data/02_lists.ipynb #2e2ef1f9
 def in_listed_order(
     dataset, # ActionDataset
     file, # classInd.txt: a number from 1 and a name in each line
@@ -267,6 +276,7 @@ def read_table(
     if not rows and not problems: problems.append((path, None, 'the table is empty'))
     return columns, rows
 
+# %% ../../nbs/data/02_lists.ipynb #466b3299
 def column_of(
     columns,    # of a table
     name,       # of one of them; anything else is given back
@@ -319,6 +329,7 @@ _BEGINNINGS = ((0, b'\x1aE\xdf\xa3'), (0, b'\0\0\x01\xba'), (0, b'\0\0\x01\xb3')
                (0, b'0&\xb2u\x8ef\xcf\x11'), (0, b'GIF8'), (0, b'.RMF'),
                (4, b'ftyp'), (4, b'moov'), (4, b'mdat'), (8, b'AVI '))
 
+# %% ../../nbs/data/02_lists.ipynb #d17fca36
 _STRAY = 'a picture that belongs to no folder of pictures'
 
 class Found(NamedTuple):
@@ -328,6 +339,7 @@ class Found(NamedTuple):
     why:str=''  # for the last two
     files:int=1 # that it is made of
 
+# %% ../../nbs/data/02_lists.ipynb #a732cb94
 def is_system(name:str)->bool:
     "Whether a file or folder is hidden, or belongs to a system or a program."
     return name.startswith('.') or name.lower() in SYSTEM_FOLDERS
@@ -339,6 +351,7 @@ def _begins_like_a_video(path):
     except OSError: return False
     return any(head.startswith(mark, at) for at, mark in _BEGINNINGS) or (head[:1] == head[188:] == b'G')
 
+# %% ../../nbs/data/02_lists.ipynb #b89dca57
 def _is_written_link(path):
     "A link that a program without links wrote as text: one line, a path to something."
     if os.path.getsize(path) > 1000: return False
@@ -346,6 +359,7 @@ def _is_written_link(path):
     if b'/' not in target or b'\n' in target or b'\0' in target: return False
     return os.path.exists(os.path.join(os.path.dirname(os.fsencode(path)), target))
 
+# %% ../../nbs/data/02_lists.ipynb #43eb1a3f
 def _file(entry, path):
     "What a file is, by its name and, where that does not tell, by its content."
     suffix, linked = os.path.splitext(entry.name)[1].lower(), entry.is_symlink()
@@ -370,6 +384,7 @@ def _inside(entry, path, ways, why):
     except OSError as error:
         return [Found(path, 'left out' if why else 'passed over', why or f'cannot be opened ({error.strerror})', 0)]
 
+# %% ../../nbs/data/02_lists.ipynb #37ffc647
 def _of_entry(entry, path, ways, why):
     "All that one entry of a folder stands for."
     why = why or ('hidden, or of the system' if is_system(entry.name) else '')
@@ -379,6 +394,7 @@ def _of_entry(entry, path, ways, why):
     hide = lambda one: one._replace(kind='passed over', why=NOT_UTF8) if one.kind in ('video', 'pictures') else one
     return [hide(one) for one in found]
 
+# %% ../../nbs/data/02_lists.ipynb #f20ffa24
 def _visit(folder, below, ways, why):
     "Everything in a folder, in the order of names."
     with os.scandir(folder) as entries: entries = sorted(entries, key=lambda entry: entry.name)
@@ -394,6 +410,7 @@ def _visit(folder, below, ways, why):
     rest = [stray(one) if one in media else one for one in rest]
     return [Found(below[:-1], 'pictures', '', len(pictures)), *rest]
 
+# %% ../../nbs/data/02_lists.ipynb #6d00d98f
 def walk(
     root, # a folder
 )->list: # of `Found`, each file of the folder once
@@ -412,6 +429,7 @@ def _are_splits(tops, inner):
     of_named = set.union(*(inner[top] for top in named))
     return not others or len({split_named(top) for top in named}) > 1 or any(of_named & classes for classes in others)
 
+# %% ../../nbs/data/02_lists.ipynb #80ed93cd
 def _layout(root, media, leave_out, problems):
     "The folders of classes, each with its split; what is wrong with the folders above them is a problem."
     tops = [folder.name for folder in _folders(root)]
@@ -465,6 +483,7 @@ def _number(lists, split):
     found = [name for name in names if (lists/f'trainlist{name}.txt').is_file()]
     return (found or names)[0]
 
+# %% ../../nbs/data/02_lists.ipynb #03c5fd66
 def _as_number(split): return int(split) if isinstance(split, str) and split.isdigit() else split
 
 def _open_lists(root, lists, group, split):
@@ -474,6 +493,7 @@ def _open_lists(root, lists, group, split):
     return from_lists(root, lists, train=f'trainlist{number}.txt', test=f'testlist{number}.txt',
                       valid=valid if (lists/valid).is_file() else None, group=group)
 
+# %% ../../nbs/data/02_lists.ipynb #7066b243
 def _open_table(table, group, split):
     "An index.csv, with the columns of group and split that are named or speak for themselves."
     problems = []

@@ -56,6 +56,7 @@ def fingerprints(
     prints = [[packed(np.ascontiguousarray(p[:, ::turn])) for p in lively] for turn in (1, -1)]
     return tuple(np.array(hashes, np.uint64).reshape(-1, 4) for hashes in prints)
 
+# %% ../../nbs/data/07_look.ipynb #ed3aaabf
 def small_grey(
     picture, # H W 3 uint8, blue first as OpenCV reads it
 )->np.ndarray: # 64 x 64 uint8
@@ -103,12 +104,14 @@ def _watch(path, clips):
     if shape is None: raise ValueError('not one frame')
     return info_of(path, capture, times, shape), times
 
+# %% ../../nbs/data/07_look.ipynb #f54b3a45
 def _seconds(info, times, start, stop):
     "How long a clip is on the screen: to the frame after it, or to the end of the file."
     if start >= info.n_frames or not info.fps: return 0. if info.fps else float('nan')
     if not info.varies: return (min(stop or info.n_frames, info.n_frames) - start)/info.fps
     return (times[stop] if stop and stop < info.n_frames else info.duration) - times[start]
 
+# %% ../../nbs/data/07_look.ipynb #67c63fe1
 def parts_of(path):
     return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 

@@ -92,6 +92,7 @@ def _filled(shape, thing):
         for hole in points.get('interior') or (): cv2.fillPoly(mask, [np.int32(np.round(hole))], 0)
     return mask
 
+# %% ../../nbs/data/12_masks.ipynb #33ecbd91
 def supervisely_mask(
     annotation:dict, # the JSON of one image
 )->np.ndarray: # H W bool
@@ -131,6 +132,7 @@ def _pairs(folder):
         names = lambda file: [file.parents[1]/'masks'/f'{file.stem}{suffix}' for suffix in ('.png', *PICTURES)]
     return [(file, next((name for name in names(file) if name.is_file()), None)) for file in found]
 
+# %% ../../nbs/data/12_masks.ipynb #1194daa7
 def people_from(
     folder, # a Supervisely project, or a folder with images/ and masks/
     size:int|tuple=96, # side, or height and width, in pixels: images are scaled to it

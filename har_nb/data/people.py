@@ -21,6 +21,7 @@ _SKIN = ((246, 214, 186), (232, 190, 152), (208, 158, 118), (168, 116, 80), (126
 _CLOTH = ((214, 48, 49), (9, 132, 227), (0, 160, 110), (250, 190, 30), (232, 67, 147), (108, 92, 231), (245, 246, 250),
           (45, 52, 54), (255, 118, 40), (0, 190, 200))
 
+# %% ../../nbs/data/03_people.ipynb #23c4e147
 @dataclass(frozen=True)
 class Person:
     "Someone who can be drawn: bone lengths and widths in body heights, colours in RGB, and a manner of moving."
@@ -64,6 +65,7 @@ def _dir(angle):
     "Unit vector of an angle from straight down; y grows downwards."
     return np.stack([np.sin(angle), np.cos(angle)], -1)
 
+# %% ../../nbs/data/03_people.ipynb #ad4c2b71
 def joint_positions(poses:np.ndarray,   # T P, columns as `POSE`
                     person:Person,
                    ):                   # T J 2, in body heights, ground at y = 0, y downwards
@@ -119,6 +121,7 @@ def _keys(phase, times, values):
     for i in range(1, len(times)): total += (values[i] - values[i-1])*_step(phase, times[i-1], times[i])
     return total
 
+# %% ../../nbs/data/03_people.ipynb #e95cb509
 def rest_pose(phase, person, yaw=SIDE):
     "Standing: the pose between actions."
     side = .6 < yaw < 2.2
@@ -136,6 +139,7 @@ def rounds(phase, person):
     "How often a loop is gone round in the moving part of a clip."
     return max(1, round(np.count_nonzero(phase)*person.pace/ROUND))
 
+# %% ../../nbs/data/03_people.ipynb #426e55f3
 STRIPE = .17    # height of a stripe of the climbing belt; three colours make a round
 
 def climb(phase, person):
@@ -152,6 +156,7 @@ def climb(phase, person):
     pose['prop'] = 3*STRIPE*turn/(2*np.pi) - 3*STRIPE*rounds(phase, person)
     return pose
 
+# %% ../../nbs/data/03_people.ipynb #b6f2db07
 HUB, HANDLE = np.array([.01, -.6]), .09     # axle of the crank, from the middle of the stage; handle from the axle
 WHEEL = np.array([.24, -.56])               # axle of the flywheel that it drives
 
@@ -185,6 +190,7 @@ def swing(phase, person):
     pose['ball_y'] = np.where(phase < hit, -.52 + .18*reached**2, -.52 - .75*reached)
     return pose
 
+# %% ../../nbs/data/03_people.ipynb #eb03af57
 def run_on_the_spot(phase, person, strides=3):
     "Running on the spot, knees high, from standing to standing."
     pose, on = rest_pose(phase, person), (_step(phase, 0, .1) - _step(phase, .9, 1))*person.vigour
@@ -229,6 +235,7 @@ ACTIONS = {a.name: a for a in (
 ORDER_PAIRS = (('ClimbUp', 'ClimbDown'), ('CrankForward', 'CrankBackward'))
 APPEARANCE_PAIR = ('TennisSwing', 'BaseballSwing')
 
+# %% ../../nbs/data/03_people.ipynb #253f0a1f
 def pose_table(action:Action, person:Person,
                phase:np.ndarray,    # T, 0..1; 1 is taken as 0, so that both ends are bitwise the same pose
               ):                    # T P, columns as `POSE`
@@ -237,6 +244,7 @@ def pose_table(action:Action, person:Person,
     pose = action.movement(phase, person)
     return np.stack([np.broadcast_to(pose[name], phase.shape) for name in POSE], -1)
 
+# %% ../../nbs/data/03_people.ipynb #eb37abf9
 def view_of(action:Action, person:Person): # yaw, radians
     "From where an action is seen."
     return pose_table(action, person, np.zeros(1))[0, POSE.index('yaw')]
@@ -249,6 +257,7 @@ class Part(NamedTuple):
     colour: tuple           # RGB
     person: bool = True     # False: a thing in the hand
 
+# %% ../../nbs/data/03_people.ipynb #58120212
 def _capsule(start, end, first, last=None, n=7):
     "Convex hull of two discs on the bone's axis."
     turn, last = np.linspace(-np.pi/2, np.pi/2, n), first if last is None else last
@@ -256,6 +265,7 @@ def _capsule(start, end, first, last=None, n=7):
     back = np.stack([start - first*np.cos(turn), -first*np.sin(turn)], -1)
     return np.concatenate([ahead, back])
 
+# %% ../../nbs/data/03_people.ipynb #438fc40a
 def _disc(along, across, radius, tall=1., n=16):
     "An ellipse."
     turn = np.arange(n)*2*np.pi/n
@@ -286,6 +296,7 @@ def _limbs(person, side, shade):
            Part(f'thigh_{side}', _capsule(0, bone['thigh']*.62, .056*g, .054*g), shorts)]
     return arm, leg
 
+# %% ../../nbs/data/03_people.ipynb #fa69efd5
 def _dome(up, r):
     turn = np.linspace(-np.pi/2, np.pi/2, 11)
     return np.stack([up + .022 + r*.82*np.cos(turn), r*1.08*np.sin(turn)], -1)
@@ -306,6 +317,7 @@ def _head(person, yaw):
     visor = _box(up + .012, up + .036, -r*1.08*c, r*1.08*c + .19*s)
     return [*parts, Part('head', _dome(up, r), person.cap), Part('head', visor, _shade(person.cap, .72))]
 
+# %% ../../nbs/data/03_people.ipynb #8177e390
 def _torso(person, yaw):
     "Shirt with a stripe, and the top of the shorts."
     bone, g = person.lengths, person.girth
@@ -330,6 +342,7 @@ def _wheel(rng):
             *slices, _thing('crank', _disc(0, 0, .115), (40, 42, 48)),
             _thing('crank', _disc(HANDLE, 0, .03, n=8), (245, 245, 245))]
 
+# %% ../../nbs/data/03_people.ipynb #13173f7e
 def _racket(rng):
     frame = ((220, 40, 60), (40, 90, 220), (20, 150, 90))[rng.integers(3)]
     return [_thing('prop', _capsule(-.03, .16, .016), (50, 50, 55)), _thing('prop', _disc(.3, 0, .155, .78), frame),
@@ -342,6 +355,7 @@ def _bat(rng):
 # in each, things behind the person come first
 PROPS = {'': lambda rng: [], 'belt': _belt, 'wheel': _wheel, 'racket': _racket, 'bat': _bat}
 
+# %% ../../nbs/data/03_people.ipynb #460f0f0e
 def parts_of(person:Person, yaw:float,
              held:list=(),      # parts of the thing in the hand
             ):                  # parts, the farthest first
@@ -392,6 +406,7 @@ def paint(canvas:np.ndarray,    # 2H 2W 3 uint8, painted on in place
         cv2.fillConvexPoly(canvas, sixteenths[start:end], colour, cv2.LINE_AA, 4)
     return cv2.resize(canvas, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA)
 
+# %% ../../nbs/data/03_people.ipynb #42512438
 def owners(size:tuple,          # height, width
            corners:list,        # per part: P 2, pixels
           ):                    # H W int16: number of the part on top, -1 where there is none

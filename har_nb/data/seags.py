@@ -50,6 +50,7 @@ _YES_NO = {'': '', 'yes': 'yes', 'true': 'yes', '1': 'yes', '1.0': 'yes',
            'no': 'no', 'false': 'no', '0': 'no', '0.0': 'no'}
 _FOLDER_NAME = r'[^\s./\\<>:"|?*\x00-\x1f]([^/\\<>:"|?*\x00-\x1f]*[^\s./\\<>:"|?*\x00-\x1f])?'
 
+# %% ../../nbs/data/11_seags.ipynb #8208ad91
 def _rows(sources, problems):
     "Name of the table, its columns, and (line, row as a dict) for each row."
     if not isinstance(sources, pd.DataFrame): return str(sources), *read_table(sources, problems)
@@ -60,6 +61,7 @@ def _rows(sources, problems):
     if not rows: problems.append(('table', None, 'the table is empty'))
     return 'table', columns, rows
 
+# %% ../../nbs/data/11_seags.ipynb #63f13317
 def _checked(row, wrong):
     "A row with numbers for seconds; `wrong` is called with each fault."
     row = dict.fromkeys(SOURCE_COLUMNS, '') | row
@@ -80,6 +82,7 @@ def _checked(row, wrong):
 # %% ../../nbs/data/11_seags.ipynb #e222e4fc
 def is_address(video:str)->bool: return bool(re.match('https?://', video))
 
+# %% ../../nbs/data/11_seags.ipynb #b12938ca
 def read_sources(
     sources,            # a CSV or a DataFrame; columns: video, class and any others of `SOURCE_COLUMNS`
     folder=None,        # where files without a full path are; default: beside the CSV, or the current folder
@@ -167,6 +170,7 @@ def _shown(source, a, b):
 
 _PLAN = ['line', 'video', 'class', 'part', 'parts', 'start', 'stop', 'fps', 'start_s', 'end_s', 'problem', 'detail']
 
+# %% ../../nbs/data/11_seags.ipynb #a6f4fb6d
 def plan(
     sources:pd.DataFrame,   # rows of `read_sources`, with n_frames, fps and (where they vary) times of each video
     rule:Rule=SEAGS_V1,     # how long clips are
@@ -207,6 +211,7 @@ def unlike_the_rule(
             told.append(about | dict(problem='many', detail=detail))
     return told
 
+# %% ../../nbs/data/11_seags.ipynb #421ffaa8
 def uneven(
     sources:pd.DataFrame,   # rows with line, video, fps and times (None where number / fps is the time)
 )->list: # rows of a report
@@ -228,6 +233,7 @@ def _fetched(shop, address, progress):
     from har_nb.data.download import fetch_video
     return fetch_video(address, folder, name, progress=progress)
 
+# %% ../../nbs/data/11_seags.ipynb #5d37a576
 def _look(shop, progress, video, halt):
     "Facts of a source (path, sha256, n_frames, fps, times, height, width), from the ledger where it has not changed."
     name, path = video
@@ -259,6 +265,7 @@ def _by(protocol):
     if not by: raise ValueError(f"protocol is 'source' or 'clip', not {protocol!r}")
     return by
 
+# %% ../../nbs/data/11_seags.ipynb #27ebe49b
 def split_seags(
     dataset:ActionDataset,  # groups are the sources
     protocol:str='source',  # 'clip': the paper's shuffle, which leaks
@@ -273,6 +280,7 @@ def split_seags(
         dealt = replace(dataset, clips=dataset.clips.assign(split=np.array(['train', 'test'])[part]))
     return replace(dealt, protocol=f'by {protocol.removeprefix("by ")}', split_name=f'seed {seed}')
 
+# %% ../../nbs/data/11_seags.ipynb #30beb2e7
 def open_seags(
     root,                       # a set built here
     protocol:str|None=None,     # 'source' or 'clip' deal it anew; default: as it was built
@@ -297,6 +305,7 @@ def _csv(rows, columns=None): return pd.DataFrame(rows, columns=columns).to_csv(
 
 def _report_csv(report): return _csv(report, ['source', 'line', 'problem', 'detail', 'severity'])
 
+# %% ../../nbs/data/11_seags.ipynb #05dd9e93
 def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     "Everything in its place: clips, lists, manifest, near-duplicates, report."
     manifest = manifest.assign(split=dataset.clips.split.to_numpy())
@@ -318,6 +327,7 @@ def _finish(shop, manifest, dataset, settings, report, duplicates, progress):
     write_if_new(shop.root/'report.csv', _report_csv(report))
     return open_seags(shop.root)
 
+# %% ../../nbs/data/11_seags.ipynb #f3fbb29a
 def _near_duplicates(dataset, progress):
     "Pairs of clips of different sources that look the same, as the text of a table."
     from har_nb.data.audit import near_duplicates
@@ -346,6 +356,7 @@ def _sources(shop, table, report, workers, progress):
         table[name] = pd.Series(values, table.index, dtype=object if name == 'times' else None)
     return table.assign(group=table.groupby('sha256').video.transform('first'))
 
+# %% ../../nbs/data/11_seags.ipynb #eed75ba6
 def _without_twins(segments, report):
     "Segments whose frames are not already in a row above, by another name of the same file."
     kept, taken = [], defaultdict(list)
@@ -363,6 +374,32 @@ def _without_twins(segments, report):
 def _meet(a, b): return a.start < b.stop and b.start < a.stop
 
 # %% ../../nbs/data/11_seags.ipynb #01feeaaa
+def _segments(facts, rule, report):
+    "The planned clips with the facts of their sources; what the plan leaves out goes into the report."
+    about = facts[['line', 'path', 'sha256', 'height', 'width', 'group', 'platform', 'has_effects']]
+    segments = plan(facts, rule).merge(about, on='line')
+    report += uneven(facts)
+    for row in segments[segments.problem != ''].drop_duplicates('line').itertuples():
+        report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
+    segments = _without_twins(segments[segments.parts > 0], report)
+    report += unlike_the_rule(segments, rule)
+    return segments
+
+# %% ../../nbs/data/11_seags.ipynb #e9186ecc
+def _cut(shop, segments, cut, report, workers, progress):
+    "Cut the clips that are not there yet; the segments whose source could be cut."
+    todo = segments[~segments.key.isin(list(shop.find()))].sort_values('start')
+    jobs = [Job(path, [Cut(s.key, s.start, s.stop, s.fps) for s in part.itertuples()])
+            for path, part in todo.groupby('path')]
+    for job, failed in failures(shop, cut, jobs, workers, 'cutting', progress):
+        lost = segments[segments.path == job.video]
+        report[:] = [row for row in report if row['line'] not in set(lost.line) or row['problem'] != 'gone']
+        for row in lost.drop_duplicates('line').itertuples():
+            report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
+        segments = segments[segments.path != job.video]
+    return segments
+
+# %% ../../nbs/data/11_seags.ipynb #01ddd8fa
 def build_seags(
     sources,                    # a CSV or a DataFrame, see `read_sources`
     root,                       # folder of the set; made if it is not there
@@ -385,26 +422,11 @@ def build_seags(
     _by(protocol)
     with Workshop(root) as shop:
         facts = _sources(shop, table, report, workers, progress)
-        about = facts[['line', 'path', 'sha256', 'height', 'width', 'group', 'platform', 'has_effects']]
-        segments = plan(facts, rule).merge(about, on='line')
-        report += uneven(facts)
-        for row in segments[segments.problem != ''].drop_duplicates('line').itertuples():
-            report.append(_row(row.video, row.line, row.problem, row.detail, 'note' if row.parts else 'error'))
-        segments = _without_twins(segments[segments.parts > 0], report)
-        report += unlike_the_rule(segments, rule)
+        segments = _segments(facts, rule, report)
         keys = [clip_key(s.sha256, s.start, s.stop, s.fps, codec, encoder) for s in segments.itertuples()]
         segments = segments.assign(key=keys)
-        there = shop.find()
-        todo = segments[~segments.key.isin(list(there))].sort_values('start')
-        jobs = [Job(path, [Cut(s.key, s.start, s.stop, s.fps) for s in part.itertuples()])
-                for path, part in todo.groupby('path')]
         cut = partial(cut_clips, shop, codec, suffix)
-        for job, failed in failures(shop, cut, jobs, workers, 'cutting', progress):
-            lost = segments[segments.path == job.video]
-            report[:] = [row for row in report if row['line'] not in set(lost.line) or row['problem'] != 'gone']
-            for row in lost.drop_duplicates('line').itertuples():
-                report.append(_row(row.video, row.line, 'not cut', f'{failed.reason}. {failed.remedy}'.rstrip(' .')))
-            segments = segments[segments.path != job.video]
+        segments = _cut(shop, segments, cut, report, workers, progress)
         if segments.empty:
             write_if_new(shop.root/'report.csv', _report_csv(report))
             file = table.file.iloc[0]
@@ -430,6 +452,7 @@ def _manifest(shop, segments, suffix, encoder):
 _MANIFEST = ['path', 'class', 'source', 'source_sha256', 'start', 'stop', 'start_s', 'end_s', 'fps', 'height', 'width',
              'cropped', 'platform', 'has_effects', 'clip_sha256', 'encoder']
 
+# %% ../../nbs/data/11_seags.ipynb #9e7633d8
 def _dataset(root, manifest, split='train'):
     clips = pd.DataFrame(dict(path=manifest.path.tolist(), label=manifest['class'].tolist(),
                               group=manifest.source.tolist(), split=split), dtype=str)
@@ -439,6 +462,7 @@ def _dataset(root, manifest, split='train'):
 def _painted(number, pictures): # the same for every piece of a clip
     return edit(pictures, np.random.default_rng(number))
 
+# %% ../../nbs/data/11_seags.ipynb #365c3dfc
 def _chosen(table, share, seed):
     "The clips to paint: a share of those of each class and split that have no effects yet."
     clean = table[table.has_effects != 'yes']
@@ -446,6 +470,7 @@ def _chosen(table, share, seed):
     places = order.groupby(['class', 'split'])
     return set(order.path[places.cumcount() < (share*places.path.transform('size') + .5).astype(int)])
 
+# %% ../../nbs/data/11_seags.ipynb #09e61ba3
 def _dressed(shop, codec, suffix, job, halt):
     "Paint the clip of a job, or copy it where there is nothing to paint."
     if job.paint: return cut_clips(shop, codec, suffix, job, halt)
@@ -455,6 +480,7 @@ def _dressed(shop, codec, suffix, job, halt):
     info = probe(path)
     shop.made(job.cuts[0].key, path, height=info.height, width=info.width)
 
+# %% ../../nbs/data/11_seags.ipynb #191410e0
 def _rows_of(dataset, facts):
     "What the manifest of a set says of its clips, or what can be said without one."
     file = dataset.root/'manifest.csv'
@@ -466,6 +492,24 @@ def _rows_of(dataset, facts):
     return pd.DataFrame(known, columns=_MANIFEST).fillna('').reset_index(drop=True)
 
 # %% ../../nbs/data/11_seags.ipynb #0495b80c
+def _names_of(dataset, rows, chosen, suffix):
+    "Class/name of every clip; a painted one has the suffix of the new codec."
+    suffixes = [suffix if paint else Path(path).suffix for path, paint in zip(rows.path, chosen, strict=True)]
+    stems = [Path(path).stem for path in rows.path]
+    names = [f'{label}/{stem}{end}' for label, stem, end in zip(rows['class'], stems, suffixes, strict=True)]
+    if len(set(names)) < len(names): raise ValueError(f'{dataset.name}: two clips of a class have the same name')
+    return names
+
+# %% ../../nbs/data/11_seags.ipynb #228afb13
+def _with_effects(shop, rows, chosen, encoder, seed):
+    "Rows of the manifest with what is known of the new files, and what was painted on them."
+    made = pd.DataFrame([shop.known['clip'].get(key, dict(sha256='', height=0, width=0)) for key in rows.key])
+    rows = rows.assign(clip_sha256=made.sha256, height=made.height, width=made.width)
+    return rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects),
+                       encoder=np.where(chosen, encoder, rows.encoder),
+                       effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
+
+# %% ../../nbs/data/11_seags.ipynb #165d5998
 def add_effects(
     dataset:ActionDataset,      # of whole files
     root,                       # folder of the new set
@@ -491,11 +535,7 @@ def add_effects(
         facts = _sources(shop, table, report, workers, progress)
         rows = _rows_of(dataset, facts).assign(split=facts.split.to_numpy(), made_from=facts.sha256.to_numpy())
         chosen = rows.path.isin(list(_chosen(rows, share, seed))).to_numpy()
-        labels = rows['class']
-        suffixes = [suffix if paint else Path(path).suffix for path, paint in zip(rows.path, chosen, strict=True)]
-        stems = [Path(path).stem for path in rows.path]
-        names = [f'{label}/{stem}{end}' for label, stem, end in zip(labels, stems, suffixes, strict=True)]
-        if len(set(names)) < len(names): raise ValueError(f'{dataset.name}: two clips of a class have the same name')
+        names = _names_of(dataset, rows, chosen, suffix)
         depends = [('effects', seed, codec, encoder) if paint else ('copy',) for paint in chosen]
         keys = [clip_key(*how, path, sha) for how, path, sha in zip(depends, rows.path, rows.made_from, strict=True)]
         paint = lambda video: partial(_painted, int(clip_key('paint', seed, video), 16))
@@ -508,11 +548,7 @@ def add_effects(
         for job in jobs:
             if error := lost.get(job.cuts[0].key):
                 report.append(_row(job.video.name, numbers[job.video], 'not painted', error.reason))
-        made = pd.DataFrame([shop.known['clip'].get(key, dict(sha256='', height=0, width=0)) for key in keys])
-        rows = rows.assign(path=names, clip_sha256=made.sha256, height=made.height, width=made.width, key=keys)
-        rows = rows.assign(has_effects=np.where(chosen, 'yes', rows.has_effects),
-                           encoder=np.where(chosen, encoder, rows.encoder),
-                           effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
+        rows = _with_effects(shop, rows.assign(path=names, key=keys), chosen, encoder, seed)
         rows = rows[~rows.key.isin(list(lost))].reset_index(drop=True)
         painted = _dataset(shop.root, rows, rows.split.tolist())
         painted = replace(painted, classes=dataset.classes, protocol=dataset.protocol,

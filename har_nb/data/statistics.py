@@ -33,6 +33,7 @@ SEAGS_V1_PRINTED = pd.Series({'Actions': '8', 'Clips': '1169', 'Total Duration':
                               'Min Clip Length': '1.0 s', 'Max Clip Length': '20.0 s', 'Audio': 'No'},
                              name='SEAGS_V1, printed in Table 1 (Le et al. 2023)')
 
+# %% ../../nbs/data/09_statistics.ipynb #15a5e41a
 def _lengths(seconds):
     "Total in minutes; mean, shortest and longest in seconds, as text."
     if not len(seconds): return ['-']*4
@@ -40,6 +41,7 @@ def _lengths(seconds):
     return [f'{total:.0f} m' if total >= 10 else f'{total:.2f} m', f'{seconds.mean():.2f} s',
             f'{seconds.min():.1f} s', f'{seconds.max():.1f} s']
 
+# %% ../../nbs/data/09_statistics.ipynb #bd8b0a92
 def table1(
     dataset:ActionDataset,
     clips:pd.DataFrame|None=None,   # its `media`; default: every file is decoded once, now
@@ -69,12 +71,14 @@ def _bars(data, x, y, ax, **kwargs):
     ax.margins(x=.01, y=.1)
     for label in ax.get_xticklabels(): label.set_horizontalalignment('center' if many else 'right')
 
+# %% ../../nbs/data/09_statistics.ipynb #7bf175dd
 def _panels(n, classes, height=3):
     import matplotlib.pyplot as plt
     size = max(3.6 + 2.4*n, .12*n*classes), height
     figure, axes = plt.subplots(1, n, figsize=size, dpi=80, layout='constrained', squeeze=False)
     return figure, axes[0]
 
+# %% ../../nbs/data/09_statistics.ipynb #f40a20cd
 def plot_clips_per_class(
     dataset:ActionDataset,
     by_split:bool=False,    # a bar for each split
@@ -128,6 +132,7 @@ def plot_flips_and_effects(
     if edited is not None: add('with effects', 'with effects, flipped', edited)
     return _gallery(rows, titles)
 
+# %% ../../nbs/data/09_statistics.ipynb #b7ac34e7
 def _gallery(rows, titles):
     import matplotlib.pyplot as plt
     n = max(len(images) for images in rows.values())

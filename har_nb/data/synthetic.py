@@ -58,6 +58,7 @@ def pulldown(n_frames:int,  # shown frames
     "Film of 24 images a second shown at 30: every fifth frame repeats the one before it."
     return np.arange(n_frames) - np.arange(n_frames)//5
 
+# %% ../../nbs/data/04_synthetic.ipynb #6a776316
 def phases(n_frames:int, rng,
            still=STILL,     # shown frames that rest at each end, at least
           ):                # one phase per source image, 0 while resting
@@ -131,6 +132,7 @@ class Scene:
     order: np.ndarray       # per shown frame: its source image
     camera: np.ndarray      # source images, 2, 3: from still-camera pixels to pixels
 
+# %% ../../nbs/data/04_synthetic.ipynb #369497e1
 def camera_path(phase, size, rng, amount=1.):
     "Pan, zoom and shake that begin and end with a still camera where it began; amount 0 holds it still throughout."
     height, width = size
@@ -146,6 +148,7 @@ def camera_path(phase, size, rng, amount=1.):
     path[..., 2] = centre - zoom[:, None]*centre + np.stack(pan, -1)
     return path
 
+# %% ../../nbs/data/04_synthetic.ipynb #d262e90c
 def make_scene(person:Person, take:int, size:tuple, n_frames=None, camera_motion=False, seed=0):
     "The scene of a take: the same for every action, so that neither place nor clothes nor length tell what is done."
     rng = np.random.default_rng([seed, person.number, take, 13])
@@ -166,6 +169,7 @@ class Rendered:
     joints: np.ndarray = None   # T J 2 float32: x, y in pixels, order of `JOINTS`
     flow: np.ndarray = None     # T-1 2 H W float32: x, y in pixels, from frame t to t+1
 
+# %% ../../nbs/data/04_synthetic.ipynb #41b1f961
 def carried(
     matrices,   # ... T 2 3
     points,     # P 2
@@ -173,6 +177,7 @@ def carried(
     "Points by each of the affine maps."
     return points @ np.moveaxis(matrices[..., :2], -1, -2) + matrices[..., None, :, 2]
 
+# %% ../../nbs/data/04_synthetic.ipynb #df2aba78
 def then(first, second):
     "Composition of affine maps, ... 2 3: apply `first`, then `second`."
     return np.concatenate([second[..., :2] @ first[..., :2], second[..., :2] @ first[..., 2:] + second[..., 2:]], -1)
@@ -232,6 +237,7 @@ def _flow(ids, maps):
         flow[t] = np.moveaxis(np.einsum('hwab,hwb->hwa', step[:, t][ids[t]], grid) - grid[..., :2], -1, 0)
     return flow
 
+# %% ../../nbs/data/04_synthetic.ipynb #2c152fc2
 def with_shadow(scene, margin):
     "The place with a soft shadow where the feet stand."
     dark = np.ones(scene.place.shape[:2], np.float32)
@@ -292,6 +298,36 @@ def render_clip(action:str,             # a name in `ACTIONS`, or an `Action`
     return replace(clip, frames=edit(clip.frames, rng)) if effects else clip
 
 # %% ../../nbs/data/04_synthetic.ipynb #a496f2ce
+def _joined(actions, person, phase, pause):
+    "Poses of several actions in a row, with turns between them; name, first and end source image of each action."
+    poses, spans, at = [], [], 0
+    move = phase[np.flatnonzero(phase)[0]-1:np.flatnonzero(phase)[-1]+2]
+    turn = np.concatenate([np.zeros(pause//3), np.linspace(0, 1, pause - 2*(pause//3)), np.ones(pause//3)])[:, None]
+    for action in actions:
+        table = pose_table(action, person, move)[::-1 if action.reverse else 1]
+        before = poses[-1][-1] if poses else pose_table(action, person, np.zeros(1))[0]
+        poses += [_between(before, table[0], turn), table]
+        spans.append((action.name, at + pause, at + pause + len(table)))
+        at += pause + len(table)
+    poses.append(np.repeat(poses[-1][-1:], pause, 0))
+    return np.concatenate(poses), spans
+
+# %% ../../nbs/data/04_synthetic.ipynb #5a706697
+def _shown_parts(actions, person, poses, spans, rng):
+    "All parts that are painted in a long take, and in which source images each of them is shown."
+    seen_from = np.abs(poses[:, POSE.index('yaw')][:, None] - VIEWS).argmin(1)
+    tick, parts, shown = np.arange(len(poses)), [], []
+    for number, view in enumerate(VIEWS):
+        things = [(part, span[1:]) for action, span in zip(actions, spans, strict=True)
+                  if view_of(action, person) == view for part in PROPS[action.held](rng)]
+        when = iter([span for _, span in things])
+        for part in parts_of(person, view, [part for part, _ in things]):
+            start, end = (0, len(poses)) if part.person else next(when)
+            parts.append(part)
+            shown.append((seen_from == number) & (tick >= start) & (tick < end))
+    return parts, shown
+
+# %% ../../nbs/data/04_synthetic.ipynb #1a6496f4
 def long_take(actions:list,             # names in `ACTIONS`, in the order in which they are done
               person:int,               # number of the person, or a `Person`
               take:int=0,               # place, position and clock
@@ -307,28 +343,12 @@ def long_take(actions:list,             # names in `ACTIONS`, in the order in wh
     person = person if isinstance(person, Person) else Person.draw(person, seed)
     rng = np.random.default_rng([seed, person.number, take, 55])
     scene = make_scene(person, take, size, None, False, seed)
-    poses, spans, at = [], [], 0
-    move = scene.phase[np.flatnonzero(scene.phase)[0]-1:np.flatnonzero(scene.phase)[-1]+2]
-    for action in actions:
-        table = pose_table(action, person, move)[::-1 if action.reverse else 1]
-        before = poses[-1][-1] if poses else pose_table(action, person, np.zeros(1))[0]
-        turn = np.concatenate([np.zeros(pause//3), np.linspace(0, 1, pause - 2*(pause//3)), np.ones(pause//3)])[:, None]
-        poses += [_between(before, table[0], turn), table]
-        spans.append((action.name, at + pause, at + pause + len(table))); at += pause + len(table)
-    poses.append(np.repeat(poses[-1][-1:], pause, 0)); poses = np.concatenate(poses)
+    poses, spans = _joined(actions, person, scene.phase, pause)
     order = pulldown(len(poses) + (len(poses) - 1)//4)
     way = np.append(np.linspace(0, 1, len(poses) - 1, endpoint=False), 0.)
     path = camera_path(way, size, rng, float(camera_motion))
     scene = replace(scene, phase=np.zeros(len(poses)), order=order, camera=path)
-    seen_from = np.abs(poses[:, POSE.index('yaw')][:, None] - VIEWS).argmin(1)
-    tick, parts, shown = np.arange(len(poses)), [], []
-    for number, view in enumerate(VIEWS):
-        things = [(part, span[1:]) for action, span in zip(actions, spans, strict=True)
-                  if view_of(action, person) == view for part in PROPS[action.held](rng)]
-        when = iter([span for _, span in things])
-        for part in parts_of(person, view, [part for part, _ in things]):
-            start, end = (0, len(poses)) if part.person else next(when)
-            parts.append(part); shown.append((seen_from == number) & (tick >= start) & (tick < end))
+    parts, shown = _shown_parts(actions, person, poses, spans, rng)
     clip = film(scene, poses, person, parts, shown, truth=truth)
     first_shown = [int(np.flatnonzero(order >= s)[0]) for _, s, _ in spans]
     after_last = [int(np.flatnonzero(order < e)[-1]) + 1 for _, _, e in spans]
@@ -349,6 +369,7 @@ VERSION = 1     # changes when the same settings give other images
 class BuildError(HarError):
     "The folder holds something else than the set that was asked for."
 
+# %% ../../nbs/data/04_synthetic.ipynb #d3f1ebd4
 def person_of(path): # path such as Running/v_Running_g01_c02.avi
     "The group of a clip: its person, the same in every class."
     return Path(path).stem.rsplit('_', 2)[1]
@@ -356,12 +377,14 @@ def person_of(path): # path such as Running/v_Running_g01_c02.avi
 def clip_name(action, person, take, codec='MJPG'):
     return f'{action}/v_{action}_g{person:02d}_c{take+1:02d}{SUFFIX[codec]}'
 
+# %% ../../nbs/data/04_synthetic.ipynb #92178f29
 def split_people(people, seed=0):
     "Numbers of the people in train and in test: two to one."
     order = np.random.default_rng([seed, 31]).permutation(people) + 1
     n_test = max(1, round(people/3))
     return sorted(order[n_test:].tolist()), sorted(order[:n_test].tolist())
 
+# %% ../../nbs/data/04_synthetic.ipynb #b541df24
 def _write_clips(folder, person, take, settings):
     "Render one take of every action and write it: an order pair is rendered once and written forwards and backwards."
     options = {k: settings[k] for k in ('size', 'camera_motion', 'effects', 'seed')}
@@ -431,6 +454,7 @@ def _worker():
     for job in json.load(sys.stdin):
         _write_clips(*job); print('done', flush=True)
 
+# %% ../../nbs/data/04_synthetic.ipynb #896bbada
 def _listen(worker, messages):
     "Pass a worker's lines on, and at its end its exit code."
     for line in worker.stdout: messages.put((worker, line))
@@ -443,6 +467,7 @@ def _start_worker(complaints):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True,
                             env=os.environ | dict(PYTHONPATH=paths))
 
+# %% ../../nbs/data/04_synthetic.ipynb #7dcaef92
 def _run(jobs, workers, progress):
     """All jobs, in new processes or, where one is enough, in this one; the first error stops the rest.
 

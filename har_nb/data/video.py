@@ -43,6 +43,7 @@ VIDEO_SUFFIXES = ('.avi', '.mp4', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpe
                   '.ogv', '.mts', '.m2ts', '.m2t', '.mod', '.tod', '.dv', '.mxf', '.vob', '.mpe', '.m1v', '.m2v',
                   '.asf', '.3g2', '.f4v', '.ogm', '.divx', '.qt', '.rm', '.rmvb', '.y4m', '.ivf')
 
+# %% ../../nbs/data/00_video.ipynb #b6723d4c
 class VideoError(FileError):
     "A video that cannot be read or written; shown as `path: reason. remedy`."
 
@@ -50,6 +51,7 @@ class VideoError(FileError):
 FLOW_SERIES = ('TVL1jpg_x_', 'TVL1jpg_y_', 'flow_x_', 'flow_y_') # pictures of flow, by MARS and by denseflow
 PICTURES_PER_SECOND = 12 # of a folder that does not say: Something-Something v1
 
+# %% ../../nbs/data/00_video.ipynb #2ecbbe16
 # within the coded pixels of a JPEG, 0xff stands before 0 or a restart mark
 _MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 
@@ -85,6 +87,16 @@ def _numbered(path, files):
     return numbers
 
 # %% ../../nbs/data/00_video.ipynb #8f1d4e7d
+def _picture_files(folder):
+    "Images of a folder; images of flow only where there are no others."
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
+                 and not file.name.startswith('.') and not file.is_dir()]
+    except OSError as error:
+        raise VideoError(folder, f'cannot be opened ({error.strerror})', 'Check the path') from None
+    return [file for file in files if not file.name.startswith(FLOW_SERIES)] or files
+
+# %% ../../nbs/data/00_video.ipynb #9715b0d6
 class PictureFolder:
     """A folder of numbered images, read like a `cv2.VideoCapture`.
 
@@ -94,14 +106,7 @@ class PictureFolder:
         path:Path, # the folder
         fps:float=PICTURES_PER_SECOND,
     ):
-        try:
-            files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES
-                     and not file.name.startswith('.') and not file.is_dir()]
-        except OSError as error:
-            raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
-        # flow beside frames is not shown
-        files = [file for file in files if not file.name.startswith(FLOW_SERIES)] or files
-        numbers = _numbered(path, files)
+        numbers = _numbered(path, _picture_files(path))
         self.files, self.at, self.size, self.fps = [file for _, file in sorted(numbers.items())], 0, None, fps
         self.declared = max(numbers) - min(1, *numbers) + 1
         self.picture = None
@@ -151,6 +156,7 @@ def _checked(path):
         raise VideoError(path, f'{path.suffix or "no suffix"} does not name a video',
                          f'Rename it if it is one: {" ".join(VIDEO_SUFFIXES)}')
 
+# %% ../../nbs/data/00_video.ipynb #77656717
 @contextmanager
 def name_for_ffmpeg(
     path, # of a video
@@ -178,12 +184,14 @@ def _boxes(file, start, stop):
         yield kind, start + skip, end
         start = end
 
+# %% ../../nbs/data/00_video.ipynb #fe4b8695
 def _inside(file, span, *kinds):
     "Spans of all boxes on a path of kinds."
     if not kinds: return [span]
     return [found for kind, *part in _boxes(file, *span) if kind == kinds[0]
             for found in _inside(file, (part[0], min(part[1], span[1])), *kinds[1:])]
 
+# %% ../../nbs/data/00_video.ipynb #2d08fba3
 def _mirrors(matrix): return matrix is not None and matrix[0]*matrix[3] - matrix[1]*matrix[2] < 0 # a, b, c, d
 
 def _matrix(frame):
@@ -193,6 +201,7 @@ def _matrix(frame):
         a, b, _, c, d = (np.frombuffer(bytes(side), np.int32)[:5]/65536).round().astype(int).tolist()
         if sorted((abs(a), abs(b))) == [0, 1] and (abs(a), abs(b)) == (abs(d), abs(c)): return a, b, c, d
 
+# %% ../../nbs/data/00_video.ipynb #c05e7dbc
 def _mirrored_track(path):
     "Whether an .mp4 has an image that is shown mirrored."
     with open(path, 'rb') as file:
@@ -225,6 +234,7 @@ def _head(path):
             return _Head(codec, bool(frame.interlaced_frame) or _mirrors(_matrix(frame)))
         return _Head(codec, False)
 
+# %% ../../nbs/data/00_video.ipynb #f7107653
 def _may_be_mirrored(path):
     suffix = path.suffix.lower()
     if suffix in ('.mp4', '.mov', '.m4v', '.3gp'): return _mirrored_track(path)
@@ -377,6 +387,7 @@ def open_video(
                          'Fetch it again; if it plays elsewhere, convert it with ffmpeg')
     return capture
 
+# %% ../../nbs/data/00_video.ipynb #16344c2e
 def _codec_name(path):
     "What a container calls its codec."
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -392,6 +403,7 @@ def _number(file): # a size in a Matroska file: its first byte says how many fol
     value = int.from_bytes(bytes([first[0] & (0x7f >> (length - 1))]) + file.read(length - 1)) if length else None
     return None if value == (1 << 7*length) - 1 else value # all ones: unknown
 
+# %% ../../nbs/data/00_video.ipynb #e967204f
 _SEGMENT, _CLUSTER = b'\x18\x53\x80\x67', b'\x1f\x43\xb6\x75'
 
 def _elements_end(file, size): # of a Matroska file
@@ -415,6 +427,7 @@ def _chunks_end(file, size): # of an AVI; a recorder that died leaves sizes of 0
         at += 8 + long
     return at - 1 # the byte that fills an odd size up may be missing
 
+# %% ../../nbs/data/00_video.ipynb #3e625ab1
 def _boxes_end(file, size): return max((end for _, _, end in _boxes(file, 0, size)), default=0)
 
 # %% ../../nbs/data/00_video.ipynb #13fd6fe3
@@ -451,6 +464,7 @@ def _packets(path):
             else: shown += 1
         return max(shown, stream.frames - hidden) if container.format.name.startswith('mov') else shown
 
+# %% ../../nbs/data/00_video.ipynb #01ac4a17
 def expected_frames(
     path,           # a video file, or a folder of numbered images
     n_frames:int,   # that were decoded
@@ -495,6 +509,7 @@ class Clock:
         self.last = now
         return now
 
+# %% ../../nbs/data/00_video.ipynb #cc55524a
 def rate_of(
     times,          # of each frame (s), from 0
     header:float=0, # frames per second, as the file has it
@@ -538,10 +553,12 @@ def declared_frames(
     "How many frames the header promises, which may be wrong; 0 where it does not say."
     return int(min(max(0., capture.get(cv2.CAP_PROP_FRAME_COUNT)), 2**31))
 
+# %% ../../nbs/data/00_video.ipynb #af99edd6
 def _codec(capture):
     code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little', signed=True).decode('latin-1').strip('\0 ')
     return getattr(capture, 'codec', code)
 
+# %% ../../nbs/data/00_video.ipynb #1cee2f5d
 def info_of(
     path, # of the video
     capture, # from `open_video`, after its last frame
@@ -589,6 +606,7 @@ WRITABLE = { # codec -> containers that hold it
     'MJPG': ('.avi', '.mkv'),
     'FFV1': ('.avi', '.mp4', '.mkv')}
 
+# %% ../../nbs/data/00_video.ipynb #2c4c50b5
 def _writer(path, target, height, width, fps, codec):
     "An open encoder that writes to `path`; complaints name the `target`."
     if path.suffix.lower() not in WRITABLE.get(codec, ()):
@@ -699,6 +717,7 @@ def _decoder(path, start, stop, ahead, threads, fps=None, stamps=None):
     decode = partial(_pictures, capture, path, start, stop, stamps=stamps)
     return capture, _ahead(decode, ahead) if ahead else decode()
 
+# %% ../../nbs/data/00_video.ipynb #5d73b85a
 def iter_pictures(
     path,           # a video file, or a folder of numbered images
     start:int=0,    # number of the first frame
@@ -720,6 +739,7 @@ def _to_rgb(picture, out=None):
         cv2.cvtColor(picture[top:top + band], cv2.COLOR_BGR2RGB, dst=out[top:top + band])
     return out
 
+# %% ../../nbs/data/00_video.ipynb #1e13847b
 def iter_frames(
     path,           # a video file, or a folder of numbered images
     start:int=0,    # number of the first frame
@@ -738,6 +758,7 @@ def iter_frames(
 # %% ../../nbs/data/00_video.ipynb #00037fff
 FIRST_GUESS = 1024 # frames set aside on a header's word, at most: it can promise billions
 
+# %% ../../nbs/data/00_video.ipynb #113a3b22
 def frames(
     path,           # a video file, or a folder of numbered images
     limit:int=None, # at most so many frames; None for all

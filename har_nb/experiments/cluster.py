@@ -36,6 +36,7 @@ from ..samples import store
 def _own_addresses():
     return {address.address for each in psutil.net_if_addrs().values() for address in each}
 
+# %% ../../nbs/experiments/04_cluster.ipynb #9e7d8ada
 def _check_workers(client):
     "Raises `SettingsError` where workers on other machines would not reach the file that runs are kept in."
     workers = client.scheduler_info(n_workers=-1)['workers'].values()
@@ -77,6 +78,7 @@ class Target(NamedTuple):
     folder:Path
     data:object # `ArrayFile` or `JpegFile`
 
+# %% ../../nbs/experiments/04_cluster.ipynb #81192700
 def _decode(clip, places, size):
     "Samples of one clip: its frames, problem, whether that will stay, and bytes and a count for each archive."
     frames, problem, stays, files = store.decode_clip(clip, places, size, threading.Event())
@@ -87,6 +89,7 @@ def _decode(clip, places, size):
             taken[place] = file.read(), count
     return clip['key'], frames, problem, stays, taken
 
+# %% ../../nbs/experiments/04_cluster.ipynb #5373db9d
 def _targets(archives):
     return {place: Target(each.folder, type(each.data)(each.folder, each.shape)) for place,each in archives.items()}
 
@@ -128,6 +131,7 @@ def _close_lost(runs):
         open_store().set_tag(run.run_id, 'error', 'the worker was lost')
         open_store().set_terminated(run.run_id, 'KILLED')
 
+# %% ../../nbs/experiments/04_cluster.ipynb #b2943cd7
 def _known(before, row, key, parent):
     "What was known before the work began, and what became of this row since then."
     close_dead_runs()
@@ -142,6 +146,7 @@ def _predictions(run_id):
     measured = open_store().get_run(run_id).data.metrics
     return load_predictions(run_id, {name: measured[name] for name in (*COSTS, *SPENT, 'epochs') if name in measured})
 
+# %% ../../nbs/experiments/04_cluster.ipynb #685bb195
 def _measure(measure_row, row, job, key, needs, uri, deterministic):
     "A row on a worker: the run that has it, and what went wrong."
     from dask.utils import SerializableLock

@@ -37,6 +37,7 @@ from ..samples.store import decode_samples
 class RerunError(HarError):
     "A run that cannot be repeated; says why, and what to do."
 
+# %% ../../nbs/experiments/03_rerun.ipynb #b0164e2c
 @dataclass
 class Recorded:
     "A finished run of a row, as MLflow holds it."
@@ -53,6 +54,7 @@ class Recorded:
 def _text(run_id, name):
     with TemporaryDirectory() as folder: return Path(open_store().download_artifacts(run_id, name, folder)).read_text()
 
+# %% ../../nbs/experiments/03_rerun.ipynb #7b72b5e4
 def _row_run(run_id):
     "The finished run of a row. Raises `RerunError`."
     from mlflow.exceptions import MlflowException
@@ -190,6 +192,7 @@ def _planned_again(said, chosen, shared, samples, cache): # of (row, job, key); 
         keys[one.name] = row_key(one, shared | one.settings, jobs[one.name], [keys[name] for name in one.needs])
     return [(one, jobs[one.name], keys[one.name]) for one in chosen]
 
+# %% ../../nbs/experiments/03_rerun.ipynb #96af6446
 def _train_again(said, table, shared, plan): # what came out, as `side_by_side` gives it
     about = {name: said.tags[name] for name in ('paper', 'table', 'dataset', 'protocol') if name in said.tags}
     name, pairs = said.tags['row'], [tuple(pair) for pair in said.about['pairs']]

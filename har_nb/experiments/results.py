@@ -108,6 +108,7 @@ def drawing(
     try: yield
     except Exception as e: open_store().set_tag(run_id or current_run(), 'pictures', f'{type(e).__name__}: {e}'[:500])
 
+# %% ../../nbs/experiments/00_results.ipynb #35b8ba8c
 def log_pictures(
     root, # folder of the videos
     run_id:str, # whose results are logged already
@@ -139,6 +140,7 @@ class PrintedRow:
     note:str = '' # what stands in for what the paper has: 'drawn people'
     flow:str = '' # method of optical flow behind the number: 'Brox'; '': none
 
+# %% ../../nbs/experiments/00_results.ipynb #cad477a0
 @dataclass(frozen=True)
 class PrintedTable:
     "What reading a table needs of it: a `Table` without its work."
@@ -161,6 +163,7 @@ def decided_in_words(
 
 def as_text(settings): return {name: name_of(value) for name, value in settings.items()}
 
+# %% ../../nbs/experiments/00_results.ipynb #027de51e
 def as_printed(
     table, # a `Table`
     shared:dict|None=None, # settings of all rows, default those of the table
@@ -187,6 +190,7 @@ def log_printed(
     about = replace(about, asked=about.asked | as_text(options or {}))
     log_text(json.dumps(asdict(about), indent=1), 'table.json')
 
+# %% ../../nbs/experiments/00_results.ipynb #1c46b192
 def printed_table(
     name:str, # 'mei.table2'
     parent:str|None=None # id of one run of the table; default: its newest
@@ -208,6 +212,7 @@ SPENT = ('minutes', 'frames') # of processor in training; of a clip that are loo
 class NotRun(HarError, LookupError):
     "No run of a table is logged, or not the one asked for."
 
+# %% ../../nbs/experiments/00_results.ipynb #4bbe7c7f
 def children(
     table, # a `Table`
     parent:str|None=None # id of one run of the table; default: its newest
@@ -245,6 +250,7 @@ def comparable(
     name, *measured = (''.join(filter(str.isalnum, text)).lower() for text in (printed_on.split(',')[0], *measured_on))
     return bool(measured) and all(one.startswith(name) for one in measured)
 
+# %% ../../nbs/experiments/00_results.ipynb #1ac5eb1d
 def _whole_seeds(runs):
     "Of the runs of a row: those of the seeds that have most splits, and in words those that have fewer."
     splits = runs.groupby('tags.seed')['tags.split'].nunique()
@@ -264,6 +270,7 @@ def _line(runs, printed, unit, metrics):
     difference = np.nan if printed is None else line[f'test_acc_{unit}'] - printed
     return line | dict(low=100*low, high=100*high, difference=difference)
 
+# %% ../../nbs/experiments/00_results.ipynb #bd6f5919
 def _or_not(text): return text if isinstance(text, str) else ''
 
 def _links(own):
@@ -272,15 +279,33 @@ def _links(own):
                                  searchFilter=f"tags.mlflow.parentRunId = '{own.run_id}'",
                                  orderByKey='metrics.`test_acc_video`', orderByAsc='false'), quote_via=quote)
     place = f'#/experiments/{own.experiment_id}/runs'
-    return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
+    return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}?workflowType=machine_learning')
 
+# %% ../../nbs/experiments/00_results.ipynb #b4d43fdb
 def newest_page()->str:
     "Where MLflow's page shows the newest table, its rows laid flat with their numbers; '' where none was run."
     runs = runs_table(where="tags.kind = 'table'")
     return _links(next(runs.itertuples()))['rows'] if len(runs) else ''
 
+# %% ../../nbs/experiments/00_results.ipynb #c7b1b1a1
 # of a table without results
 NO_LINES = ['row', 'note', 'flow', 'protocol', 'leaked', 'printed', 'seeds', 'runs', 'run_ids']
+
+# %% ../../nbs/experiments/00_results.ipynb #35af4ff7
+def _tagged(runs, name):
+    "The values of a tag among some runs, in order."
+    return sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else []
+
+def _about(table, runs, own, written):
+    "What all lines of a table share."
+    leaky = 'tags.leaky' in runs and bool((runs['tags.leaky'] == 'True').any())
+    printed = dict(table=table.name, title=table.title, printed_on=table.dataset, unit=table.unit)
+    measured = dict(parent=own.run_id, dataset=', '.join(_tagged(runs, 'dataset')), versions=_tagged(runs, 'git_sha'),
+                    preset=', '.join(filter(None, _tagged(runs, 'preset'))), leaky=leaky,
+                    command=_or_not(own.get('tags.command')))
+    return printed | measured | dict(replaced=written.preset, asked=written.asked,
+                                     context=written.context or table.context,
+                                     decided=written.decided or table.decided)
 
 # %% ../../nbs/experiments/00_results.ipynb #35af4ff5
 def compare(
@@ -308,16 +333,9 @@ def compare(
                      {name: its[f'metrics.{name}'].median() for name in costs} |
                      dict(seeds=its['tags.seed'].nunique(), runs=len(its), run_ids=list(its.run_id)))
     result = pd.DataFrame(lines, columns=None if lines else NO_LINES)
-    about = {name: sorted(set(runs[f'tags.{name}'])) if f'tags.{name}' in runs else []
-             for name in ('dataset', 'git_sha', 'preset')}
-    if not comparable(table.dataset, about['dataset']): result = result.drop(columns='difference', errors='ignore')
-    leaky = bool(len(runs)) and 'tags.leaky' in runs and (runs['tags.leaky'] == 'True').any()
-    result.attrs.update(_links(own), table=table.name, title=table.title, parent=own.run_id, printed_on=table.dataset,
-                        unit=table.unit, dataset=', '.join(about['dataset']), protocol=', '.join(protocols),
-                        versions=about['git_sha'],
-                        preset=', '.join(filter(None, about['preset'])), leaky=bool(leaky), partial=partial,
-                        replaced=written.preset, asked=written.asked, context=written.context or table.context,
-                        decided=written.decided or table.decided, command=_or_not(own.get('tags.command')))
+    if not comparable(table.dataset, _tagged(runs, 'dataset')):
+        result = result.drop(columns='difference', errors='ignore')
+    result.attrs.update(_links(own) | _about(table, runs, own, written), protocol=', '.join(protocols), partial=partial)
     return result
 
 # %% ../../nbs/experiments/00_results.ipynb #2a20811b
@@ -325,6 +343,7 @@ SHOWN_COSTS = (('parameters', 'parameters', '{:,.0f}'), ('gflops', 'GFLOPs', '{:
 NAMES = dict(test_acc_image='image', test_acc_clip='clip', test_acc_video='video',
              test_acc_video_balanced='video, balanced', test_acc_video_order_pairs='order pairs')
 
+# %% ../../nbs/experiments/00_results.ipynb #d2a6e259
 def readable(
     result:pd.DataFrame # as `compare` gives it
 )->pd.DataFrame: # the same as text, for people
@@ -359,6 +378,7 @@ def substitutes(
     noted = result[result.note != ''] if len(result) else result
     return [f'{note}: {", ".join(dict.fromkeys(its.row))}' for note, its in noted.groupby('note', sort=False)]
 
+# %% ../../nbs/experiments/00_results.ipynb #65fc32ca
 def _said(settings): return ', '.join(f'{name} = {value}' for name, value in settings.items())
 
 def remarks(
@@ -369,7 +389,6 @@ def remarks(
     if about['replaced']: found.append(f"Preset {about['preset']} has {_said(about['replaced'])}.")
     if about['asked']: found.append(f"Asked for, other than the table or its preset: {_said(about['asked'])}.")
     return found
-
 
 # %% ../../nbs/experiments/00_results.ipynb #486815b4
 def to_markdown(
@@ -388,6 +407,7 @@ def to_markdown(
     if about['leaky']: head.append('**leaky**')
     return '; '.join(head) + '\n\n' + _markdown(shown) + ''.join(f'\n{text}\n' for text in remarks(result))
 
+# %% ../../nbs/experiments/00_results.ipynb #11053749
 def _markdown(shown):
     lines = [shown.columns, ['---']*len(shown.columns), *shown.itertuples(index=False)]
     return ''.join('| ' + ' | '.join(map(str, line)) + ' |\n' for line in lines)
@@ -399,12 +419,14 @@ def literature(
     "The rows of others that the paper prints."
     return pd.DataFrame(list(result.attrs['context'])).astype(object).pipe(lambda t: t.where(t.notna(), ''))
 
+# %% ../../nbs/experiments/00_results.ipynb #68c53ed8
 def decisions(
     result:pd.DataFrame # as `compare` gives it
 )->pd.DataFrame: # what, ours, why
     "What the paper leaves open, and what it is here."
     return pd.DataFrame(list(result.attrs['decided']), columns=['what', 'ours', 'why'])
 
+# %% ../../nbs/experiments/00_results.ipynb #4ce215ba
 def around(
     result:pd.DataFrame # as `compare` gives it
 )->str:
@@ -412,7 +434,6 @@ def around(
     parts = {f"The literature, as printed ({result.attrs['printed_on']})": literature(result),
              'Left open by the paper, and decided here': decisions(result)}
     return '\n'.join(f'{title}:\n\n{_markdown(part)}' for title, part in parts.items() if len(part))
-
 
 # %% ../../nbs/experiments/00_results.ipynb #8c196dfe
 def log_summary(
@@ -471,11 +492,13 @@ def _two_way(table, pairs):
         two_way[own] = (margin + 1)/2
     return two_way
 
+# %% ../../nbs/experiments/00_results.ipynb #4532fd23
 def _origin(run_id):
     "What a run keeps of where it comes from; nothing, where it keeps nothing."
     there = {file.path for file in open_store().list_artifacts(run_id)}
     return json.loads(load_text('origin.json', run_id)) if 'origin.json' in there else {}
 
+# %% ../../nbs/experiments/00_results.ipynb #1fe419a8
 def videos_of(
     run_ids # of the runs of one row and protocol
 )->pd.DataFrame: # seed, split, path (start), group, label, predicted, two_way: a row a video, seed and split
@@ -493,6 +516,7 @@ def _over_seeds(values, name): # a number for each seed, 0 to 1
     sd = values.std(ddof=1) if len(values) > 1 else np.nan
     return {name: round(100*values.mean(), 4), f'{name}_sd': round(100*sd, 4)}
 
+# %% ../../nbs/experiments/00_results.ipynb #20219595
 def numbers(
     videos:pd.DataFrame # as `videos_of` gives them
 )->dict: # in percent: mean, mean_sd, low, high; order_pairs and its sd; seeds, videos, groups
@@ -549,6 +573,7 @@ def _option(name, value):
     if name not in OPTIONS: return ['--set', f'{name}={value}']
     return [flag] if value == 'True' else [flag, str(value)]
 
+# %% ../../nbs/experiments/00_results.ipynb #f4e175a9
 def _without(words, *options):
     "A command without some of its options and their values."
     kept, dropped = [], False
@@ -557,6 +582,7 @@ def _without(words, *options):
         if not dropped: kept.append(word)
     return kept
 
+# %% ../../nbs/experiments/00_results.ipynb #619d6178
 def command_of(
     result:pd.DataFrame, # as `compare` gives it
     line # of it, as a named tuple
@@ -593,6 +619,7 @@ def set_from(
 # %% ../../nbs/experiments/00_results.ipynb #5d10c009
 PACKAGES = ('torch', 'torchvision', 'fastai', 'numpy', 'opencv-python') # whose versions stand beside a number
 
+# %% ../../nbs/experiments/00_results.ipynb #fd086845
 def _of_set(result):
     "What all lines of a table share: its set, by name, digest and content, and where it can be had."
     ids = [run_id for ids in result.run_ids for run_id in ids]
@@ -604,11 +631,13 @@ def _of_set(result):
     return dict(set=name, digest=''.join(digests)[:16], content=(contents or [''])[0][:16],
                 set_from=set_from(origins[0].get('root', ''), name))
 
+# %% ../../nbs/experiments/00_results.ipynb #82b07160
 def _trained(run_ids):
     "The runs that trained some numbers: where they were taken over, those from which."
     runs = [open_store().get_run(run_id) for run_id in run_ids]
     return [open_store().get_run(run.data.tags.get('reused_from', run.info.run_id)) for run in runs]
 
+# %% ../../nbs/experiments/00_results.ipynb #b6f9617a
 def _begun(run):
     "The runs whose nets a run asks: itself, or those that it fuses."
     there = {file.path for file in open_store().list_artifacts(run.info.run_id)}
@@ -658,6 +687,7 @@ def results_folder()->Path: return project_folder()/'results'
 
 def _beside(file, key): return file.with_suffix('')/f'{key}.csv.gz'
 
+# %% ../../nbs/experiments/00_results.ipynb #0c1851a8
 def publish(
     result:pd.DataFrame, # as `compare` gives it
     file # results/PAPER.csv
@@ -690,6 +720,7 @@ def published(
     text = ['note', 'flow', 'set_from', 'preset', 'settings', 'weights', 'weights_digest', 'decided']
     return pd.read_csv(file, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ''))
 
+# %% ../../nbs/experiments/00_results.ipynb #b93ee9e1
 def published_videos(
     paper:str, # 'mei'
     key:str, # of one of its lines
@@ -704,6 +735,7 @@ def _cell(value, how='{:.1f}'): return how.format(value) if pd.notna(value) else
 def _with_sd(line, name):
     return _cell(line[name]) + _cell(line[f'{name}_sd'], ' ± {:.1f}') if pd.notna(line.get(name)) else ''
 
+# %% ../../nbs/experiments/00_results.ipynb #0be49189
 def rendered(
     lines:pd.DataFrame # some of those that `published` gives, of one table, set and preset
 )->str:
@@ -739,6 +771,7 @@ def markdown_table(
     "A table in Markdown."
     return _markdown(pd.DataFrame(list(lines)))
 
+# %% ../../nbs/experiments/00_results.ipynb #336e2369
 def published_cell(
     paper:str, table:str, row:str, # 'mei', 'mei.table2', 'two-stream'
     folder=None # default results/ of the checkout

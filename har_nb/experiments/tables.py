@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from filelock import FileLock
 
 from ..core import HarError, name_of, nearest
@@ -65,8 +66,10 @@ from ..samples.store import decode_samples
 class SettingsError(HarError, ValueError):
     "What was asked for cannot be done; says what can."
 
+# %% ../../nbs/experiments/01_tables.ipynb #44ba0d09
 SHOWN = dict(fps=None, aspect='squash') # settings of every table, and what they are where nobody says otherwise
 
+# %% ../../nbs/experiments/01_tables.ipynb #14b6937d
 @dataclass(frozen=True)
 class Row:
     "One line of a table: how it is made and what the paper printed."
@@ -87,6 +90,7 @@ class Row:
 class Settings:
     "Base of values that hold several settings of a row, each under its own name."
 
+# %% ../../nbs/experiments/01_tables.ipynb #84978ec0
 def _parameters(work): return list(signature(work).parameters.values())[1:] # behind the job
 
 def takes(
@@ -124,6 +128,7 @@ class _Reading(dict):
     def __getitem__(self, name): self.names.add(name); return super().__getitem__(name)
     def get(self, name, default=None): self.names.add(name); return super().get(name, default)
 
+# %% ../../nbs/experiments/01_tables.ipynb #b62e626c
 def read_by(
     modality:Callable|None, # of a row
     settings:dict
@@ -164,23 +169,28 @@ class Table:
                 raise SettingsError(f'{self.name}, {row.name}: no such setting: {", ".join(sorted(unknown))}',
                                     f'Known are: {", ".join(known)}')
 
-    def flow_behind(self,
-        row:Row,
-        shared:dict # settings of all rows
-    )->str: # '' where there is none
-        "The method of optical flow behind a row's number, its own or that of the rows it needs, as it is shown."
-        own, by_name = shared | row.settings, {one.name: one for one in self.rows}
-        found = [self.flow_behind(by_name[name], shared) for name in row.needs]
-        if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
-        return ', '.join(dict.fromkeys(filter(None, found)))
+# %% ../../nbs/experiments/01_tables.ipynb #96203de4
+@patch
+def look_at_words(self:Table):
+    "Decisions and literature are what is shown of them."
+    if not all(isinstance(line, tuple) and len(line) == 3 for line in self.decided):
+        raise SettingsError(f'{self.name}: a decision is (what, ours, why)')
+    if not all(isinstance(line, dict) for line in self.context):
+        raise SettingsError(f'{self.name}: a row of the literature is a dict of its columns')
 
-    def look_at_words(self):
-        "Decisions and literature are what is shown of them."
-        if not all(isinstance(line, tuple) and len(line) == 3 for line in self.decided):
-            raise SettingsError(f'{self.name}: a decision is (what, ours, why)')
-        if not all(isinstance(line, dict) for line in self.context):
-            raise SettingsError(f'{self.name}: a row of the literature is a dict of its columns')
+# %% ../../nbs/experiments/01_tables.ipynb #b5570ad0
+@patch
+def flow_behind(self:Table,
+    row:Row,
+    shared:dict # settings of all rows
+)->str: # '' where there is none
+    "The method of optical flow behind a row's number, its own or that of the rows it needs, as it is shown."
+    own, by_name = shared | row.settings, {one.name: one for one in self.rows}
+    found = [self.flow_behind(by_name[name], shared) for name in row.needs]
+    if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
+    return ', '.join(dict.fromkeys(filter(None, found)))
 
+# %% ../../nbs/experiments/01_tables.ipynb #101ea21c
 def literature(
     columns:str, # their names as printed, between commas
     *lines # of cells; None where nothing is printed
@@ -283,6 +293,7 @@ def untrained(
 )->bool: # whether nothing is trained with them
     return shared.get('epochs') == 0 and not shared.get('freeze_epochs')
 
+# %% ../../nbs/experiments/01_tables.ipynb #8d22e8fb
 def as_they_are(
     table:Table, shared:dict # settings with which nothing is trained
 )->Table: # of the rows that can be tested: those with whole weights, and those that fuse such rows
@@ -293,6 +304,7 @@ def as_they_are(
         if row.modality is None and row.needs and set(row.needs) <= set(there): there[row.name] = row
     return replace(table, rows=tuple(there[row.name] for row in table.rows if row.name in there))
 
+# %% ../../nbs/experiments/01_tables.ipynb #03935140
 def tested(
     parts # ActionDatasets: splits of the same clips
 )->np.ndarray: # rows of their clips that any of them tests
@@ -333,6 +345,7 @@ class Counted:
 def _sum(path):
     with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
+# %% ../../nbs/experiments/01_tables.ipynb #7c7da7bb
 @cache
 def _digest(path, state):
     "What a file or a folder holds, as one name; `state` says when to look again."
@@ -344,6 +357,7 @@ def _state(path):
     files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
     return tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
+# %% ../../nbs/experiments/01_tables.ipynb #04c1197a
 def _names_a_file(setting, value):
     "A word such as 'imagenet' or 'layer2' never does, whatever lies in the folder one stands in."
     if not isinstance(value, (str, Path)) or value in ('', 'imagenet'): return False
@@ -357,12 +371,14 @@ def _content(setting, value):
     if not isinstance(inner, dict) or (read := contents(inner)) == inner: return value
     return replace(value, arguments=read)
 
+# %% ../../nbs/experiments/01_tables.ipynb #1e452f2d
 def contents(
     settings:dict
 )->dict:
     "Settings, with the digest of its content for each file or folder that one names."
     return {setting: _content(setting, value) for setting, value in settings.items()}
 
+# %% ../../nbs/experiments/01_tables.ipynb #e170d15a
 def row_key(
     row:Row, settings:dict, # of the row, with those it shares
     job:Job,
@@ -418,6 +434,7 @@ def _finished(runs):
     taken = origin.get('tags.reused_from')
     return origin, predictions, taken if isinstance(taken, str) else origin.run_id
 
+# %% ../../nbs/experiments/01_tables.ipynb #05465686
 def _stopped(mine, checkpoint):
     "The run of a row that was stopped in its fit, where the state of that is there; else such a state goes."
     if not checkpoint: return None
@@ -468,6 +485,7 @@ class RowsFailed(HarError):
         each = '\n'.join(f'  {where}: {type(e).__name__}: {e}' for where,e in failures)
         super().__init__(f'{len(failures)} runs failed:\n{each}')
 
+# %% ../../nbs/experiments/01_tables.ipynb #c7af5566
 def in_turn(
     plan:list, # of (where it stands, row, job, key)
     measure_row:Callable, # `run_row` with all that the rows have in common
@@ -498,32 +516,37 @@ class Options:
     deterministic:bool = False # only repeatable operations on a GPU, slower
     command:str = '' # as it was typed, for who measures it again
 
-    @classmethod
-    def out_of(cls, table:Table, seeds:int, asked:dict)->tuple: # the options, and the settings that remain
-        "Take the options out of what was asked. Raises `SettingsError`."
-        options = cls(**{f.name: asked.pop(f.name) for f in fields(cls) if f.name in asked})
-        if seeds < 1 or options.folds is not None and options.folds < 2:
-            raise SettingsError(f'a table needs at least one seed and two folds, not {seeds} and {options.folds}')
-        if unknown := set(options.protocols or ()) - set(table.protocols):
-            there = ', '.join(table.protocols) or 'that of the data set'
-            raise SettingsError(f'{table.name} has no protocol {", ".join(sorted(unknown))}; it has: {there}')
-        if options.validation == 0 and table.chosen and table.validation:
-            raise SettingsError(f'{table.name} chooses by validation {table.chosen}: a share of 0 leaves nothing to '
-                                'choose by')
-        return options, asked
+# %% ../../nbs/experiments/01_tables.ipynb #868a08f0
+@patch(cls_method=True)
+def out_of(cls:Options, table:Table, seeds:int, asked:dict)->tuple: # the options, and the settings that remain
+    "Take the options out of what was asked. Raises `SettingsError`."
+    options = cls(**{f.name: asked.pop(f.name) for f in fields(cls) if f.name in asked})
+    if seeds < 1 or options.folds is not None and options.folds < 2:
+        raise SettingsError(f'a table needs at least one seed and two folds, not {seeds} and {options.folds}')
+    if unknown := set(options.protocols or ()) - set(table.protocols):
+        there = ', '.join(table.protocols) or 'that of the data set'
+        raise SettingsError(f'{table.name} has no protocol {", ".join(sorted(unknown))}; it has: {there}')
+    if options.validation == 0 and table.chosen and table.validation:
+        raise SettingsError(f'{table.name} chooses by validation {table.chosen}: a share of 0 leaves nothing to '
+                            'choose by')
+    return options, asked
 
-    def other(self)->dict:
-        "Those that are not as they are where nobody asks, and change what is measured."
-        told = ('folds', 'validation', 'validation_by', 'skip_bad', 'deterministic')
-        other = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {name: value for name, value in other.items() if name in told}
+# %% ../../nbs/experiments/01_tables.ipynb #d5022ebc
+@patch
+def other(self:Options)->dict:
+    "Those that are not as they are where nobody asks, and change what is measured."
+    told = ('folds', 'validation', 'validation_by', 'skip_bad', 'deterministic')
+    other = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+    return {name: value for name, value in other.items() if name in told}
 
-    def parts(self, table:Table, dataset, trained:bool=True)->list: # ActionDatasets
-        "The splits to measure; where nothing is trained, nothing is kept for validation."
-        chosen = {name: make for name,make in table.protocols.items() if name in (self.protocols or table.protocols)}
-        share = table.validation if self.validation is None else self.validation
-        if not trained: share = 0
-        return splits(dataset, self.folds, share, validation_by=self.validation_by, protocols=chosen)
+# %% ../../nbs/experiments/01_tables.ipynb #f86c1db7
+@patch
+def parts(self:Options, table:Table, dataset, trained:bool=True)->list: # ActionDatasets
+    "The splits to measure; where nothing is trained, nothing is kept for validation."
+    chosen = {name: make for name,make in table.protocols.items() if name in (self.protocols or table.protocols)}
+    share = table.validation if self.validation is None else self.validation
+    if not trained: share = 0
+    return splits(dataset, self.folds, share, validation_by=self.validation_by, protocols=chosen)
 
 # %% ../../nbs/experiments/01_tables.ipynb #f4642857
 def planned(
@@ -554,10 +577,12 @@ def _table_key(table, shared, folds, parts, content):
     told = json.dumps(depends, sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
+# %% ../../nbs/experiments/01_tables.ipynb #0d3aca9f
 def _parent_of(table, key): # id of the table's newest run with this key, and whether another process has it open
     runs = runs_table(table.name, f"tags.kind = 'table' and tags.key = '{key}'")
     return (runs.run_id.iloc[0], is_open(runs.run_id.iloc[0])) if len(runs) else (None, False)
 
+# %% ../../nbs/experiments/01_tables.ipynb #1c609a91
 @contextmanager
 def _parent(table, key, opened, cache, again):
     "The run of a table. Who measures other rows of it at the same time works under the same one."
@@ -568,6 +593,23 @@ def _parent(table, key, opened, cache, again):
             resumed, others = agreed(lambda: (None, False) if again else _parent_of(table, key))
             parent = stack.enter_context(joined_run(resumed) if others else opened(run_id=resumed))
         yield parent
+
+# %% ../../nbs/experiments/01_tables.ipynb #dccaa74c
+def _table_tags(table, dataset, preset, key, parts, command):
+    "What stands on the run of a table."
+    protocols = dict.fromkeys(part.protocol for part in parts)
+    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, preset=preset, kind='table', key=key)
+    return tags | dict(protocol=', '.join(protocols), decided=decided_in_words(table.decided), command=command)
+
+# %% ../../nbs/experiments/01_tables.ipynb #dccaa74e
+def _compared(table, parent, report):
+    "Printed beside measured, logged to the open run of the table with the report of its files."
+    result = agreed(lambda: compare(table, parent))
+    result.attrs['report'] = report.to_dict('records')
+    log_table(result.drop(columns='run_ids'), 'table.csv')
+    log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
+    if not helper(): log_summary(result, parent)
+    return result
 
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74b
 def run(
@@ -597,10 +639,8 @@ def run(
     close_dead_runs()
     key = _table_key(table, shared, options.folds, parts, samples[0].content if samples else '')
     known = agreed(lambda: known_runs().iloc[:0] if options.again else known_runs())
-    tags = dict(paper=table.paper, table=table.name, dataset=dataset.name, preset=preset, kind='table', key=key,
-                protocol=', '.join(dict.fromkeys(part.protocol for part in parts)))
-    tags |= dict(decided=decided_in_words(table.decided), command=options.command)
     params = shared | dict(folds=options.folds, validation_by=options.validation_by)
+    tags = _table_tags(table, dataset, preset, key, parts, options.command)
     opened = partial(tracked_run, f'{table.name} on {dataset.name}', table.name, tags, params)
     with repeatable(options.deterministic), _parent(table, key, opened, cache, options.again) as parent:
         log_table(report, 'report_of_files.csv')
@@ -608,11 +648,7 @@ def run(
         plan = planned(chosen, parts, seeds, shared, dict(zip(modalities, samples, strict=True)), cache)
         failures = measure_all(plan, partial(run_row, table, settings=shared, parent=parent, known=known, preset=preset,
                                              pairs=options.pairs), progress)
-        result = agreed(lambda: compare(table, parent))
-        result.attrs['report'] = report.to_dict('records')
-        log_table(result.drop(columns='run_ids'), 'table.csv')
-        log_text(f'{to_markdown(result, page_address())}\n{around(result)}', 'table.md')
-        if not helper(): log_summary(result, parent)
+        result = _compared(table, parent, report)
         if failures: raise RowsFailed(failures)
     return result
 

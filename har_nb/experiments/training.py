@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import importing_fastai, stable_id
@@ -23,7 +24,8 @@ from .tables import Job, Row, Settings, SettingsError
 from ..learning.callbacks import Checkpoint, TrackingCallback, VideoAccuracy
 from ..learning.explain import log_grad_cam
 from ..learning.features import NoValidation, both, feature_loader, frame_features, two_phases
-from ..learning.learner import fit, make_learner, one_thread, predict_probabilities, set_seed
+from ..learning.learner import fit as fit_by_one_cycle
+from ..learning.learner import make_learner, one_thread, predict_probabilities, set_seed
 from ..learning.recipe import Make, Recipe, log_recipe, recipe_of, save_for_prediction
 from ..learning.runs import current_run
 from ..learning.tracking import open_store
@@ -53,6 +55,7 @@ class Fitting(Settings):
     mixed_precision:bool = True # where the device has it
     channels_last:bool = False # the layout of 3D nets that tensor cores prefer, where the device has them
 
+# %% ../../nbs/experiments/02_training.ipynb #0bd00762
 @dataclass(frozen=True)
 class Augmentation(Settings):
     "What happens to training samples at random."
@@ -84,6 +87,7 @@ class Accumulate(GradientAccumulation):
         if self.count < self.n_acc and self.iter < self.n_iter - 1: raise CancelBatchException
         self.count = 0
 
+# %% ../../nbs/experiments/02_training.ipynb #e51386f7
 class ChannelsLast3d(Callback):
     "Weights and clips with their channels last in memory."
     order = -1
@@ -110,6 +114,7 @@ class DecayAll(Callback):
     def before_fit(self):
         for p in self.learn.model.parameters(): self.opt.state[p]['do_wd'] = True
 
+# %% ../../nbs/experiments/02_training.ipynb #024cacd7
 class StepRates(Callback):
     "Rates by part, in steps: each group has its share, the first ones are halved, and the rate falls to a tenth."
     order = 61
@@ -148,8 +153,10 @@ def log_weights(
     for name, value in said.items():
         if value: open_store().set_tag(run_id, name, value)
 
+# %% ../../nbs/experiments/02_training.ipynb #3f140f6c
 _costs = {} # description, shape and device -> parameters, gflops, latency_ms
 
+# %% ../../nbs/experiments/02_training.ipynb #888d64bd
 class Training:
     "A row that is trained: its net, what that sees, how it is fitted. Raises `SettingsError`."
     def __init__(self,
@@ -187,104 +194,125 @@ class Training:
         clips, turned = self.job.dataset.clips, dict(valid='train', test='valid')
         return replace(self.job.dataset, clips=clips.assign(split=clips.split.replace(turned)))
 
-    def loaders(self):
-        "Training and validation."
-        seen, how, job = self.seen, self.augmentation, self.job
-        chance = [*seen.crops, *([RandomZoom(how.zoom)] if how.zoom < 1 else [])]
-        if not len(self.watched.valid): return self.unwatched(chance)
-        return make_loaders(job.samples, self.watched, self.at_once, self.device, seen.choice, seen.valid_choice,
-                            seed=job.seed, flip=how.flip, augment=chance, **self.normal)
-    def unwatched(self, chance):
-        "Training where no clip validates: `NoValidation` never looks at the second loader."
-        seen, how, job = self.seen, self.augmentation, self.job
-        loader = sample_loader(job.samples, job.dataset, 'train', batch_size=self.at_once, choice=seen.choice,
-                               device=self.device, seed=job.seed, flip=how.flip, augment=chance, **self.normal)
-        result = DataLoaders(loader, loader, device=self.device)
-        result.vocab, result.c = job.dataset.classes, len(job.dataset.classes)
-        return result
-    def test(self):
-        "All samples of the test, in order."
-        loader = sample_loader(self.job.samples, self.job.dataset, 'test', device=self.device, batch_size=self.at_once,
-                               choice=self.seen.test_choice, seed=self.job.seed, **self.normal)
-        for crop in self.seen.test_crops: loader.after_batch.add(crop)
-        return loader
+# %% ../../nbs/experiments/02_training.ipynb #32d80cc1
+@patch
+def loaders(self:Training):
+    "Training and validation."
+    seen, how, job = self.seen, self.augmentation, self.job
+    chance = [*seen.crops, *([RandomZoom(how.zoom)] if how.zoom < 1 else [])]
+    if not len(self.watched.valid): return self.unwatched(chance)
+    return make_loaders(job.samples, self.watched, self.at_once, self.device, seen.choice, seen.valid_choice,
+                        seed=job.seed, flip=how.flip, augment=chance, **self.normal)
 
-    def tracking(self, first_step:int=0, save:bool=True)->TrackingCallback:
-        "Logs epochs from `first_step` on, and the whole net at the end, whatever part of it was fitted."
-        def whole(learn, folder): return save_for_prediction(self.model, folder, self.recipe)
-        self.track = TrackingCallback(whole if save else None, first_step)
-        return self.track
+@patch
+def unwatched(self:Training, chance):
+    "Training where no clip validates: `NoValidation` never looks at the second loader."
+    seen, how, job = self.seen, self.augmentation, self.job
+    loader = sample_loader(job.samples, job.dataset, 'train', batch_size=self.at_once, choice=seen.choice,
+                           device=self.device, seed=job.seed, flip=how.flip, augment=chance, **self.normal)
+    result = DataLoaders(loader, loader, device=self.device)
+    result.vocab, result.c = job.dataset.classes, len(job.dataset.classes)
+    return result
 
-    def as_it_is(self)->None:
-        "Keep the net with the weights it was given. Raises `SettingsError` where a part of it has none."
-        if not getattr(self.model, 'whole', False):
-            raise SettingsError('nothing is trained with epochs=0, and not all of this net comes from a file',
-                                'Name a file with the last layer, for these classes, or train it: --epochs 1 or more')
-        self.model.to(self.device)
-        self.tracking().keep()
+# %% ../../nbs/experiments/02_training.ipynb #0c8295d4
+@patch
+def test(self:Training):
+    "All samples of the test, in order."
+    loader = sample_loader(self.job.samples, self.job.dataset, 'test', device=self.device, batch_size=self.at_once,
+                           choice=self.seen.test_choice, seed=self.job.seed, **self.normal)
+    for crop in self.seen.test_crops: loader.after_batch.add(crop)
+    return loader
 
-    def fit(self,
-        loaders=None, # default: those of the samples
-        learns:nn.Module|None=None, # what is fitted, where it is not the net itself
-        metrics=None, # default: accuracy per video
-        callbacks=(), # fastai callbacks of this paper
-        **options # of `make_learner`: optimizer, splitter
-    ): # fastai Learner
-        "Fit the net, or what is given for it. A fit that was killed goes on from its last epoch."
-        how, job = self.fitting, self.job
-        pieces = [Accumulate(how.batch_size)] if self.at_once < how.batch_size else []
-        layout = [ChannelsLast3d()] if how.channels_last and self.device.type == 'cuda' else []
-        unseen = [] if len(self.watched.valid) else [NoValidation()]
-        learn = make_learner(loaders or self.loaders(), learns or self.model, metrics or [VideoAccuracy()],
-                             [self.tracking(), *pieces, *layout, *unseen, *callbacks], weight_decay=how.weight_decay,
-                             mixed_precision=how.mixed_precision, **options)
-        if how.momentum is not None: learn.moms = (how.momentum,)*3
-        with one_thread() if learns else nullcontext(): # a part of the net sees features, which are tiny
-            if not how.one_cycle: at_constant_rate(learn, how.epochs, how.lr, job.checkpoint)
-            else: fit(learn, how.epochs, how.lr, how.freeze_epochs, progress=False, checkpoint=job.checkpoint)
-        return learn
+# %% ../../nbs/experiments/02_training.ipynb #89daad09
+@patch
+def tracking(self:Training, first_step:int=0, save:bool=True)->TrackingCallback:
+    "Logs epochs from `first_step` on, and the whole net at the end, whatever part of it was fitted."
+    def whole(learn, folder): return save_for_prediction(self.model, folder, self.recipe)
+    self.track = TrackingCallback(whole if save else None, first_step)
+    return self.track
 
-    def fit_in_two_phases(self,
-        after:nn.Module, # what is behind the frozen part of the net
-        views=None, # `Features` for it, or several of the same samples; None where there are no `freeze_epochs`
-        samples=None, # for the whole net; default: those of the job
-        watch:bool=True # False: the clips for validation are trained on, too, and nothing is validated
-    ): # fastai Learner of the last phase
-        "First what is behind the frozen part, on features, then the whole net."
-        how, job = self.fitting, self.job
-        watch = watch and len(job.dataset.valid) > 0
-        common = dict(dataset=job.dataset, watch=watch, batch_size=how.batch_size, seed=job.seed)
-        mirrored, last = dict(flip=self.augmentation.flip), how.freeze_epochs if how.epochs else 0
-        def whole(): return both(sample_loader, samples or job.samples, train=mirrored, **common, **self.normal)
-        on_features = both(feature_loader, views, **common) if how.freeze_epochs else None
-        on_samples = whole() if how.epochs else None
-        def track(done): return [self.tracking(done, save=done == last)]
-        return two_phases(self.model, after, on_features, on_samples, how.epochs, how.freeze_epochs, how.lr,
-                          how.weight_decay, watch, track, progress=False, checkpoint=job.checkpoint)
+# %% ../../nbs/experiments/02_training.ipynb #330aa50a
+@patch
+def as_it_is(self:Training)->None:
+    "Keep the net with the weights it was given. Raises `SettingsError` where a part of it has none."
+    if not getattr(self.model, 'whole', False):
+        raise SettingsError('nothing is trained with epochs=0, and not all of this net comes from a file',
+                            'Name a file with the last layer, for these classes, or train it: --epochs 1 or more')
+    self.model.to(self.device)
+    self.tracking().keep()
 
-    def costs(self)->dict: # parameters, gflops, latency_ms
-        "What one sample costs; measured once for a net in a process."
-        stored = self.job.samples.shape
-        shape = self.seen.shape or (stored[-1], *stored[:-1])
-        key = json.dumps([str(self.net), shape, str(self.device)])
-        if key not in _costs:
-            with torch.random.fork_rng():
-                _costs[key] = cost(self.model.to(self.device), torch.zeros(1, *shape, device=self.device), times=5)
-        return _costs[key]
+# %% ../../nbs/experiments/02_training.ipynb #0dc48b7a
+@patch
+def fit(self:Training,
+    loaders=None, # default: those of the samples
+    learns:nn.Module|None=None, # what is fitted, where it is not the net itself
+    metrics=None, # default: accuracy per video
+    callbacks=(), # fastai callbacks of this paper
+    **options # of `make_learner`: optimizer, splitter
+): # fastai Learner
+    "Fit the net, or what is given for it. A fit that was killed goes on from its last epoch."
+    how, job = self.fitting, self.job
+    pieces = [Accumulate(how.batch_size)] if self.at_once < how.batch_size else []
+    layout = [ChannelsLast3d()] if how.channels_last and self.device.type == 'cuda' else []
+    unseen = [] if len(self.watched.valid) else [NoValidation()]
+    learn = make_learner(loaders or self.loaders(), learns or self.model, metrics or [VideoAccuracy()],
+                         [self.tracking(), *pieces, *layout, *unseen, *callbacks], weight_decay=how.weight_decay,
+                         mixed_precision=how.mixed_precision, **options)
+    if how.momentum is not None: learn.moms = (how.momentum,)*3
+    with one_thread() if learns else nullcontext(): # a part of the net sees features, which are tiny
+        if not how.one_cycle: at_constant_rate(learn, how.epochs, how.lr, job.checkpoint)
+        else: fit_by_one_cycle(learn, how.epochs, how.lr, how.freeze_epochs, progress=False, checkpoint=job.checkpoint)
+    return learn
 
-    def predictions(self,
-        model:nn.Module|None=None, # what is asked, default the net
-        test=None, # loader, default `test()`
-        **metrics # further numbers to log
-    )->Predictions:
-        "Of every test sample, with what the net costs."
-        test = test or self.test()
-        said = predict_probabilities(model or self.model, test)
-        return Predictions(said, test.dataset.clip, dict(epochs=self.track.next_step) | metrics | self.costs())
+# %% ../../nbs/experiments/02_training.ipynb #eb676679
+@patch
+def fit_in_two_phases(self:Training,
+    after:nn.Module, # what is behind the frozen part of the net
+    views=None, # `Features` for it, or several of the same samples; None where there are no `freeze_epochs`
+    samples=None, # for the whole net; default: those of the job
+    watch:bool=True # False: the clips for validation are trained on, too, and nothing is validated
+): # fastai Learner of the last phase
+    "First what is behind the frozen part, on features, then the whole net."
+    how, job = self.fitting, self.job
+    watch = watch and len(job.dataset.valid) > 0
+    common = dict(dataset=job.dataset, watch=watch, batch_size=how.batch_size, seed=job.seed)
+    mirrored, last = dict(flip=self.augmentation.flip), how.freeze_epochs if how.epochs else 0
+    def whole(): return both(sample_loader, samples or job.samples, train=mirrored, **common, **self.normal)
+    on_features = both(feature_loader, views, **common) if how.freeze_epochs else None
+    on_samples = whole() if how.epochs else None
+    def track(done): return [self.tracking(done, save=done == last)]
+    return two_phases(self.model, after, on_features, on_samples, how.epochs, how.freeze_epochs, how.lr,
+                      how.weight_decay, watch, track, progress=False, checkpoint=job.checkpoint)
 
-    def log_images(self):
-        "What the net looks at in some test images."
-        with drawing(): log_grad_cam(self.model.to(self.device), self.test(), self.job.dataset.classes)
+# %% ../../nbs/experiments/02_training.ipynb #6eb76acb
+@patch
+def costs(self:Training)->dict: # parameters, gflops, latency_ms
+    "What one sample costs; measured once for a net in a process."
+    stored = self.job.samples.shape
+    shape = self.seen.shape or (stored[-1], *stored[:-1])
+    key = json.dumps([str(self.net), shape, str(self.device)])
+    if key not in _costs:
+        with torch.random.fork_rng():
+            _costs[key] = cost(self.model.to(self.device), torch.zeros(1, *shape, device=self.device), times=5)
+    return _costs[key]
+
+# %% ../../nbs/experiments/02_training.ipynb #946f5ada
+@patch
+def predictions(self:Training,
+    model:nn.Module|None=None, # what is asked, default the net
+    test=None, # loader, default `test()`
+    **metrics # further numbers to log
+)->Predictions:
+    "Of every test sample, with what the net costs."
+    test = test or self.test()
+    said = predict_probabilities(model or self.model, test)
+    return Predictions(said, test.dataset.clip, dict(epochs=self.track.next_step) | metrics | self.costs())
+
+# %% ../../nbs/experiments/02_training.ipynb #18c7b7e3
+@patch
+def log_images(self:Training):
+    "What the net looks at in some test images."
+    with drawing(): log_grad_cam(self.model.to(self.device), self.test(), self.job.dataset.classes)
 
 # %% ../../nbs/experiments/02_training.ipynb #20af53e4
 def with_shifts(
@@ -320,6 +348,7 @@ def costs_of(
     known = [name for name in COSTS if all(name in one.metrics for one in each)]
     return {name: sum(one.metrics[name] for one in each) for name in known}
 
+# %% ../../nbs/experiments/02_training.ipynb #5bbaec00
 @stable_id('har_nb.papers.mei:fusion')
 def fusion(
     job:Job, # with the predictions of the members in `done`
@@ -336,6 +365,7 @@ def fusion(
         log_recipe(Recipe(job.dataset.classes, members=[job.members[name] for name in members], fuse=how))
     return Predictions(fuse([one.probabilities for one in each], shares, logits), each[0].clip, costs_of(each))
 
+# %% ../../nbs/experiments/02_training.ipynb #2ca295a3
 def fused(
     name:str, # of the row
     *members:str, # names of the rows that are fused

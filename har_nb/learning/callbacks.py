@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from fastcore.basics import patch
 
 from ..core import HarError, importing_fastai
 
@@ -145,6 +146,7 @@ def save_weights(
     torch.save({name: value.cpu() for name,value in net.state_dict().items()}, file := Path(folder)/'model.pth')
     return file
 
+# %% ../../nbs/learning/05_callbacks.ipynb #262d147a
 def export_learner(
     learn, # fastai Learner; its data sets need fastai's `new_empty`
     folder # to write to
@@ -203,6 +205,7 @@ def random_states(
                   loader=getattr(loader, 'rng', random).getstate())
     return states | (dict(cuda=torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else {})
 
+# %% ../../nbs/learning/05_callbacks.ipynb #1e64d4e9
 def set_random_states(
     states:dict, # from `random_states`
     loader # training loader
@@ -223,66 +226,80 @@ class Checkpoint(EpochCallback):
         self.saved = self.read() if self.file.exists() else {}
         # of the fit: its part, its learning rate, what its recorder had
         self.phase, self.rate, self.past = 0, self.saved.get('rate'), []
-    def read(self)->dict:
-        "The saved state; a damaged one is named in a warning and counts as none."
-        if not os.access(self.file, os.R_OK): raise StoreError(self.file, 'cannot be read', 'Check who may read it')
-        try:
-            saved = torch.load(self.file, map_location='cpu', weights_only=False)
-            if saved.keys() >= {'phase', 'epoch', 'rate', 'model', 'optimizer', 'random', 'callbacks'}: return saved
-            reason = 'it is not the state of a fit'
-        except Exception as e: reason = shorten(f'{type(e).__name__}: {e}'.splitlines()[0], 120)
-        warnings.warn(f'{self.file}: damaged ({reason}); the fit begins anew', stacklevel=4)
-        return {}
     def epochs_done(self, phase): return self.saved.get('epoch', 0) if self.saved.get('phase') == phase else 0
     def before_fit(self):
         super().before_fit()
-        if not self.run or self.saved.get('phase') != self.phase: return
-        try:
-            self.model.load_state_dict(self.saved['model'])
-            self.opt.load_state_dict(to_device(self.saved['optimizer'], self.dls.device))
-        except (RuntimeError, AssertionError, LookupError, ValueError) as e:
-            raise StoreError(self.file,
-                             'holds the state of another net or optimiser '
-                             f'({str(e).strip().splitlines()[-1].strip() if str(e) else type(e).__name__})',
-                             'Name another file for this fit, or delete it') from e
-        set_random_states(self.saved['random'], self.dls.train)
-        # train_loss is a mean that goes on from epoch to epoch
-        vars(self.recorder.smooth_loss).update(self.saved.get('smooth_loss', {}))
-        for cb in self.learn.cbs: vars(cb).update(self.saved['callbacks'].get(type(cb).__name__, {}))
-        self.past, self.saved = self.saved.get('values', []), {}
+        if self.run and self.saved.get('phase') == self.phase: self.put_back()
     def after_epoch(self):
         if not self.trained and self.epoch < len(self.past): self.recorder.values[-1] = self.past[self.epoch]
         super().after_epoch()
-    def trained_epoch(self, measured):
-        callbacks = {type(cb).__name__: {name: vars(cb)[name] for name in cb.keeps}
-                     for cb in self.learn.cbs if hasattr(cb, 'keeps')}
-        state = dict(phase=self.phase, epoch=self.epoch + 1, rate=self.rate, model=self.model.state_dict(),
-                     optimizer=self.opt.state_dict(),
-                     random=random_states(self.dls.train), callbacks=callbacks,
-                     smooth_loss=dict(vars(self.recorder.smooth_loss)), values=list(self.recorder.values))
-        try: self.write(state)
-        except OSError as e:
-            raise StoreError(self.file, f'the state of the fit cannot be written ({e.strerror or e})',
-                             'Make room, or name a file that you may write; called again, the fit goes on from the '
-                             'last whole state') from e
-    def write(self, state:dict)->None:
-        "Write the file whole, or not at all; of several processes, the first one does it. Raises `OSError`."
-        if helper(): return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        for left in self.file.parent.glob(f'{self.file.name}.*.part'): # by processes that were killed
-            if (pid := left.suffixes[-2][1:]).isdigit() and not psutil.pid_exists(int(pid)):
-                left.unlink(missing_ok=True)
-        aside = self.file.with_name(f'{self.file.name}.{os.getpid()}.part')
-        try:
-            with aside.open('wb') as file: torch.save(state, file)
-            aside.replace(self.file)
-        except RuntimeError as e:
-            if isinstance(e.__context__, OSError): raise e.__context__ from None # torch hides what the disk said
-            raise
-        finally: aside.unlink(missing_ok=True)
     def end(self)->None:
         "Remove the file: nobody needs it once the open run is FINISHED, or, where none is open, now."
         if not helper(): when_finished(lambda: self.file.unlink(missing_ok=True))
+
+# %% ../../nbs/learning/05_callbacks.ipynb #5d18576f
+@patch
+def read(self:Checkpoint)->dict:
+    "The saved state; a damaged one is named in a warning and counts as none."
+    if not os.access(self.file, os.R_OK): raise StoreError(self.file, 'cannot be read', 'Check who may read it')
+    try:
+        saved = torch.load(self.file, map_location='cpu', weights_only=False)
+        if saved.keys() >= {'phase', 'epoch', 'rate', 'model', 'optimizer', 'random', 'callbacks'}: return saved
+        reason = 'it is not the state of a fit'
+    except Exception as e: reason = shorten(f'{type(e).__name__}: {e}'.splitlines()[0], 120)
+    warnings.warn(f'{self.file}: damaged ({reason}); the fit begins anew', stacklevel=4)
+    return {}
+
+# %% ../../nbs/learning/05_callbacks.ipynb #2970f9db
+@patch
+def put_back(self:Checkpoint)->None:
+    "What the file holds, into learner, optimizer, random generators and callbacks. Raises `StoreError`."
+    try:
+        self.model.load_state_dict(self.saved['model'])
+        self.opt.load_state_dict(to_device(self.saved['optimizer'], self.dls.device))
+    except (RuntimeError, AssertionError, LookupError, ValueError) as e:
+        raise StoreError(self.file,
+                         'holds the state of another net or optimiser '
+                         f'({str(e).strip().splitlines()[-1].strip() if str(e) else type(e).__name__})',
+                         'Name another file for this fit, or delete it') from e
+    set_random_states(self.saved['random'], self.dls.train)
+    # train_loss is a mean that goes on from epoch to epoch
+    vars(self.recorder.smooth_loss).update(self.saved.get('smooth_loss', {}))
+    for cb in self.learn.cbs: vars(cb).update(self.saved['callbacks'].get(type(cb).__name__, {}))
+    self.past, self.saved = self.saved.get('values', []), {}
+
+# %% ../../nbs/learning/05_callbacks.ipynb #9360c52d
+@patch
+def trained_epoch(self:Checkpoint, measured):
+    callbacks = {type(cb).__name__: {name: vars(cb)[name] for name in cb.keeps}
+                 for cb in self.learn.cbs if hasattr(cb, 'keeps')}
+    state = dict(phase=self.phase, epoch=self.epoch + 1, rate=self.rate, model=self.model.state_dict(),
+                 optimizer=self.opt.state_dict(),
+                 random=random_states(self.dls.train), callbacks=callbacks,
+                 smooth_loss=dict(vars(self.recorder.smooth_loss)), values=list(self.recorder.values))
+    try: self.write(state)
+    except OSError as e:
+        raise StoreError(self.file, f'the state of the fit cannot be written ({e.strerror or e})',
+                         'Make room, or name a file that you may write; called again, the fit goes on from the '
+                         'last whole state') from e
+
+# %% ../../nbs/learning/05_callbacks.ipynb #45558f21
+@patch
+def write(self:Checkpoint, state:dict)->None:
+    "Write the file whole, or not at all; of several processes, the first one does it. Raises `OSError`."
+    if helper(): return
+    self.file.parent.mkdir(parents=True, exist_ok=True)
+    for left in self.file.parent.glob(f'{self.file.name}.*.part'): # by processes that were killed
+        if (pid := left.suffixes[-2][1:]).isdigit() and not psutil.pid_exists(int(pid)):
+            left.unlink(missing_ok=True)
+    aside = self.file.with_name(f'{self.file.name}.{os.getpid()}.part')
+    try:
+        with aside.open('wb') as file: torch.save(state, file)
+        aside.replace(self.file)
+    except RuntimeError as e:
+        if isinstance(e.__context__, OSError): raise e.__context__ from None # torch hides what the disk said
+        raise
+    finally: aside.unlink(missing_ok=True)
 
 # %% ../../nbs/learning/05_callbacks.ipynb #22846d5a
 class LossError(HarError):
@@ -294,6 +311,7 @@ class LossError(HarError):
         self.args = loss, epoch, batch, lr
         self.loss, self.epoch, self.batch, self.lr = self.args
 
+# %% ../../nbs/learning/05_callbacks.ipynb #5b919f8c
 class FiniteLoss(Callback):
     "Raise `LossError` at the first training batch whose loss is NaN or infinite."
     order = 20 # behind mixed precision, which must leave autocast first

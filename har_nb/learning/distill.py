@@ -9,6 +9,7 @@ __all__ = ['halves', 'freeze', 'Distill']
 from collections.abc import Callable
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import importing_fastai
@@ -66,23 +67,33 @@ class Distill(EpochLog):
         self.learn.xb = (student,)
         if self.training:
             with torch.no_grad(): self.teacher(teacher)
-    def after_loss(self):
-        if not self.training: return
-        own, project = self.student_taps.features(), getattr(self.learn.model, 'project', None)
-        parts = self.asked(project(own) if project else own,
-                           dict(zip(self.levels, self.teacher_taps.features().values(), strict=True)))
-        n = len(self.xb[0])
-        for name, value in dict(labels=self.learn.loss_grad, **parts).items():
-            self.sums[name] = self.sums.get(name, 0) + n*value.detach().as_subclass(torch.Tensor)
-        self.seen += n
-        self.learn.loss_grad = self.learn.loss_grad + self.alpha*sum(parts.values())
-        self.learn.loss = self.learn.loss_grad.clone()
-    def after_epoch(self): # long before the recorder knows the losses
-        if not (self.counts and self.trained): return
-        self.history.append({name: value.item()/self.seen for name, value in self.sums.items()})
-        if self.log:
-            self.note({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
-    def after_fit(self):
-        self.student_taps.close(); self.teacher_taps.close()
-        self.send()
-    def after_cancel_fit(self): self.after_fit()
+
+# %% ../../nbs/learning/12_distill.ipynb #c69b3d29
+@patch
+def after_loss(self:Distill):
+    if not self.training: return
+    own, project = self.student_taps.features(), getattr(self.learn.model, 'project', None)
+    parts = self.asked(project(own) if project else own,
+                       dict(zip(self.levels, self.teacher_taps.features().values(), strict=True)))
+    n = len(self.xb[0])
+    for name, value in dict(labels=self.learn.loss_grad, **parts).items():
+        self.sums[name] = self.sums.get(name, 0) + n*value.detach().as_subclass(torch.Tensor)
+    self.seen += n
+    self.learn.loss_grad = self.learn.loss_grad + self.alpha*sum(parts.values())
+    self.learn.loss = self.learn.loss_grad.clone()
+
+# %% ../../nbs/learning/12_distill.ipynb #79388371
+@patch
+def after_epoch(self:Distill): # long before the recorder knows the losses
+    if not (self.counts and self.trained): return
+    self.history.append({name: value.item()/self.seen for name, value in self.sums.items()})
+    if self.log:
+        self.note({f'loss_{name}': value for name, value in self.history[-1].items()}, len(self.history) - 1)
+
+@patch
+def after_fit(self:Distill):
+    self.student_taps.close(); self.teacher_taps.close()
+    self.send()
+
+@patch
+def after_cancel_fit(self:Distill): self.after_fit()

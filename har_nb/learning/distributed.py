@@ -34,6 +34,7 @@ def cut(
     "The part of a batch that a process has; it may be empty."
     return slice(rank*total//processes, (rank + 1)*total//processes)
 
+# %% ../../nbs/learning/13_distributed.ipynb #70206fbd
 def sizes(
     total:int, # samples in a batch
     processes:int

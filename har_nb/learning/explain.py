@@ -266,6 +266,7 @@ def log_and_close(
     log_figure(plot, name, run_id)
     plt.close(plot.get_figure())
 
+# %% ../../nbs/learning/07_explain.ipynb #0e4f123a
 def log_curves(
     run_id:str|None=None, # default the open run
     others=() # ids of runs to draw beside it

@@ -78,6 +78,7 @@ def _checksum(path):
         while block := file.read(2**22): total = zlib.crc32(block, total)
     return total
 
+# %% ../../nbs/learning/11_features.ipynb #96c2497e
 def _open(file, shape, above=3):
     "The finished array, None where there is none. A damaged one is named in a warning and counts as none."
     if not file.exists(): return None
@@ -139,6 +140,7 @@ def _write(file, shape, dtype, fill, **about):
             aside.replace(file)
     finally: aside.unlink(missing_ok=True)
 
+# %% ../../nbs/learning/11_features.ipynb #21c9e7b5
 def _made(file, shape, dtype, fill, about):
     "The array of a file, written where it is not there; and whether it was written."
     with alone(file):
@@ -153,6 +155,7 @@ def _place(cache, settings):
     key = hashlib.sha256(json.dumps([VERSION, *settings]).encode()).hexdigest()[:24]
     return Path(cache)/'features'/f'{key}.npy'
 
+# %% ../../nbs/learning/11_features.ipynb #9db3dc69
 @contextmanager
 def _ready(net, device):
     "Inside, a net is on its device, laid out for images, and in evaluation mode."
@@ -163,6 +166,7 @@ def _ready(net, device):
     try: yield
     finally: net.train(was_training)
 
+# %% ../../nbs/learning/11_features.ipynb #537f528e
 @torch.inference_mode()
 def _shape(net, samples, device):
     "The shape of all features, by the features of one black picture."
@@ -257,6 +261,7 @@ def both(
     result.vocab, result.c = dataset.classes, len(dataset.classes)
     return result
 
+# %% ../../nbs/learning/11_features.ipynb #9a6bd33b
 class NoValidation(Callback):
     "Train without a look at the clips for validation, which are trained on themselves."
     def before_validate(self): self.learn.dl = [] # the recorder keeps its empty places for the numbers
@@ -271,12 +276,14 @@ def _fit_all(learn, epochs, lr, progress, checkpoint):
                             start_epoch=saved.epochs_done(1) if saved else 0)
     if saved: saved.end()
 
+# %% ../../nbs/learning/11_features.ipynb #f8fc857d
 def _learner(loaders, net, done, watch, callback, **options):
     "A learner that counts videos, after `done` epochs; without a look at validation where nothing is chosen by it."
     callbacks = [*callback(done)] if callback else []
     if not watch: callbacks.append(NoValidation())
     return make_learner(loaders, net, metrics=[VideoAccuracy()], callbacks=callbacks, **options)
 
+# %% ../../nbs/learning/11_features.ipynb #552f69ca
 def _before_and(after):
     "A splitter: the parameters of a net before `after`, and its own."
     own = {id(p) for p in after.parameters()}

@@ -59,6 +59,7 @@ def repeatable(
     finally:
         if on: _only_repeatable(before)
 
+# %% ../../nbs/learning/06_learner.ipynb #51771dc9
 def set_seed(
     seed:int,
     deterministic:bool|None=None # only repeatable operations on the GPU; None: as it is, see `repeatable`
@@ -84,6 +85,7 @@ def threads_kept():
     try: yield
     finally: torch.set_num_threads(before)
 
+# %% ../../nbs/learning/06_learner.ipynb #2c50a518
 class ToldLearner(Learner):
     "A fastai Learner that says what to do when memory runs out. Raises `NoMemory`."
     def fit(self, *args, **kwargs):
@@ -119,6 +121,7 @@ class FusedOptimizer(Optimizer):
         for hyper, decayed, members in alike.values():
             self.update([p for p, _ in members], [state for _, state in members], hyper, hyper['wd'] if decayed else 0.)
 
+# %% ../../nbs/learning/06_learner.ipynb #bec33270
 def _states(params, states, **first): # name -> what a state begins with
     for p, state in zip(params, states, strict=True):
         for name, make in first.items():
@@ -136,6 +139,7 @@ def fused_adam(params, lr=1e-3, mom=.9, sqr_mom=.99, eps=1e-5, wd=.01)->FusedOpt
     "fastai's `Adam`, whose weight decay is decoupled (Loshchilov and Hutter 2019), in one step."
     return FusedOptimizer(params, _adam, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
+# %% ../../nbs/learning/06_learner.ipynb #ac91f846
 def _sgd(params, states, hyper, decay):
     if hyper['decouple_wd'] and decay: torch._foreach_mul_([p.data for p in params], 1 - hyper['lr']*decay)
     dampening, coupled = hyper.get('dampening', 0.), 0. if hyper['decouple_wd'] else decay
@@ -155,6 +159,7 @@ def for_images(
 )->bool: # whether it has convolutions, and none over clips
     return any(p.ndim == 4 for p in model.parameters()) and all(p.ndim != 5 for p in model.parameters())
 
+# %% ../../nbs/learning/06_learner.ipynb #3ef25874
 @contextmanager
 def one_thread():
     "Inside, torch computes on one thread."
@@ -172,6 +177,7 @@ def _seconds():
     idle = sum(t.idle + getattr(t, 'iowait', 0) for t in each)
     return time.monotonic(), time.monotonic()*len(each) - idle, sum(psutil.Process().cpu_times()[:2])
 
+# %% ../../nbs/learning/06_learner.ipynb #45efa860
 class Elsewhere:
     "Called: how many cores others kept busy since the last call, or in a tenth of a second where that was just now."
     def __init__(self, clock=_seconds): self.clock, self.then = clock, clock()
@@ -234,10 +240,12 @@ class RateSearch:
         ax.set(xscale='log', xlabel='learning rate', ylabel='loss')
         return ax
 
+# %% ../../nbs/learning/06_learner.ipynb #a34500b3
 class _Sweep(LRFinder):
     def before_fit(self): ParamScheduler.before_fit(self); self.best_loss = float('inf')
     def after_fit(self): pass
 
+# %% ../../nbs/learning/06_learner.ipynb #1930c298
 @contextmanager
 def _random_state_kept(loader):
     states, rng = (random.getstate(), np.random.get_state()), copy.deepcopy(getattr(loader, 'rng', None))
@@ -285,6 +293,7 @@ def shown_bars(
         return
     with learn.no_bar(), learn.no_logging(): yield
 
+# %% ../../nbs/learning/06_learner.ipynb #337a735f
 def _phases(learn, epochs, freeze_epochs, lr):
     "Of each phase: what prepares it, epochs, rates, and options of the cycle."
     if not freeze_epochs: return [(learn.unfreeze, epochs, lr, {})]

@@ -67,6 +67,7 @@ def accuracy(
     "Share of rows whose most probable class is the label."
     return float((predicted_classes(probabilities) == np.asarray(labels)).mean())
 
+# %% ../../nbs/learning/00_metrics.ipynb #45594249
 def balanced_accuracy(
     probabilities:np.ndarray, # N C
     labels:np.ndarray # N int
@@ -87,6 +88,7 @@ def confusion(
     np.add.at(counts, (np.asarray(labels), predicted_classes(probabilities)), 1)
     return counts
 
+# %% ../../nbs/learning/00_metrics.ipynb #e53cf44b
 def _share(part, whole): # NaN where there is nothing to take a share of
     return np.divide(part, whole, where=whole > 0, out=np.full(len(part), np.nan))
 
@@ -162,6 +164,7 @@ def predictions_table(
                                                           strict=True)}
     return table.assign(predicted=classes[predicted_classes(probabilities)], **columns)
 
+# %% ../../nbs/learning/00_metrics.ipynb #930acc16
 def table_classes(table:pd.DataFrame)->list:
     "The classes of a predictions table, in order."
     return [column.removeprefix('p_') for column in table.columns if column.startswith('p_')]
@@ -197,6 +200,7 @@ class McNemar(NamedTuple):
     only_second:int
     p:float
 
+# %% ../../nbs/learning/00_metrics.ipynb #04c6f0b1
 def mcnemar(
     first:np.ndarray, # V bool: correct in the first
     second:np.ndarray # V bool: correct in the second, same videos in the same order

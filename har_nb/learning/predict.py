@@ -55,6 +55,7 @@ def _try(predictor, path):
     except VideoError as e: return None, f'{e.reason}. {e.remedy}'.rstrip()
     except Exception as e: return None, f'{type(e).__name__}: {e}'
 
+# %% ../../nbs/learning/10_predict.ipynb #6f754535
 def _rows(predictor, path, taken, error, top):
     "Of one video: a row for each of its best classes, or one with its error."
     name = printable(path.as_posix())
@@ -129,6 +130,7 @@ def _rate(path, info, fps):
         warnings.warn(f'{path}: cut off, {info.n_frames} of {info.n_declared} frames are there', stacklevel=3)
     return rate
 
+# %% ../../nbs/learning/10_predict.ipynb #c8d76d21
 def _timed(path, fps, times):
     "Frames with their seconds, which are kept in `times`, too."
     for number, (frame, time) in enumerate(iter_frames(path, times=True)):
@@ -163,6 +165,7 @@ def _bands(edges, names): # neighbours of the same class as one: (left, right, n
     starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]] + [len(names)]
     return [(edges[a], edges[b], names[a], slice(a, b)) for a,b in zip(starts, starts[1:], strict=False)]
 
+# %% ../../nbs/learning/10_predict.ipynb #41a664cb
 def _label(ax, left, right, text):
     "A name in the middle of a band that has room for it."
     from_, to = ax.get_xlim()
@@ -188,6 +191,7 @@ def _draw_predicted(ax, edges, probabilities, classes, colours):
             ax.axvspan(edges[i], edges[i + 1], color=colours.get(c, 'lightgrey'), alpha=shade, linewidth=0)
         _label(ax, left, right, classes[c])
 
+# %% ../../nbs/learning/10_predict.ipynb #fe1416c7
 def _draw_truth(ax, segments, seconds, classes, colours):
     "A band for each segment; `seconds` gives the time of a frame."
     for segment in segments.itertuples():
@@ -205,6 +209,7 @@ def _check_truth(segments, classes, fps):
         raise PredictError(f'the truth has classes that the model does not know: {", ".join(sorted(unknown))}',
                            'Rename or leave them out')
 
+# %% ../../nbs/learning/10_predict.ipynb #1d504594
 def _colours(probabilities, actions):
     "A colour for each of the twelve most probable classes among those predicted or true."
     import seaborn as sns

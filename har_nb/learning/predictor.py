@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import NoMemory, normalised
 from .metrics import probabilities_of, video_probabilities
@@ -32,6 +33,7 @@ class Prediction(NamedTuple):
         "The k most probable classes, best first."
         return [(self.classes[i], float(self.video[i])) for i in np.argsort(-self.video, kind='stable')[:k]]
 
+# %% ../../nbs/learning/09_predictor.ipynb #ba4621ff
 def _each_format(views, samples): # samples(modalities, size, coding) for all views of one format at once
     formats = {}
     for modality,*form in views: formats.setdefault(tuple(form), []).append(modality)
@@ -62,65 +64,77 @@ class Predictor:
         if self.model: return [self.view]
         return list(dict.fromkeys(view for member in self.members for view in member.views()))
 
-    def batches(self,
-        images:np.ndarray # N H W C (or N T H W C) uint8 samples of one video
-    ): # of B C H W (or B C T H W) float32, on the device of the net
-        "What the net was tested on, made of other samples: batches of bytes, normalised on the device."
-        device = next(self.model.parameters()).device
-        for first in range(0, len(images), self.batch_size):
-            bytes_ = torch.from_numpy(images[first:first + self.batch_size]).movedim(-1, 1)
-            yield normalised(bytes_.to(device), self.recipe.mean, self.recipe.std)
+# %% ../../nbs/learning/09_predictor.ipynb #210b1da3
+@patch
+def batches(self:Predictor,
+    images:np.ndarray # N H W C (or N T H W C) uint8 samples of one video
+): # of B C H W (or B C T H W) float32, on the device of the net
+    "What the net was tested on, made of other samples: batches of bytes, normalised on the device."
+    device = next(self.model.parameters()).device
+    for first in range(0, len(images), self.batch_size):
+        bytes_ = torch.from_numpy(images[first:first + self.batch_size]).movedim(-1, 1)
+        yield normalised(bytes_.to(device), self.recipe.mean, self.recipe.std)
 
-    def _of_own(self, images):
-        "Probabilities of the samples that this net itself sees."
-        try: return probabilities_of(self.model, self.batches(images))
-        except NoMemory as e:
-            raise PredictError(f'no memory for {self.batch_size} samples at a time',
-                               'Take fewer: predictor.batch_size = 8') from e
+@patch
+def _of_own(self:Predictor, images):
+    "Probabilities of the samples that this net itself sees."
+    try: return probabilities_of(self.model, self.batches(images))
+    except NoMemory as e:
+        raise PredictError(f'no memory for {self.batch_size} samples at a time',
+                           'Take fewer: predictor.batch_size = 8') from e
 
-    def of_samples(self,
-        taken:dict # (modality, size, coding) -> uint8 samples of one video
-    )->np.ndarray: # N C float32
-        "Probabilities of samples. Raises `PredictError`, as where fused members see different numbers of them."
-        if self.model: return self._of_own(taken[self.view])
-        each = [member.of_samples(taken) for member in self.members]
-        if self.recipe.sample == 'video': each = [p.mean(0, keepdims=True) for p in each]
-        if len({len(p) for p in each}) > 1:
-            raise PredictError(f'the members see {", ".join(str(len(p)) for p in each)} samples of this video',
-                               "They can be fused video by video only: Recipe(sample='video')")
-        return self.fuse(each)
+# %% ../../nbs/learning/09_predictor.ipynb #7ef56e33
+@patch
+def of_samples(self:Predictor,
+    taken:dict # (modality, size, coding) -> uint8 samples of one video
+)->np.ndarray: # N C float32
+    "Probabilities of samples. Raises `PredictError`, as where fused members see different numbers of them."
+    if self.model: return self._of_own(taken[self.view])
+    each = [member.of_samples(taken) for member in self.members]
+    if self.recipe.sample == 'video': each = [p.mean(0, keepdims=True) for p in each]
+    if len({len(p) for p in each}) > 1:
+        raise PredictError(f'the members see {", ".join(str(len(p)) for p in each)} samples of this video',
+                           "They can be fused video by video only: Recipe(sample='video')")
+    return self.fuse(each)
 
-    def said(self, taken)->Prediction:
-        probabilities = self.of_samples(taken)
-        one_video = np.zeros(len(probabilities), int)
-        return Prediction(probabilities, video_probabilities(probabilities, one_video)[0], self.classes)
+@patch
+def said(self:Predictor, taken)->Prediction:
+    probabilities = self.of_samples(taken)
+    one_video = np.zeros(len(probabilities), int)
+    return Prediction(probabilities, video_probabilities(probabilities, one_video)[0], self.classes)
 
-    def take(self,
-        path, # a video
-        start:int=0, stop:int|None=None # part of the file, in frames
-    )->dict: # (modality, size, coding) -> uint8 samples
-        "Read a video and take from it what the model sees. Raises `VideoError`."
-        def samples(modalities, size, coding): return sample_video(path, modalities, size, start, stop, coding)[0]
-        return _each_format(self.views(), samples)
+# %% ../../nbs/learning/09_predictor.ipynb #0ea8c256
+@patch
+def take(self:Predictor,
+    path, # a video
+    start:int=0, stop:int|None=None # part of the file, in frames
+)->dict: # (modality, size, coding) -> uint8 samples
+    "Read a video and take from it what the model sees. Raises `VideoError`."
+    def samples(modalities, size, coding): return sample_video(path, modalities, size, start, stop, coding)[0]
+    return _each_format(self.views(), samples)
 
-    def of_frames(self,
-        frames, # T of H W 3 uint8 RGB, an array or a list
-        times=None # seconds of each, needed where the net looks at the ticks of a clock
-    )->Prediction:
-        "What the model says of frames that are there already."
-        def samples(modalities, size, coding):
-            found = [[] for _ in modalities]
-            for place,sample in interleave(frames, modalities, size, len(frames), times):
-                found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
-            return map(np.stack, found)
-        return self.said(_each_format(self.views(), samples))
+# %% ../../nbs/learning/09_predictor.ipynb #2f102a50
+@patch
+def of_frames(self:Predictor,
+    frames, # T of H W 3 uint8 RGB, an array or a list
+    times=None # seconds of each, needed where the net looks at the ticks of a clock
+)->Prediction:
+    "What the model says of frames that are there already."
+    def samples(modalities, size, coding):
+        found = [[] for _ in modalities]
+        for place,sample in interleave(frames, modalities, size, len(frames), times):
+            found[place].append(through_jpeg(sample) if coding == 'jpeg' else sample)
+        return map(np.stack, found)
+    return self.said(_each_format(self.views(), samples))
 
-    def predict(self,
-        path, # a video
-        start:int=0, stop:int|None=None # part of the file, in frames
-    )->Prediction:
-        "What the model says of a video: the numbers of the run's test. Raises `VideoError`."
-        return self.said(self.take(path, start, stop))
+# %% ../../nbs/learning/09_predictor.ipynb #5acf41cb
+@patch
+def predict(self:Predictor,
+    path, # a video
+    start:int=0, stop:int|None=None # part of the file, in frames
+)->Prediction:
+    "What the model says of a video: the numbers of the run's test. Raises `VideoError`."
+    return self.said(self.take(path, start, stop))
 
 # %% ../../nbs/learning/09_predictor.ipynb #2181d258
 _KEPT = {'model.pth', 'learner.pkl', 'recipe.json'} # files of a run that a predictor can begin with
@@ -159,6 +173,7 @@ def _artifact(run_id, name, read):
     if isinstance(run_id, Path): return read(run_id/name)
     with tempfile.TemporaryDirectory() as folder: return read(open_store().download_artifacts(run_id, name, folder))
 
+# %% ../../nbs/learning/09_predictor.ipynb #b299dc05
 def _from_pickle(what, run_id):
     from fastai.learner import load_learner
     warnings.warn(f'{what}: reading learner.pkl, a pickle, which runs the code that is in it', stacklevel=4)
@@ -180,6 +195,7 @@ def _from_weights(what, run_id, recipe, trust):
                            'Use the version of the library that trained the run: its tag git_sha') from e
     return model
 
+# %% ../../nbs/learning/09_predictor.ipynb #5f75f1a6
 def _net(what, files, run_id, recipe, trust):
     "The trained net of a run; channels last where it is one for images."
     model = _from_weights(what, run_id, recipe, trust) if 'model.pth' in files else _from_pickle(what, run_id)
@@ -208,6 +224,7 @@ def _seen(what, recipe, trust):
     raise PredictError(f'{what}: {recipe.modality.name} gives {type(modality).__name__}, which takes nothing from '
                        'a video', 'Its recipe is wrong: train it again')
 
+# %% ../../nbs/learning/09_predictor.ipynb #55fc41d6
 def _fusion(what, recipe, members, trust):
     "One predictor of several."
     if odd := [m for m in members if m.classes != recipe.classes]:

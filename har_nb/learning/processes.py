@@ -32,6 +32,7 @@ def leave()->None:
     from torch import distributed
     if distributed.is_initialized(): distributed.destroy_process_group()
 
+# %% ../../nbs/learning/01_processes.ipynb #a2716b54
 def agreed(
     find:Callable # () -> what can be pickled; called in the first process only
 ): # what it gave, in every process

@@ -13,6 +13,8 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core import IMAGENET_MEAN, IMAGENET_STD, HarError
 from .runs import log_text
 
@@ -50,6 +52,7 @@ def _anywhere(name):
 
 def _as_it_is(name, function, arguments): return function(**arguments)
 
+# %% ../../nbs/learning/08_recipe.ipynb #4ae16b3f
 def _made(value, find, call):
     "A value whose descriptions are made, the inner ones first."
     if isinstance(value, list): return tuple(_made(v, find, call) for v in value)
@@ -71,6 +74,7 @@ def _put(made, taker, weights):
     if not isinstance(made, Make) or made.arguments is None: return made
     return Make(made.name, {name: _put(value, taker, weights) for name,value in made.arguments.items()})
 
+# %% ../../nbs/learning/08_recipe.ipynb #955f3851
 def _with_weights(made, weights):
     if not (takers := _takers(made)): raise ValueError(f'{made.name} takes no weights, and got {weights}')
     return _put(made, takers[0], weights)
@@ -101,6 +105,7 @@ def _or_say(name, function, arguments):
     except (TypeError, ValueError) as e:
         raise PredictError(f'{name} does not take what the recipe says ({e})', OTHER_VERSION) from e
 
+# %% ../../nbs/learning/08_recipe.ipynb #8605b462
 def make(
     value, # a `Make`, or plain values
     trust=() # packages allowed beside `TRUSTED`
@@ -108,6 +113,7 @@ def make(
     "Import and call what a recipe says. Raises `PredictError`."
     return _made(value, lambda name: imported(name, trust), _or_say)
 
+# %% ../../nbs/learning/08_recipe.ipynb #15746e8e
 def describe(
     value # an instance of a frozen dataclass, for example `MotionEmbedding(10, 5)`
 )->Make:
@@ -147,6 +153,7 @@ def _encode(value):
     raise PredictError(f'{value!r} cannot be written into a recipe',
                        'It holds text, numbers, lists, and functions by their names: Make("package.module:function")')
 
+# %% ../../nbs/learning/08_recipe.ipynb #2f5adcfb
 def _decode(value):
     if isinstance(value, list): return [_decode(v) for v in value]
     if not isinstance(value, dict): return value
@@ -181,22 +188,25 @@ class Recipe:
             raise PredictError(f'{odd[0]} of the recipe is {getattr(self, odd[0])!r}',
                                'Functions are named: Make("package.module:function"); classes and members are text')
 
-    def to_json(self)->str:
-        said = {f.name: _encode(value) for f in fields(self) if (value := getattr(self, f.name)) not in (None, ())}
-        return json.dumps({'recipe': 1} | said, indent=1)
+# %% ../../nbs/learning/08_recipe.ipynb #01652d98
+@patch
+def to_json(self:Recipe)->str:
+    said = {f.name: _encode(value) for f in fields(self) if (value := getattr(self, f.name)) not in (None, ())}
+    return json.dumps({'recipe': 1} | said, indent=1)
 
-    @classmethod
-    def from_json(cls,
-        text:str # that `to_json` gave
-    )->'Recipe':
-        "Read a recipe; nothing is imported or called. Raises `PredictError`."
-        try: said = _decode(json.loads(text))
-        except ValueError as e:
-            raise PredictError(f'recipe.json is not JSON ({e})', 'Fetch the artifacts of the run again') from e
-        known = {'recipe', *(f.name for f in fields(cls))}
-        if not isinstance(said, dict) or said.get('recipe') != 1 or set(said) - known:
-            raise PredictError('recipe.json is not a recipe that this version knows', OTHER_VERSION)
-        return cls(**{k: v for k,v in said.items() if k != 'recipe'})
+# %% ../../nbs/learning/08_recipe.ipynb #3e5ea03d
+@patch(cls_method=True)
+def from_json(cls:Recipe,
+    text:str # that `to_json` gave
+)->'Recipe':
+    "Read a recipe; nothing is imported or called. Raises `PredictError`."
+    try: said = _decode(json.loads(text))
+    except ValueError as e:
+        raise PredictError(f'recipe.json is not JSON ({e})', 'Fetch the artifacts of the run again') from e
+    known = {'recipe', *(f.name for f in fields(cls))}
+    if not isinstance(said, dict) or said.get('recipe') != 1 or set(said) - known:
+        raise PredictError('recipe.json is not a recipe that this version knows', OTHER_VERSION)
+    return cls(**{k: v for k,v in said.items() if k != 'recipe'})
 
 # %% ../../nbs/learning/08_recipe.ipynb #621fc720
 def recipe_of(
@@ -221,6 +231,7 @@ def log_recipe(
     "Log a recipe as recipe.json."
     log_text(recipe.to_json(), 'recipe.json', run_id)
 
+# %% ../../nbs/learning/08_recipe.ipynb #3365ea79
 def save_for_prediction(
     model, # the net; or a fastai Learner, whose model is taken
     folder, # to write to

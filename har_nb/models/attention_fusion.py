@@ -72,6 +72,7 @@ def attention_maps(
         for handle in watch: handle.remove()
     return found
 
+# %% ../../nbs/models/05_attention_fusion.ipynb #f8473024
 def looked_at(
     maps:torch.Tensor, # B h w h w from `attention_maps`
     size:tuple, # height and width of the image, pixels
@@ -96,6 +97,16 @@ def _scaled(widths, width):
     return [max(1, round(n*width)) for n in widths]
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #3b489695
+def _short_stream(n_in, channels, pools):
+    "Convolutions of kernel 3 that keep the size; the first of them, `pools` in number, are followed by max pooling."
+    def conv(i, n_in, n_out):
+        layers = [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+        if i <= pools: layers.append(nn.MaxPool2d(2))
+        return nn.Sequential(*layers)
+    ends = enumerate(zip([n_in, *channels], channels, strict=False), 1)
+    return nn.Sequential(OrderedDict((f'conv{i}', conv(i, a, b)) for i, (a, b) in ends))
+
+# %% ../../nbs/models/05_attention_fusion.ipynb #19eadba8
 class EarlyFusion(nn.Module):
     """Two short streams, joined before one self-attention layer (section IV.2).
 
@@ -116,14 +127,8 @@ class EarlyFusion(nn.Module):
         super().__init__()
         if not frames and not motion: raise ValueError('EarlyFusion needs channels in at least one stream')
         channels, linear = _scaled(channels, width), _scaled(linear, width)
-        def conv(i, n_in, n_out):
-            layers = [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
-            if i <= pools: layers.append(nn.MaxPool2d(2))
-            return nn.Sequential(*layers)
-        def stream(n_in):
-            ends = enumerate(zip([n_in, *channels], channels, strict=False), 1)
-            return nn.Sequential(OrderedDict((f'conv{i}', conv(i, a, b)) for i, (a, b) in ends))
-        self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
+        self.frames = _short_stream(frames, channels, pools) if frames else None
+        self.motion = _short_stream(motion, channels, pools) if motion else None
         self.branches = dict(frames='frames', motion='motion') if frames and motion else {} # for `experiments.diagnose`
         joined = 2*channels[-1] if frames and motion else channels[-1]
         self.attention = SelfAttention(joined, gamma=gamma) if attention else nn.Identity()
@@ -140,6 +145,16 @@ class EarlyFusion(nn.Module):
         return self.classify(self.pool(self.attention(torch.cat(maps, 1))))
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #97ab3d0b
+def _block(n_in, channels, last, norm):
+    "Convolutions of kernel 3, the last of kernel `last`, without padding; batch norm by choice, and ReLU."
+    kernels, layers = [3]*(len(channels) - 1) + [last], []
+    for a, b, k in zip([n_in, *channels], channels, kernels, strict=False):
+        layers.append(nn.Conv2d(a, b, k))
+        if norm: layers.append(nn.BatchNorm2d(b))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+# %% ../../nbs/models/05_attention_fusion.ipynb #e8df4dc9
 class LateFusion(nn.Module):
     """Two VGG-like nets with a self-attention layer each, joined behind their linear layers (section IV.1).
 
@@ -160,20 +175,12 @@ class LateFusion(nn.Module):
         super().__init__()
         if not frames and not motion: raise ValueError('LateFusion needs channels in at least one stream')
         blocks, (linear,) = [_scaled(block, width) for block in blocks], _scaled([linear], width)
-        def block(n_in, channels, last=3):
-            kernels = [3]*(len(channels) - 1) + [last]
-            layers = []
-            for a, b, k in zip([n_in, *channels], channels, kernels, strict=False):
-                layers.append(nn.Conv2d(a, b, k))
-                if norm: layers.append(nn.BatchNorm2d(b))
-                layers.append(nn.ReLU(inplace=True))
-            return nn.Sequential(*layers)
         def stream(n_in):
             (a, b, d) = blocks
             return nn.Sequential(OrderedDict(
-                A=nn.Sequential(block(n_in, a), nn.MaxPool2d(2)),
-                B=nn.Sequential(block(a[-1], b, 4), nn.MaxPool2d(2)),
-                D=block(b[-1], d),
+                A=nn.Sequential(_block(n_in, a, 3, norm), nn.MaxPool2d(2)),
+                B=nn.Sequential(_block(a[-1], b, 4, norm), nn.MaxPool2d(2)),
+                D=_block(b[-1], d, 3, norm),
                 attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(),
                 pool=nn.AdaptiveMaxPool2d(places),
                 C=nn.Sequential(nn.Flatten(), *_linear([d[-1]*places**2, linear, linear, linear], dropout[0]))))
@@ -202,6 +209,7 @@ def stacked(
     "Time as channels."
     return clips.transpose(1, 2).flatten(1, 2)
 
+# %% ../../nbs/models/05_attention_fusion.ipynb #5fa6db29
 class TwoStacks(nn.Module):
     "Clips with both inputs in their channels, for a net with two stacks: B 3+m T H W -> B C."
     def __init__(self,

@@ -40,6 +40,7 @@ def _drop_auxiliary(module, state_dict, prefix, *_):
     "Before loading: forget the keys of the auxiliary output."
     for key in [k for k in state_dict if k.startswith(f'{prefix}AuxLogits.')]: del state_dict[key]
 
+# %% ../../nbs/models/00_backbones.ipynb #a7aeda6e
 def inception_v3(
     weights=None, # as torchvision's
     transform_input:bool=True, # inputs have ImageNet's mean and std; False: they are in -1..1 already
@@ -75,6 +76,7 @@ def head_name(
                          'net as it is')
     return linear[-1]
 
+# %% ../../nbs/models/00_backbones.ipynb #e60e80e6
 def replace_head(
     model:nn.Module, # an image classifier; changed in place
     n_classes:int, # outputs of the new head
@@ -96,6 +98,7 @@ def conv_norm(
     "Convolution that keeps borders, and batch norm."
     return [nn.Conv2d(n_in, n_out, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(n_out)]
 
+# %% ../../nbs/models/00_backbones.ipynb #0a981691
 class ResidualBlock(nn.Module):
     "Two 3 x 3 convolutions that halve the image, added to a shortcut that averages it."
     def __init__(self,
@@ -111,6 +114,7 @@ class ResidualBlock(nn.Module):
     )->torch.Tensor: # B n_out H/2 W/2
         return F.relu(self.path(x) + self.shortcut(x), inplace=True)
 
+# %% ../../nbs/models/00_backbones.ipynb #445016d1
 def small_resnet(
     weights:None=None, # there are none to download
     num_classes:int=8, # outputs
@@ -131,6 +135,7 @@ def small_resnet(
 class WeightsError(HarError):
     "Weights that cannot be had or do not fit; the message says what to do."
 
+# %% ../../nbs/models/00_backbones.ipynb #55d9bbce
 @dataclass(frozen=True)
 class Weights:
     "Where weights come from, and what their net expects."
@@ -179,6 +184,7 @@ class SameConv2d(nn.Conv2d):
             border += [missing//2, missing - missing//2]
         return self._conv_forward(F.pad(x, border), self.weight, self.bias)
 
+# %% ../../nbs/models/00_backbones.ipynb #c0b23103
 def same_padding(
     model:nn.Module, # changed in place; its parameters and their names stay
 )->nn.Module:
@@ -201,6 +207,7 @@ def frozen_norms()->tuple: # torchvision's frozen batch norm; the same with an a
     FrozenNormAct.__qualname__ = 'FrozenNormAct' # a pickled net finds it by this name
     return FrozenBatchNorm2d, FrozenNormAct
 
+# %% ../../nbs/models/00_backbones.ipynb #f8bda446
 def freeze_batch_norm(
     model:nn.Module, # changed in place; its state dict stays, but for the batch counters
 )->nn.Module:
@@ -224,6 +231,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module, name):
         return isinstance(module, (nn.BatchNorm2d, *frozen_norms())) or not any(module.children())
 
+# %% ../../nbs/models/00_backbones.ipynb #afa39b8d
 def feature_maps(
     model:nn.Module, # an image classifier; its layers are shared, not copied
 )->nn.Module: # B 3 H W -> B C h w; .weights as in `model`
@@ -251,9 +259,11 @@ def numbers_digest(
     for name, value in model.state_dict().items(): found.update(name.encode() + value.cpu().numpy().tobytes())
     return found.hexdigest()[:16]
 
+# %% ../../nbs/models/00_backbones.ipynb #4bd5531e
 def _name(backbone):
     return getattr(backbone, '__name__', None) or ' '.join([_name(backbone.func), *map(str, backbone.args)])
 
+# %% ../../nbs/models/00_backbones.ipynb #9154ba7b
 def _from_timm(backbone):
     "A net with the weights that timm publishes for it, and what they say."
     try: model = backbone(weights='timm')
@@ -262,6 +272,7 @@ def _from_timm(backbone):
                            'Fetch them elsewhere and pass the file: weights=PATH') from error
     return model, Weights(mean=model.pretrained_cfg['mean'], std=model.pretrained_cfg['std'])
 
+# %% ../../nbs/models/00_backbones.ipynb #77082efe
 def _download(backbone):
     "A net with the weights that torchvision or timm publishes for it, and what they say."
     if getattr(backbone, 'func', None) is timm_net: return _from_timm(backbone)

@@ -40,6 +40,7 @@ def _shapes_only(model, batch):
     try: return functional_call(model.eval(), shapes, inputs)
     finally: model.train(was_training)
 
+# %% ../../nbs/models/02_cost.ipynb #4cb0e833
 def output_shape(
     model:nn.Module, # any module; its mode and its numbers stay as they are
     batch:torch.Tensor|tuple, # its input, or a tuple of inputs; only shapes are looked at
@@ -47,6 +48,7 @@ def output_shape(
     "Shape of what `model` makes of `batch` in evaluation mode; nothing is computed."
     return tuple(_shapes_only(model, batch).shape)
 
+# %% ../../nbs/models/02_cost.ipynb #341262f2
 def count_operations(
     model:nn.Module, # any module; its mode and its numbers stay as they are
     batch:torch.Tensor|tuple, # its input, or a tuple of inputs; only shapes are looked at

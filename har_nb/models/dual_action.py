@@ -38,6 +38,7 @@ def _distance(x, y, power, reduction):
     if reduction == 'norm': return torch.linalg.vector_norm((x - y).flatten(1), power, dim=1).mean()
     raise ValueError(f"reduction={reduction!r} is neither 'mean', 'sum' nor 'norm'")
 
+# %% ../../nbs/models/10_dual_action.ipynb #a9b4572e
 def mimic_loss(
     student:torch.Tensor, # B F features before the last linear layer, or B C T H W
     teacher:torch.Tensor, # the same shape
@@ -47,6 +48,7 @@ def mimic_loss(
     (pair,) = _same(dict(features=student), dict(features=teacher))
     return _distance(*pair, 2, reduction)
 
+# %% ../../nbs/models/10_dual_action.ipynb #ec936853
 def level_loss(
     students:dict, # level -> B C T H W, or B F
     teachers:dict, # the same
@@ -65,6 +67,7 @@ def gram(
     flat = features.flatten(2) if features.ndim > 2 else features[..., None]
     return flat @ flat.mT
 
+# %% ../../nbs/models/10_dual_action.ipynb #82fb6a13
 def gram_loss(
     students:dict, # level -> B C T H W, or B C
     teachers:dict, # the same
@@ -91,6 +94,7 @@ class MARS:
         last = self.levels[-1]
         return dict(mse=mimic_loss(students[last], teachers[last], self.reduction))
 
+# %% ../../nbs/models/10_dual_action.ipynb #773c23e4
 @dataclass(frozen=True)
 class DualAction:
     """Imitate features at several levels, and how their channels go together (equations 2 and 3).
@@ -146,6 +150,7 @@ class Student(nn.Module):
             return self.projections[key](x if x.ndim == 5 else x[..., None, None, None]).view(len(x), -1, *x.shape[2:])
         return {name: one(name, x) for name, x in features.items()}
 
+# %% ../../nbs/models/10_dual_action.ipynb #6a419f86
 def feature_shapes(
     model:nn.Module, # its mode stays
     levels:Iterable[str], # names of modules
@@ -179,6 +184,7 @@ class AttentionFusion(nn.Module):
         weights = self.weights(first, second)
         return weights[:, :1]*first + weights[:, 1:]*second
 
+# %% ../../nbs/models/10_dual_action.ipynb #a9b5ec86
 def fit_fusion(
     streams, # two arrays B C of probabilities, on clips to learn from
     labels, # B int
@@ -211,6 +217,7 @@ def attended(
     fusion.load_state_dict(state)
     with torch.no_grad(): return fusion.eval()(first, second).numpy()
 
+# %% ../../nbs/models/10_dual_action.ipynb #c1a15b99
 def weights_by_class(
     fusion:AttentionFusion,
     streams, # two arrays N C of probabilities

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import Taps
@@ -33,6 +34,7 @@ def region_edges(
     edges = [low + share*(centre - low) if share <= 1 else centre + (share - 1)*(high - centre) for share in shares]
     return torch.stack(edges, -1) if edges else centre.new_empty(*centre.shape, 0)
 
+# %% ../../nbs/models/08_kpsem.ipynb #dcce6a42
 def region_spans(
     edges:torch.Tensor, # ... n-1, from `region_edges`
     size:int, # cells
@@ -144,57 +146,63 @@ class AReSE(nn.Module):
             with torch.no_grad(): self.bias.bias.copy_((2*start.flatten()).atanh())
         else: self.register_buffer('start', start)
 
-    def centres(self,
-        x:torch.Tensor, # B C T H W
-    )->torch.Tensor: # B T G 2
-        "Separation centres (equations 4 and 5): the middle of the frame plus a bias."
-        n_clips, _, n_frames, height, width = x.shape
-        if self.adaptive:
-            seen = F.adaptive_avg_pool3d(F.relu(self.hidden(x)), (n_frames, self.grid, self.grid))
-            bias = self.bias(seen.movedim(2, -1).flatten(1, 3)).tanh().unflatten(1, (self.sets, 2)).movedim(-1, 1)/2
-        else: bias = self.start.expand(n_clips, n_frames, -1, -1)
-        return torch.stack([(size - 1)/2 + size*bias[..., axis] for axis, size in enumerate((width, height))], -1)
-
-    def look(self,
-        x:torch.Tensor, # B C T H W, two frames or more
-        centres:torch.Tensor|None=None, # B T G 2; None: the module's own
-    )->Look:
-        "Everything on the way to the regional key point shifts, in 32 bits or more."
-        if centres is None: centres = self.centres(x)
-        x = x.float() if x.dtype.itemsize < 4 else x
-        supported = torch.amp.is_autocast_available(x.device.type)
-        with torch.autocast(x.device.type, enabled=False) if supported else nullcontext():
-            return self._look(x, centres.to(x.dtype))
-
-    def _look(self, x, centres):
-        height, width = x.shape[-2:]
-        edges_x = region_edges(centres[..., 0], width, self.side)
-        edges_y = region_edges(centres[..., 1], height, self.side)
-        spans_x, spans_y = region_spans(edges_x, width), region_spans(edges_y, height)
-        some_x, some_y = spans_x[1] > spans_x[0], spans_y[1] > spans_y[0]
-        exists = (some_y[..., :, None] & some_x[..., None, :]).flatten(-2)[:, None]
-        now, then = exists[:, :, :-1], exists[:, :, 1:]
-
-        cells = key_cells(x, spans_x, spans_y)
-        values = x.flatten(3).gather(3, cells.flatten(3)).view(cells.shape)
-        points = torch.stack([cells % width, cells//width], -1).to(x.dtype)
-        gap = (values[:, :, :-1, ..., :, None] - values[:, :, 1:, ..., None, :]).abs()
-        match = (self.sharpness/(gap + .1)).masked_fill(~then[..., None, :], -torch.inf).softmax(-1)
-        shifts = (match @ points[:, :, 1:] - points[:, :, :-1])*now[..., None]
-
-        in_x = membership(edges_x, width, self.softness, self.soft)
-        in_y = membership(edges_y, height, self.softness, self.soft)
-        sums = torch.einsum('bcthgj,btgih->bctgij', torch.einsum('bcthw,btgjw->bcthgj', x, in_x), in_y).flatten(-2)
-        counts = (in_y.sum(-1)[..., :, None]*in_x.sum(-1)[..., None, :]).flatten(-2)[:, None]
-        means = torch.where(exists, sums, 0)/torch.where(exists, counts, 1)
-        pairs = (means[:, :, :-1] + means[:, :, 1:])/(now.to(x.dtype) + then).clamp(min=1)
-        weights = pairs.masked_fill(~now, -torch.inf).softmax(-1)
-        return Look(centres, points, values, exists, match, shifts, weights, weights[..., None]*shifts)
-
     def forward(self,
         x:torch.Tensor, # B C T H W
     )->torch.Tensor: # B C T-1 G K 2
         return self.look(x).rkps
+
+# %% ../../nbs/models/08_kpsem.ipynb #ff4be24f
+@patch
+def centres(self:AReSE,
+    x:torch.Tensor, # B C T H W
+)->torch.Tensor: # B T G 2
+    "Separation centres (equations 4 and 5): the middle of the frame plus a bias."
+    n_clips, _, n_frames, height, width = x.shape
+    if self.adaptive:
+        seen = F.adaptive_avg_pool3d(F.relu(self.hidden(x)), (n_frames, self.grid, self.grid))
+        bias = self.bias(seen.movedim(2, -1).flatten(1, 3)).tanh().unflatten(1, (self.sets, 2)).movedim(-1, 1)/2
+    else: bias = self.start.expand(n_clips, n_frames, -1, -1)
+    return torch.stack([(size - 1)/2 + size*bias[..., axis] for axis, size in enumerate((width, height))], -1)
+
+# %% ../../nbs/models/08_kpsem.ipynb #8e191a3d
+@patch
+def look(self:AReSE,
+    x:torch.Tensor, # B C T H W, two frames or more
+    centres:torch.Tensor|None=None, # B T G 2; None: the module's own
+)->Look:
+    "Everything on the way to the regional key point shifts, in 32 bits or more."
+    if centres is None: centres = self.centres(x)
+    x = x.float() if x.dtype.itemsize < 4 else x
+    supported = torch.amp.is_autocast_available(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if supported else nullcontext():
+        return self._look(x, centres.to(x.dtype))
+
+# %% ../../nbs/models/08_kpsem.ipynb #ba0727d5
+@patch
+def _look(self:AReSE, x, centres):
+    height, width = x.shape[-2:]
+    edges_x = region_edges(centres[..., 0], width, self.side)
+    edges_y = region_edges(centres[..., 1], height, self.side)
+    spans_x, spans_y = region_spans(edges_x, width), region_spans(edges_y, height)
+    some_x, some_y = spans_x[1] > spans_x[0], spans_y[1] > spans_y[0]
+    exists = (some_y[..., :, None] & some_x[..., None, :]).flatten(-2)[:, None]
+    now, then = exists[:, :, :-1], exists[:, :, 1:]
+
+    cells = key_cells(x, spans_x, spans_y)
+    values = x.flatten(3).gather(3, cells.flatten(3)).view(cells.shape)
+    points = torch.stack([cells % width, cells//width], -1).to(x.dtype)
+    gap = (values[:, :, :-1, ..., :, None] - values[:, :, 1:, ..., None, :]).abs()
+    match = (self.sharpness/(gap + .1)).masked_fill(~then[..., None, :], -torch.inf).softmax(-1)
+    shifts = (match @ points[:, :, 1:] - points[:, :, :-1])*now[..., None]
+
+    in_x = membership(edges_x, width, self.softness, self.soft)
+    in_y = membership(edges_y, height, self.softness, self.soft)
+    sums = torch.einsum('bcthgj,btgih->bctgij', torch.einsum('bcthw,btgjw->bcthgj', x, in_x), in_y).flatten(-2)
+    counts = (in_y.sum(-1)[..., :, None]*in_x.sum(-1)[..., None, :]).flatten(-2)[:, None]
+    means = torch.where(exists, sums, 0)/torch.where(exists, counts, 1)
+    pairs = (means[:, :, :-1] + means[:, :, 1:])/(now.to(x.dtype) + then).clamp(min=1)
+    weights = pairs.masked_fill(~now, -torch.inf).softmax(-1)
+    return Look(centres, points, values, exists, match, shifts, weights, weights[..., None]*shifts)
 
 # %% ../../nbs/models/08_kpsem.ipynb #42257dac
 class KPSEM(nn.Module):
@@ -232,6 +240,7 @@ class KPSEM(nn.Module):
 # %% ../../nbs/models/08_kpsem.ipynb #d1a6e512
 def relu()->nn.Module: return nn.ReLU() # an `activation` that a recipe can name
 
+# %% ../../nbs/models/08_kpsem.ipynb #9dbf4fa2
 def _repeated(frames, module, inputs): return (F.pad(inputs[0], (0, 0, 0, 0, frames, frames), mode='replicate'),)
 
 def repeat_ends(

@@ -61,6 +61,7 @@ def _xavier(module):
     if isinstance(module, (nn.Conv3d, nn.Linear)): nn.init.xavier_uniform_(module.weight)
     if isinstance(module, nn.Linear): nn.init.zeros_(module.bias)
 
+# %% ../../nbs/models/06_mfnet.ipynb #a7a7105b
 def mfnet(
     weights:str|Path|None=None, # a published checkpoint for `load_published`; without the head where classes differ
     num_classes:int=400, # outputs

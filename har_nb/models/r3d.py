@@ -22,6 +22,7 @@ def _flat(value): return (1, value, value) if isinstance(value, int) else (1, *v
 
 def _still(value): return (0, value, value) if isinstance(value, int) else (0, *value)
 
+# %% ../../nbs/models/07_r3d.ipynb #21e2d9c4
 def _conv(old):
     padding = old.padding if isinstance(old.padding, str) else _still(old.padding)
     new = nn.Conv3d(old.in_channels, old.out_channels, _flat(old.kernel_size), stride=_flat(old.stride),
@@ -31,12 +32,14 @@ def _conv(old):
     if old.bias is not None: new.bias.data.copy_(old.bias.data)
     return new
 
+# %% ../../nbs/models/07_r3d.ipynb #563ef8ce
 def _norm(old):
     new = nn.BatchNorm3d(old.num_features, eps=old.eps, momentum=old.momentum, affine=old.affine,
                          track_running_stats=old.track_running_stats)
     for name, value in [*old.named_parameters(), *old.named_buffers()]: setattr(new, name, deepcopy(value))
     return new
 
+# %% ../../nbs/models/07_r3d.ipynb #e1b5cd84
 def _max_pool(old):
     return nn.MaxPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), _flat(old.dilation),
                         ceil_mode=old.ceil_mode)
@@ -45,6 +48,7 @@ def _mean_pool(old):
     return nn.AvgPool3d(_flat(old.kernel_size), _flat(old.stride), _still(old.padding), ceil_mode=old.ceil_mode,
                         count_include_pad=old.count_include_pad)
 
+# %% ../../nbs/models/07_r3d.ipynb #67f1e764
 TWINS = {nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Dropout2d: lambda old: nn.Dropout3d(old.p),
          nn.MaxPool2d: _max_pool, nn.AvgPool2d: _mean_pool,
          nn.AdaptiveAvgPool2d: lambda old: nn.AdaptiveAvgPool3d((None, *_flat(old.output_size)[1:]))}
@@ -120,6 +124,7 @@ class Block3d(nn.Module):
     )->torch.Tensor: # B n_out T/stride H/stride W/stride
         return torch.relu(self.own(x) + self.shortcut(x))
 
+# %% ../../nbs/models/07_r3d.ipynb #53305a50
 def small_3d(
     weights:None=None, # there are none to download
     num_classes:int=8, # outputs

@@ -54,6 +54,7 @@ INPUTS = {
     3: Inputs(tuple(v/255 for v in (114.7748, 107.7354, 99.4750)), (1/255,)*3), # bytes minus ActivityNet's mean
     2: Inputs((.5,)*2, (1/255,)*2)} # flow as bytes, minus the code of no motion
 
+# %% ../../nbs/models/09_resnext3d.ipynb #de077822
 class MiddleCrop(nn.Module):
     "The middle of larger clips. Raises `ValueError` for smaller ones."
     def __init__(self,
@@ -73,6 +74,7 @@ class MiddleCrop(nn.Module):
         top, left = (height - self.side)//2, (width - self.side)//2
         return x[..., top:top + self.side, left:left + self.side]
 
+# %% ../../nbs/models/09_resnext3d.ipynb #22cf5146
 class Scaled(nn.Module):
     "Whole clips, every frame scaled to a square."
     def __init__(self,
@@ -107,10 +109,12 @@ class ScaledMiddle(Scaled):
         top, left = (round((side - self.side)/2) for side in size)
         return x[..., top:top + self.side, left:left + self.side]
 
+# %% ../../nbs/models/09_resnext3d.ipynb #cd2802da
 def _kaiming(module):
     "The initial weights of the published training."
     if isinstance(module, nn.Conv3d): nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
+# %% ../../nbs/models/09_resnext3d.ipynb #b8375340
 def in_the_middle(
     net:nn.Module, # of clips
     side:int, # of the square that it looks at, in pixels
@@ -121,6 +125,7 @@ def in_the_middle(
         if hasattr(net, name): setattr(model, name, getattr(net, name))
     return model
 
+# %% ../../nbs/models/09_resnext3d.ipynb #f87116e4
 def resnext3d(
     weights:str|Path|None=None, # a published checkpoint for `load_published`; without `fc` where classes differ
     num_classes:int=400, # outputs
@@ -175,6 +180,7 @@ def _differences(file, state, own):
     shapes = [f'{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}' for name in other[:3]]
     return f'{file}: {len(other)} of other shapes: {shapes}. {remedy}'
 
+# %% ../../nbs/models/09_resnext3d.ipynb #7d62917c
 def load_published(
     model:nn.Module, # from `resnext3d`, changed in place
     file:str|Path, # checkpoint of 3D-ResNets-PyTorch or MARS, or any saved by torch.save with these names

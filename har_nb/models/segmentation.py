@@ -34,6 +34,7 @@ def decoder(
         channels, width = width, max(width//2, 16)
     return nn.Sequential(OrderedDict([*layers, ('mask', nn.ConvTranspose2d(channels, 1, 4, 2, 1))]))
 
+# %% ../../nbs/models/04_segmentation.ipynb #04791cbd
 class Autoencoder(nn.Module):
     "Images B 3 H W -> logits of the person's mask B 1 H W, through the encoder's last maps (TransNet+, figure 2)."
     def __init__(self,
@@ -61,6 +62,7 @@ def _overlap(logits, masks):
     painted, masks = (logits > 0).flatten(1), masks.bool().flatten(1)
     return (painted & masks).sum(1), painted.sum(1), masks.sum(1)
 
+# %% ../../nbs/models/04_segmentation.ipynb #51ade1de
 def iou(
     logits:torch.Tensor, # B 1 H W; above zero: person
     masks:torch.Tensor, # B 1 H W, 0 and 1 or bool
@@ -70,6 +72,7 @@ def iou(
     union = painted + masked - both
     return torch.where(union > 0, both/union.clamp(min=1), 1.)
 
+# %% ../../nbs/models/04_segmentation.ipynb #709f0f74
 def dice(
     logits:torch.Tensor, # B 1 H W; above zero: person
     masks:torch.Tensor, # B 1 H W, 0 and 1 or bool

@@ -31,12 +31,14 @@ def dense(
     return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), flatten=nn.Flatten(),
                                      dense=nn.Linear(channels*height*length, width)))
 
+# %% ../../nbs/models/03_transnet.ipynb #dc90551b
 def mean(
     shape:tuple, # of the maps: channels, height, width
 )->nn.Module: # B C h w -> B C
     "Maps to a vector by the mean over the image: nothing to learn, any size."
     return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
 
+# %% ../../nbs/models/03_transnet.ipynb #23f4fa46
 def scaled_mean(
     shape:tuple, # of the maps: channels, height, width
 )->nn.Module: # B C h w -> B C
@@ -66,6 +68,7 @@ class TextHead(nn.Module):
         h = F.relu(self.pairs(features.transpose(1, 2)) + self.bias)
         return self.third(F.relu(self.whole(h))).flatten(1)
 
+# %% ../../nbs/models/03_transnet.ipynb #c2d8dd0d
 def three_layers(n_features:int, n_classes:int, n:int=12, kernels:int=64)->nn.Module: # B n L -> B C
     "The head of a `TransNet` by default: the equations, and the third layer of the prose and of Table I."
     return TextHead(n_features, n_classes, n, kernels, third=True)
@@ -81,6 +84,7 @@ def separable(
     return nn.Sequential(OrderedDict(each=nn.Conv1d(n_in, n_in, kernel, stride, groups=n_in, bias=False),
                                      mix=nn.Conv1d(n_in, n_out, 1)))
 
+# %% ../../nbs/models/03_transnet.ipynb #6aefe0e8
 class Table1Head(nn.Module):
     """The 1D part that meets Table I's counts with 6 classes and 12 frames in pairs, or 7 one by one.
 
@@ -112,6 +116,7 @@ def text_parameters(n_features:int, n_classes:int, n:int, kernels:int=64)->int:
     "Parameters of `TextHead`."
     return kernels*(2*n_features + (n - 1)*(1 + n_classes)) + n_classes
 
+# %% ../../nbs/models/03_transnet.ipynb #fbdc103b
 class MeanHead(nn.Module):
     "Mean over time, linear, ReLU, linear: blind to order, with as many parameters as `TextHead`."
     def __init__(self,

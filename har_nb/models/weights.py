@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional
 
@@ -28,10 +29,12 @@ from .backbones import Weights, WeightsError
 def _float(pictures, size): # T 3 H W uint8
     return functional.interpolate(pictures.float(), size, mode='bilinear').round().to(torch.uint8)
 
+# %% ../../nbs/models/11_weights.ipynb #26905421
 def _bytes(pictures, size):
     from torchvision.transforms.v2.functional import resize
     return resize(pictures, list(size), antialias=True)
 
+# %% ../../nbs/models/11_weights.ipynb #45756fe5
 def _pillow(how):
     def scaled(pictures, size):
         from PIL import Image
@@ -65,27 +68,31 @@ class Preparation:
         short, long = self.resize, int(self.resize*max(height, width)/min(height, width))
         return (short, long) if height <= width else (long, short)
 
-    def pictures(self,
-        frames:np.ndarray, # T H W 3 uint8 RGB
-    )->np.ndarray: # T crop 3 uint8
-        "Scaled and cut."
-        plain = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        size = self.scaled_size(*plain.shape[-2:])
-        if plain.shape[-2:] != size: plain = SCALING[self.scaling](plain, size)
-        if size[0] < self.crop[0] or size[1] < self.crop[1]:
-            raise ValueError(f'a crop of {self.crop} pixels does not fit into {size}')
-        where = round if self.middle == 'round' else int
-        top, left = (where((side - seen)/2) for side, seen in zip(size, self.crop, strict=True))
-        cut = plain[..., top:top + self.crop[0], left:left + self.crop[1]]
-        return np.ascontiguousarray(cut.permute(0, 2, 3, 1).numpy())
+# %% ../../nbs/models/11_weights.ipynb #8d805979
+@patch
+def pictures(self:Preparation,
+    frames:np.ndarray, # T H W 3 uint8 RGB
+)->np.ndarray: # T crop 3 uint8
+    "Scaled and cut."
+    plain = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    size = self.scaled_size(*plain.shape[-2:])
+    if plain.shape[-2:] != size: plain = SCALING[self.scaling](plain, size)
+    if size[0] < self.crop[0] or size[1] < self.crop[1]:
+        raise ValueError(f'a crop of {self.crop} pixels does not fit into {size}')
+    where = round if self.middle == 'round' else int
+    top, left = (where((side - seen)/2) for side, seen in zip(size, self.crop, strict=True))
+    cut = plain[..., top:top + self.crop[0], left:left + self.crop[1]]
+    return np.ascontiguousarray(cut.permute(0, 2, 3, 1).numpy())
 
-    def __call__(self,
-        frames:np.ndarray, # T H W 3 uint8 RGB
-    )->torch.Tensor: # 3 T crop float32
-        "What the net sees of a clip."
-        values = torch.from_numpy(self.pictures(frames)).permute(3, 0, 1, 2).float()/255
-        mean, std = (torch.tensor(value).view(3, 1, 1, 1) for value in (self.mean, self.std))
-        return (values - mean)/std
+# %% ../../nbs/models/11_weights.ipynb #5138e3e8
+@patch
+def __call__(self:Preparation,
+    frames:np.ndarray, # T H W 3 uint8 RGB
+)->torch.Tensor: # 3 T crop float32
+    "What the net sees of a clip."
+    values = torch.from_numpy(self.pictures(frames)).permute(3, 0, 1, 2).float()/255
+    mean, std = (torch.tensor(value).view(3, 1, 1, 1) for value in (self.mean, self.std))
+    return (values - mean)/std
 
 # %% ../../nbs/models/11_weights.ipynb #5b00000b
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Published:
     trained_on:str # as stated
     overlap:str='unknown' # with the test sets of actions: 'unknown', or what is said, and where
 
+# %% ../../nbs/models/11_weights.ipynb #ca86f4db
 def sha256(
     file, # that is there
 )->str: # 64 hex digits
@@ -116,6 +124,7 @@ def _of_torchvision(name):
     video = import_module('torchvision.models.video')
     return getattr(video, name), getattr(video, f'{KINETICS[name]}_Weights')
 
+# %% ../../nbs/models/11_weights.ipynb #d1192c92
 def about_kinetics(
     name:str, # one of `KINETICS`
     record:str='DEFAULT', # which of its weights: 'KINETICS400_V1'; swin3d_b has 'KINETICS400_IMAGENET22K_V1', too
@@ -147,6 +156,7 @@ class Encoder(nn.Module):
     )->torch.Tensor: # B width
         return self.body(x)
 
+# %% ../../nbs/models/11_weights.ipynb #b565863f
 def with_head(
     encoder:Encoder,
     num_classes:int,
@@ -168,6 +178,7 @@ def _state(file):
     state = state.get('state_dict', state) if isinstance(state, dict) else {}
     return {name.removeprefix('module.'): value for name, value in state.items()}
 
+# %% ../../nbs/models/11_weights.ipynb #85084653
 def _fill(model, name, file):
     "Put the numbers of a file into a net. Raises `WeightsError` where one is missing, left over or of another shape."
     try: model.load_state_dict(_state(file))
@@ -176,6 +187,7 @@ def _fill(model, name, file):
         raise WeightsError(f'{file}: made for another net than {name}: {reason}') from error
     return model
 
+# %% ../../nbs/models/11_weights.ipynb #27bab1ba
 def _published(name, make, record):
     "A net of torchvision with its weights, downloaded. Raises `WeightsError`."
     try: return make(weights=record)
@@ -183,6 +195,7 @@ def _published(name, make, record):
         raise WeightsError(f'{name}: {record.url} could not be downloaded ({error})',
                            'Fetch it elsewhere and name the file: weights=FILE') from error
 
+# %% ../../nbs/models/11_weights.ipynb #3b6dde8d
 def kinetics(
     name:str, # one of `KINETICS`
     weights:str|Path|None=None, # None: random numbers; 'published': downloaded; or a file
@@ -216,6 +229,7 @@ def hub_folder(
         raise WeightsError(f'{name} at {revision[:12]} is not here ({type(error).__name__})', remedy) from error
     return Path(found)
 
+# %% ../../nbs/models/11_weights.ipynb #ccab750b
 def _json(folder, *names):
     "The first of some JSON files. Raises `WeightsError`."
     found = next((Path(folder)/name for name in names if (Path(folder)/name).is_file()), None)
@@ -239,6 +253,7 @@ def _prepare(said, kind):
         raise WeightsError('this preprocessor does something else than to scale, cut and normalise')
     return Preparation(resize, crop, said['image_mean'], said['image_std'], PILLOW[said.get('resample', 2)], 'floor')
 
+# %% ../../nbs/models/11_weights.ipynb #5c1d9bcf
 def _card(folder):
     "What the head of a folder's README says, name -> text."
     card = Path(folder)/'README.md'
@@ -250,6 +265,7 @@ def _card(folder):
 HUB = dict(videomae=('pixel_values', 'num_frames'), vjepa2=('pixel_values_videos', 'frames_per_clip'))
 # kind of net -> the name of its input, and of the number of frames in config.json
 
+# %% ../../nbs/models/11_weights.ipynb #843bb036
 def about_hub(
     folder, # from `hub_folder`, or any copy of a published folder
 )->Published:
@@ -273,6 +289,7 @@ class Tokens(nn.Module):
         more = dict(skip_predictor=True) if self.name == 'pixel_values_videos' else {}
         return self.net(**{self.name: x.transpose(1, 2)}, **more).last_hidden_state.mean(1)
 
+# %% ../../nbs/models/11_weights.ipynb #36bd12f3
 def _transformers():
     try: return import_module('transformers')
     except ImportError as error:
@@ -286,6 +303,7 @@ def described(
     return dict(config=_json(folder, 'config.json'),
                 seen=_json(folder, 'video_preprocessor_config.json', 'preprocessor_config.json'))
 
+# %% ../../nbs/models/11_weights.ipynb #3c1d90ea
 def hub_encoder(
     config:dict, seen:dict, # as `described` gives them
     weights=None, # None: random numbers; or a published folder
@@ -309,6 +327,7 @@ class EachFrame(nn.Module):
         each = self.net(x.transpose(1, 2).flatten(0, 1))
         return each.unflatten(0, (len(x), -1)).mean(1)
 
+# %% ../../nbs/models/11_weights.ipynb #5ba3e24d
 def about_timm(
     name:str, # as timm calls it: 'mobilenetv1_100.ra4_e3600_r224_in1k'
 )->Published:
@@ -328,6 +347,7 @@ def about_timm(
     return Published(name, record.hf_hub_id or record.url, prepare, 1, None, '', record.license or 'none stated',
                      f'ImageNet-{seen[1]}' if seen else 'not stated')
 
+# %% ../../nbs/models/11_weights.ipynb #122b9e64
 def frame_encoder(
     name:str, # as timm calls it
     weights:str|Path|None=None, # None: random numbers; 'published': downloaded; or a file

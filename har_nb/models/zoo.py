@@ -43,6 +43,7 @@ class Net:
     small:Callable|None=None # () -> the same kind of net with few channels and layers; None: `make`
     small_shapes:tuple=() # of its inputs; empty: `shapes`
 
+# %% ../../nbs/models/12_zoo.ipynb #da6481da
 def inputs(
     shapes:tuple, # of a net's inputs, without the batch
     batch:int=1, # samples
@@ -65,6 +66,7 @@ def _student(levels=('layer4', 'flatten')):
     one = [torch.zeros(1, channels, 8, 40, 40) for channels in (3, 2)]
     return Student(net, feature_shapes(net, levels, one[0]), feature_shapes(teacher, levels, one[1]))
 
+# %% ../../nbs/models/12_zoo.ipynb #5bf75b65
 IMAGE, CLIP, FEW = (3, 224, 224), (3, 16, 224, 224), (3, 64, 64)
 _STACKS = ((10, 224, 224), (20, 224, 224))
 _SMALL_CLIP, _SHORT_CLIP = (3, 8, 48, 48), (3, 4, 48, 48)

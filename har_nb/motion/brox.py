@@ -29,6 +29,7 @@ def blurred(
         x = sum(float(weight)*wide.narrow(axis, place, n) for place, weight in enumerate(weights/weights.sum()))
     return x
 
+# %% ../../nbs/motion/03_brox.ipynb #c20feca7
 def slopes(
     x:torch.Tensor, # B H W
 )->list[torch.Tensor]: # along x and along y, per pixel
@@ -40,6 +41,7 @@ def slopes(
         found.append((8*(at(1) - at(-1)) - (at(2) - at(-2)))/12)
     return found
 
+# %% ../../nbs/motion/03_brox.ipynb #f9e4cc82
 def slow_pyramid(
     x:torch.Tensor, # B H W
     scale_factor:float, # size of a level by that of the one before
@@ -62,6 +64,7 @@ def curved(
     across, down = second(x, -1, (1, 1)), second(x, -2, (0, 0, 1, 1))
     return torch.cat([x, across, down, second(across, -2, (0, 0, 1, 1))], 1)
 
+# %% ../../nbs/motion/03_brox.ipynb #6207e980
 def read_between(
     x:torch.Tensor, # B 4C H W from `curved`
     across:torch.Tensor, down:torch.Tensor, # B H W, pixels
@@ -97,6 +100,7 @@ def neighbours(x):
     right, left = functional.pad(x[..., 1:], (0, 1)), functional.pad(x[..., :-1], (1, 0))
     return right, left, functional.pad(x[..., 1:, :], (0, 0, 0, 1)), functional.pad(x[..., :-1, :], (0, 0, 1, 0))
 
+# %% ../../nbs/motion/03_brox.ipynb #8ba5d82f
 def weights_now(
     terms, # from `products`
     u, v, du, dv, # B H W: the flow, and the step that is looked for

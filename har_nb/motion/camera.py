@@ -40,6 +40,7 @@ def camera_path(
         path.append(np.vstack([camera_motion(before, after), [0, 0, 1]])@path[-1])
     return np.array(path)
 
+# %% ../../nbs/motion/01_camera.ipynb #427e3432
 def hold_still(
     frames:np.ndarray, # T H W C uint8
     path:np.ndarray|None=None, # T 3 3, from `camera_path`; default: estimated

@@ -41,6 +41,7 @@ def known_motion(
     back = np.einsum('ab,bhj->ahj', np.linalg.inv(matrix), at - middle - shift) + middle
     return tuple(part.astype(np.float32) for part in (picture(at), picture(back), there - at))
 
+# %% ../../nbs/motion/02_flow.ipynb #5cd43f39
 def end_point_error(
     flow, # ... 2 H W, pixels
     truth, # of the same shape
@@ -82,6 +83,7 @@ def resampled(
     for axis in (-2, -1): x = _resampled_line(x, axis, size[axis], step or x.shape[axis]/size[axis])
     return x
 
+# %% ../../nbs/motion/02_flow.ipynb #3c69c97a
 SMALLEST = 16 # pixels: a level with a shorter side is not made
 
 def pyramid(
@@ -104,6 +106,7 @@ def gradient(
     across, down = (functional.pad(x.diff(dim=axis), sides) for axis, sides in ((-1, (1, 1)), (-2, (0, 0, 1, 1))))
     return (across[..., 1:] + across[..., :-1])/2, (down[..., 1:, :] + down[..., :-1, :])/2
 
+# %% ../../nbs/motion/02_flow.ipynb #be376278
 def warp(
     x:torch.Tensor, # B C H W
     across:torch.Tensor, down:torch.Tensor, # B H W, pixels
@@ -160,6 +163,7 @@ def relax(
                                shape[-1], steps, longest, theta, rate)
     return across.view(shape), down.view(shape), [x.view(shape) for x in p]
 
+# %% ../../nbs/motion/02_flow.ipynb #a55bf475
 def linearised(
     before, after, # B H W: `after` with its gradients, B 3 H W
     across, down, # B H W

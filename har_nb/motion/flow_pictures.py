@@ -25,6 +25,7 @@ def grey_of(
     if not len(frames): return frames[..., 0]
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
 
+# %% ../../nbs/motion/04_flow_pictures.ipynb #f84ccf1b
 BOUND = 20. # pixels: longer components are cut
 
 def encode_flow(
@@ -37,6 +38,7 @@ def encode_flow(
     spread = (torch.as_tensor(flow).float().clamp(-bound, bound) + bound)*(255/(2*bound))
     return (spread.round_() if rounding == 'nearest' else spread.floor_()).to(torch.uint8)
 
+# %% ../../nbs/motion/04_flow_pictures.ipynb #44db1856
 def decode_flow(
     code, # any shape, uint8
     bound:float=BOUND, # as it was encoded with
@@ -66,6 +68,7 @@ def _wheel():
 
 WHEEL = _wheel()
 
+# %% ../../nbs/motion/04_flow_pictures.ipynb #7506bb6d
 def wheel_picture(
     flow, # 2 H W, pixels
     # pixels that get the full colour; default the longest of the picture, but at least half a pixel
@@ -92,6 +95,7 @@ def _each(calculate, before, after, least):
     flow = np.stack([calculate(*pair) for pair in zip(*wide, strict=True)])[:, :height, :width].transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(flow)).to(before.device)
 
+# %% ../../nbs/motion/04_flow_pictures.ipynb #cb920a62
 @dataclass(frozen=True)
 class DIS:
     "Dense inverse search, by OpenCV: quick, and blocky at edges."

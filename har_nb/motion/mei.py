@@ -35,10 +35,12 @@ def literal_weights(
     "Gradient Division as printed: T mod N + 1 (section 3.1.2)."
     return np.arange(first_frame, first_frame + n) % n + 1
 
+# %% ../../nbs/motion/00_mei.ipynb #ce57b5c4
 MAX_TOTAL = 2**24 # of weights: 255 times as much, rounded, fits into 32 bits
 DIVISIONS = dict(equal=equal_weights, gradient=gradient_weights, reversed=reversed_weights, literal=literal_weights)
 FLOORED = dict(floored=gradient_weights) # divisions whose frames are cut to whole grey levels one by one
 
+# %% ../../nbs/motion/00_mei.ipynb #9dfec180
 def mei_weights(
     n:int, # frames of the batch
     # a name in `DIVISIONS` or `FLOORED`, or whole numbers: a shorter batch takes the last n of them
@@ -82,6 +84,7 @@ def floored_mean(
         out += (frame.astype(np.uint32)*weight//total).astype(np.uint8)
     return out
 
+# %% ../../nbs/motion/00_mei.ipynb #b263bf7c
 def mean_of(
     division # as for `mei_weights`
 ): # -> (frames, weights) -> image
@@ -96,6 +99,7 @@ def _check(n, interval, division):
         raise ValueError(f'{len(division)} weights for batches of {n} frames')
     mei_weights(n, division)
 
+# %% ../../nbs/motion/00_mei.ipynb #c963005a
 def motion_embed(
     frames:np.ndarray, # T H W C uint8, T >= 1
     n:int=10, # frames of a batch
@@ -137,6 +141,7 @@ def _add_multiple(sums, factor, of, room):
     elif factor == -1: sums -= of
     elif factor: sums += np.multiply(of, np.uint16(factor % 2**16), out=room)
 
+# %% ../../nbs/motion/00_mei.ipynb #a97ff15a
 def _finish(sums, total, shape):
     "Two rows of sums (pairs of values; the high ones) to the rounded mean."
     both, high = sums
@@ -179,6 +184,7 @@ def _running_embed(frames, n, interval, division):
         sums[:] = 0
         yield _end(sums, P, Q, high, count, division, shape)
 
+# %% ../../nbs/motion/00_mei.ipynb #54d0d065
 def _end(sums, P, Q, room, n, division, shape):
     for lane in (0, 1):
         for factor, of in zip(RUNNING[division](n)[1], (P, Q), strict=True):
@@ -196,6 +202,7 @@ def _checked(frames):
         yield frame
     if first is None: raise ValueError('no frames to embed')
 
+# %% ../../nbs/motion/00_mei.ipynb #fe362d6b
 def stream_embed(
     frames:Iterable[np.ndarray], # of H W C uint8, in order
     n:int=10, # frames of a batch

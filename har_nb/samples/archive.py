@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import FileError
 from .modalities import decode_image, encode_image
@@ -27,6 +28,7 @@ from .modalities import decode_image, encode_image
 class StoreError(FileError):
     "Samples cannot be kept or found; shown as `path: reason. remedy`."
 
+# %% ../../nbs/samples/02_archive.ipynb #765ba6ad
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 @contextmanager
@@ -93,6 +95,7 @@ def _lmdb_errors():
     try: yield lmdb
     except lmdb.Error as error: raise OSError(errno.EIO, str(error)) from error
 
+# %% ../../nbs/samples/02_archive.ipynb #e03d8a70
 def _environment(path:Path, may_write=True):
     "The LMDB file, open in this process."
     with _opening, _lmdb_errors() as lmdb:
@@ -123,41 +126,58 @@ class JpegFile:
 
     def _key(self, picture): return int(picture).to_bytes(8, 'big')
 
-    def pack(self, sample)->bytes:
-        pictures = [encode_image(image) for image in sample.reshape(-1, *self.shape[-3:])]
-        return b''.join(part for picture in pictures for part in (len(picture).to_bytes(4, 'big'), picture))
     def open(self, end): _environment(self.path); self.undo(end)
-    def append(self, packed, first, count):
-        with _lmdb_errors():
-            for picture in range(first*self.pictures, (first + count)*self.pictures):
-                if self.transaction is None: self.transaction = _environment(self.path).begin(write=True)
-                data = packed.read(int.from_bytes(packed.read(4), 'big'))
-                self.transaction.put(self._key(picture), data)
-                self.size += len(data)
-                if self.size > TRANSACTION: self.sync()
-    def sync(self):
-        with _lmdb_errors():
-            self.size, transaction, self.transaction = 0, self.transaction, None
-            if transaction: transaction.commit()
-    def undo(self, end):
-        with _lmdb_errors():
-            if self.transaction: self.transaction.abort()
-            self.size, self.transaction = 0, None
-            with _environment(self.path).begin(write=True) as transaction, transaction.cursor() as cursor:
-                while cursor.set_range(self._key(end*self.pictures)): cursor.delete()
     def close(self): pass
-    def holds(self, end):
-        if not end: return True
-        if not self.path.exists(): return False
-        with _lmdb_errors(), _environment(self.path, False).begin() as transaction:
-            return transaction.get(self._key(end*self.pictures - 1)) is not None
-    def read(self, numbers):
-        out = np.empty((len(numbers), *self.shape), np.uint8)
-        with _lmdb_errors(), _environment(self.path, False).begin(buffers=True) as transaction:
-            for number, sample in zip(numbers.tolist(), out, strict=True):
-                for offset, image in enumerate(sample.reshape(-1, *self.shape[-3:])):
-                    decode_image(transaction.get(self._key(number*self.pictures + offset)), image)
-        return out
+
+# %% ../../nbs/samples/02_archive.ipynb #3c45cccf
+@patch
+def pack(self:JpegFile, sample)->bytes:
+    pictures = [encode_image(image) for image in sample.reshape(-1, *self.shape[-3:])]
+    return b''.join(part for picture in pictures for part in (len(picture).to_bytes(4, 'big'), picture))
+
+# %% ../../nbs/samples/02_archive.ipynb #24e2e796
+@patch
+def append(self:JpegFile, packed, first, count):
+    with _lmdb_errors():
+        for picture in range(first*self.pictures, (first + count)*self.pictures):
+            if self.transaction is None: self.transaction = _environment(self.path).begin(write=True)
+            data = packed.read(int.from_bytes(packed.read(4), 'big'))
+            self.transaction.put(self._key(picture), data)
+            self.size += len(data)
+            if self.size > TRANSACTION: self.sync()
+
+@patch
+def sync(self:JpegFile):
+    with _lmdb_errors():
+        self.size, transaction, self.transaction = 0, self.transaction, None
+        if transaction: transaction.commit()
+
+# %% ../../nbs/samples/02_archive.ipynb #8009dca0
+@patch
+def undo(self:JpegFile, end):
+    with _lmdb_errors():
+        if self.transaction: self.transaction.abort()
+        self.size, self.transaction = 0, None
+        with _environment(self.path).begin(write=True) as transaction, transaction.cursor() as cursor:
+            while cursor.set_range(self._key(end*self.pictures)): cursor.delete()
+
+# %% ../../nbs/samples/02_archive.ipynb #b0f995aa
+@patch
+def holds(self:JpegFile, end):
+    if not end: return True
+    if not self.path.exists(): return False
+    with _lmdb_errors(), _environment(self.path, False).begin() as transaction:
+        return transaction.get(self._key(end*self.pictures - 1)) is not None
+
+# %% ../../nbs/samples/02_archive.ipynb #a6a5491c
+@patch
+def read(self:JpegFile, numbers):
+    out = np.empty((len(numbers), *self.shape), np.uint8)
+    with _lmdb_errors(), _environment(self.path, False).begin(buffers=True) as transaction:
+        for number, sample in zip(numbers.tolist(), out, strict=True):
+            for offset, image in enumerate(sample.reshape(-1, *self.shape[-3:])):
+                decode_image(transaction.get(self._key(number*self.pictures + offset)), image)
+    return out
 
 # %% ../../nbs/samples/02_archive.ipynb #0b714d0a
 COMMIT_EVERY = 1 # seconds of work that a crash may cost
@@ -173,6 +193,10 @@ class Archive:
         self.folder, self.shape, self.coding, self.about = Path(folder), tuple(shape), coding, about
         self.data = dict(raw=ArrayFile, jpeg=JpegFile)[coding](self.folder, self.shape)
         self.load()
+    def read(self,
+        numbers:np.ndarray # of samples, in any order
+    )->np.ndarray: # len(numbers) x shape uint8
+        return self.data.read(numbers)
     @cached_property
     def _index(self): return self.folder/'index.jsonl'
     def load(self):
@@ -187,63 +211,73 @@ class Archive:
         try: whole, reason = self.data.holds(self.end), 'holds fewer samples than its index tells of'
         except OSError as error: whole, reason = False, f'cannot be read ({error.strerror or error})'
         if not whole: raise StoreError(self.folder, reason, 'Delete the folder; it is made again')
-    @contextmanager
-    def writing(self):
-        "Alone with the archive, until everything added is on disk. Others wait."
-        from filelock import FileLock
+
+# %% ../../nbs/samples/02_archive.ipynb #7d1407f3
+@patch
+@contextmanager
+def writing(self:Archive):
+    "Alone with the archive, until everything added is on disk. Others wait."
+    from filelock import FileLock
+    with told(self.folder):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder/'lock')
+        lock.acquire()
+    try:
         with told(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder/'lock')
-            lock.acquire()
-        try:
-            with told(self.folder):
-                self.load()
-                if self._index.exists(): os.truncate(self._index, self.length)
-                if not (self.folder/'info.json').exists():
-                    write_whole(self.folder/'info.json', json.dumps(self.info, indent=1))
-                self.data.open(self.end)
-            try:
-                yield self
-                self.commit()
-            except BaseException: self._undo(); raise
-            finally: self.data.close()
-        finally: lock.release()
-    @property
-    def info(self)->dict:
-        return dict(kind=self.data.kind, coding=self.coding, shape=self.shape, dtype='uint8') | self.about
-    def add(self,
-        key:str,    # of the clip
-        packed,     # open file of samples as `data.pack` makes them, at its beginning
-        count:int,  # samples in it
-        frames:int, # of the video, for the record
-        problem=None # what is wrong with the video; then there are no samples
-    ):
-        "Append the samples of a clip; they exist after the next `commit`, which comes about every second."
-        with told(self.folder):
-            first = self.end + sum(entry[2] for entry in self.waiting)
-            self.data.append(packed, first, count)
-        self.waiting.append((key, first, count, frames, problem))
-        if time.monotonic() - self.committed >= COMMIT_EVERY: self.commit()
-    def commit(self):
-        with told(self.folder):
-            if self.waiting:
-                self.data.sync()
-                lines = ''.join(json.dumps(entry) + '\n' for entry in self.waiting).encode()
-                with open(self._index, 'ab') as file:
-                    file.write(lines); file.flush(); os.fsync(file.fileno())
-                self.entries.update((key, tuple(rest)) for key, *rest in self.waiting)
-                self.end, self.length = self.end + sum(entry[2] for entry in self.waiting), self.length + len(lines)
-            self.waiting, self.committed = [], time.monotonic()
-    def _undo(self):
-        "Take back what is not committed; where even that fails, the next writer does it."
-        try:
-            self.data.undo(self.end)
+            self.load()
             if self._index.exists(): os.truncate(self._index, self.length)
-        except OSError: pass
-    def read(self,
-        numbers:np.ndarray # of samples, in any order
-    )->np.ndarray: # len(numbers) x shape uint8
-        return self.data.read(numbers)
+            if not (self.folder/'info.json').exists():
+                write_whole(self.folder/'info.json', json.dumps(self.info, indent=1))
+            self.data.open(self.end)
+        try:
+            yield self
+            self.commit()
+        except BaseException: self._undo(); raise
+        finally: self.data.close()
+    finally: lock.release()
+
+# %% ../../nbs/samples/02_archive.ipynb #f87001a6
+@patch(as_prop=True)
+def info(self:Archive)->dict:
+    return dict(kind=self.data.kind, coding=self.coding, shape=self.shape, dtype='uint8') | self.about
+
+# %% ../../nbs/samples/02_archive.ipynb #682f92bd
+@patch
+def add(self:Archive,
+    key:str,    # of the clip
+    packed,     # open file of samples as `data.pack` makes them, at its beginning
+    count:int,  # samples in it
+    frames:int, # of the video, for the record
+    problem=None # what is wrong with the video; then there are no samples
+):
+    "Append the samples of a clip; they exist after the next `commit`, which comes about every second."
+    with told(self.folder):
+        first = self.end + sum(entry[2] for entry in self.waiting)
+        self.data.append(packed, first, count)
+    self.waiting.append((key, first, count, frames, problem))
+    if time.monotonic() - self.committed >= COMMIT_EVERY: self.commit()
+
+# %% ../../nbs/samples/02_archive.ipynb #df8f14e7
+@patch
+def commit(self:Archive):
+    with told(self.folder):
+        if self.waiting:
+            self.data.sync()
+            lines = ''.join(json.dumps(entry) + '\n' for entry in self.waiting).encode()
+            with open(self._index, 'ab') as file:
+                file.write(lines); file.flush(); os.fsync(file.fileno())
+            self.entries.update((key, tuple(rest)) for key, *rest in self.waiting)
+            self.end, self.length = self.end + sum(entry[2] for entry in self.waiting), self.length + len(lines)
+        self.waiting, self.committed = [], time.monotonic()
+
+# %% ../../nbs/samples/02_archive.ipynb #85160e71
+@patch
+def _undo(self:Archive):
+    "Take back what is not committed; where even that fails, the next writer does it."
+    try:
+        self.data.undo(self.end)
+        if self._index.exists(): os.truncate(self._index, self.length)
+    except OSError: pass
 
 # %% ../../nbs/samples/02_archive.ipynb #0441969f
 def write_whole(

@@ -28,6 +28,7 @@ from .modalities import Modality, arrange, fitted, height_width, resize
 # for codes as 0..1: no motion is 0, a tenth of the bound (2 of 20 pixels a frame) is 1
 FLOW_MEAN, FLOW_STD = (.5, .5), (.05, .05)
 
+# %% ../../nbs/samples/05_flow.ipynb #71773b6f
 class TensorFlow(TensorImage):
     "Codes of flow B 2 H W, or of one, 2 H W, shown in colours; the full colour is at least a tenth of the bound."
     def mirrored(self): return mirror_flow(self, 1, None if self.dtype == torch.uint8 else 1)
@@ -36,6 +37,7 @@ class TensorFlow(TensorImage):
         picture = wheel_picture(flow, max(.1, flow.norm(dim=0).max().item()))
         return TensorImage(torch.from_numpy(picture).permute(2, 0, 1)).show(ctx=ctx, **kwargs)
 
+# %% ../../nbs/samples/05_flow.ipynb #133ee03e
 class TensorFlowClip(TensorClip):
     "Clips of codes B 2 T H W, or one, 2 T H W, which is shown as a strip in colours."
     def mirrored(self): return mirror_flow(self, 1, None if self.dtype == torch.uint8 else 1)
@@ -61,6 +63,7 @@ class _Moment:
             self.frames = None
         return self
 
+# %% ../../nbs/samples/05_flow.ipynb #cf320c9f
 def _moments(frames, size):
     "What makes the moment of each frame, one frame later."
     earlier = last = None
@@ -136,6 +139,7 @@ def flow_files(
     names = ' or '.join(f'{x}00001.jpg' for x, *_ in LAYOUTS.values())
     raise VideoError(folder, 'no pictures of flow', f'They are named {names}')
 
+# %% ../../nbs/samples/05_flow.ipynb #3bc326f6
 def write_flow(
     folder, # of one clip; made where it is not there
     flow, # T - 1 2 H W, pixels

@@ -15,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from plum import dispatch
 from torch.nn import functional
 
@@ -37,6 +38,7 @@ class TensorClip(TensorImageBase):
         strip = torch.cat([*self.as_subclass(torch.Tensor)[:, shown].unbind(1)], -1)
         return TensorImage(strip).show(ctx=ctx, **kwargs)
 
+# %% ../../nbs/samples/04_loaders.ipynb #18595935
 def as_batch(
     samples:np.ndarray, # B H W C or B T H W C uint8
     kinds=None, # types of a batch of images and of clips, where a modality has its own
@@ -96,6 +98,7 @@ class RandomFlip(BatchTransform):
     def __init__(self, p=0.5): super().__init__(p=1.); self.p_image = p
     def encodes(self, x:TensorImageBase): return torch.where(_each(x, self.draw(x)[0] < self.p_image), mirrored(x), x)
 
+# %% ../../nbs/samples/04_loaders.ipynb #8fbf712a
 class RandomCrop(BatchTransform):
     "A square of `crop` pixels anywhere in each sample."
     order = 6
@@ -165,13 +168,6 @@ class SampleSet:
     @property
     def redraws(self)->bool: return self.choice is not None # whether each epoch of training chooses anew
     def _take(self, rows, clip): self.rows,self.clip,self.labels = rows,clip,self._labels[clip]
-    def redraw(self,
-        seed=None # for a random choice; default the choice for validation
-    ):
-        "Choose the samples of every clip, anew where a seed is given."
-        rng = None if seed is None else np.random.default_rng(seed)
-        chosen = {clip: frames[self.choice(len(frames), rng)] for clip,frames in self.of_clip.items()}
-        self._take(np.concatenate([*chosen.values()]), np.repeat([*chosen], [len(c) for c in chosen.values()]))
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return int(i or 0)
     def batch(self, items): # -> B C H W or B C T H W uint8 and B labels
@@ -180,12 +176,25 @@ class SampleSet:
         if rows.ndim > 1 and rows.shape[1] > 1: samples = samples.reshape(*rows.shape, *samples.shape[1:])
         labels = TensorCategory(torch.from_numpy(self.labels[items]))
         return as_batch(samples, getattr(self.samples.modality, 'kinds', None)), labels
-    def new_empty(self): # what an exported learner keeps
-        empty = copy.copy(self)
-        empty.samples, empty.of_clip = None, {}
-        for name in ('rows', 'clip', 'labels', '_labels'): setattr(empty, name, np.empty(0, int))
-        return empty
     def decode(self, item, full=True): return item[0], Category(self.classes[int(item[1])])
+
+# %% ../../nbs/samples/04_loaders.ipynb #13d7f3ca
+@patch
+def redraw(self:SampleSet,
+    seed=None # for a random choice; default the choice for validation
+):
+    "Choose the samples of every clip, anew where a seed is given."
+    rng = None if seed is None else np.random.default_rng(seed)
+    chosen = {clip: frames[self.choice(len(frames), rng)] for clip,frames in self.of_clip.items()}
+    self._take(np.concatenate([*chosen.values()]), np.repeat([*chosen], [len(c) for c in chosen.values()]))
+
+# %% ../../nbs/samples/04_loaders.ipynb #86a6497d
+@patch
+def new_empty(self:SampleSet): # what an exported learner keeps
+    empty = copy.copy(self)
+    empty.samples, empty.of_clip = None, {}
+    for name in ('rows', 'clip', 'labels', '_labels'): setattr(empty, name, np.empty(0, int))
+    return empty
 
 # %% ../../nbs/samples/04_loaders.ipynb #dd66d78d
 class SampleLoader(TfmdDL):
@@ -207,36 +216,42 @@ class SampleLoader(TfmdDL):
     def _gather(self, items, pin):
         batch = self.dataset.batch(np.asarray(items))
         return tuple(part.pin_memory() for part in batch) if pin else batch
-    def _gathered(self, batches):
-        "Batches in order, gathered by threads."
-        workers = self.fake_l.num_workers
-        pin = self.device is not None and self.device.type == 'cuda'
-        if not workers:
-            yield from (self._gather(items, pin) for items in batches)
-            return
-        pool = ThreadPoolExecutor(workers)
-        try:
-            waiting = deque(pool.submit(self._gather, items, pin) for items in islice(batches, workers + 1))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(self._gather, items, pin) for items in islice(batches, 1))
-                yield batch
-        finally: pool.shutdown(wait=True, cancel_futures=True)
-    def __iter__(self):
-        self.randomize()
-        self.before_iter()
-        items, generator = self.get_idxs(), torch.Generator()
-        for transform in self.after_batch.fs:
-            if isinstance(transform, BatchTransform): transform.generator = generator
-        if self.drop_last: items = items[:len(items)//self.bs*self.bs]
-        batches = (items[first:first + self.bs] for first in range(0, len(items), self.bs))
-        for number,batch in enumerate(self._gathered(batches)):
-            generator.manual_seed((self.epoch_seed + number) % 2**63)
-            yield self.after_batch(to_device(batch, self.device, non_blocking=True) if self.device is not None
-                                   else batch)
-        self.after_iter()
     def create_batch(self, items): return self.dataset.batch(np.asarray(items))
     def retain(self, batch, items): return batch
+
+# %% ../../nbs/samples/04_loaders.ipynb #e49af331
+@patch
+def _gathered(self:SampleLoader, batches):
+    "Batches in order, gathered by threads."
+    workers = self.fake_l.num_workers
+    pin = self.device is not None and self.device.type == 'cuda'
+    if not workers:
+        yield from (self._gather(items, pin) for items in batches)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(self._gather, items, pin) for items in islice(batches, workers + 1))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(self._gather, items, pin) for items in islice(batches, 1))
+            yield batch
+    finally: pool.shutdown(wait=True, cancel_futures=True)
+
+# %% ../../nbs/samples/04_loaders.ipynb #1a928ed5
+@patch
+def __iter__(self:SampleLoader):
+    self.randomize()
+    self.before_iter()
+    items, generator = self.get_idxs(), torch.Generator()
+    for transform in self.after_batch.fs:
+        if isinstance(transform, BatchTransform): transform.generator = generator
+    if self.drop_last: items = items[:len(items)//self.bs*self.bs]
+    batches = (items[first:first + self.bs] for first in range(0, len(items), self.bs))
+    for number,batch in enumerate(self._gathered(batches)):
+        generator.manual_seed((self.epoch_seed + number) % 2**63)
+        yield self.after_batch(to_device(batch, self.device, non_blocking=True) if self.device is not None
+                               else batch)
+    self.after_iter()
 
 # %% ../../nbs/samples/04_loaders.ipynb #6c6dc056
 def sample_loader(
@@ -282,6 +297,7 @@ def show_batch(x:TensorClip, y, samples, ctxs=None, max_n=6, nrows=None, ncols=N
         for part in sample: ctx = part.show(ctx=ctx, **kwargs)
     return ctxs
 
+# %% ../../nbs/samples/04_loaders.ipynb #5b8e0901
 @dispatch
 def show_results(x:TensorImageBase, y:TensorCategory, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None,
                  figsize=None, **kwargs):

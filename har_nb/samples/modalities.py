@@ -16,6 +16,7 @@ from itertools import chain
 
 import cv2
 import numpy as np
+from fastcore.basics import patch
 
 from ..data.video import VideoError, expected_frames, frame_times, iter_frames, iter_pictures, probe
 from ..motion.camera import camera_motion, hold_still
@@ -33,6 +34,7 @@ def height_width(
         raise ValueError(f'size={size!r} is neither a number of pixels nor (height, width)')
     return int(pair[0]), int(pair[1])
 
+# %% ../../nbs/samples/01_modalities.ipynb #94f0c559
 def resize(
     images:np.ndarray, # ... H W C uint8
     size, # side of a square, or (height, width), in pixels
@@ -55,6 +57,7 @@ def kept_size(
     side, least = min(height_width(size)), min(shape[:2])
     return round(shape[0]*side/least), round(shape[1]*side/least)
 
+# %% ../../nbs/samples/01_modalities.ipynb #45ada53a
 def fitted(
     frame:np.ndarray, # H W C uint8
     size, # side of a square, or (height, width): only their ratio counts
@@ -109,27 +112,33 @@ class Modality:
         images = (self.length,) if self.length > 1 else ()
         return (*images, *height_width(size), self.channels)
     # each kind has a `stream(frames, size, n_frames)` of its own, which gives samples uint8, and None between them
-    def __call__(self,
-        frames:np.ndarray # T H W C uint8
-    )->np.ndarray: # M H W C or M T H W C uint8, of the same height and width
-        "All samples of a clip."
-        samples = self.stream(iter(frames), frames.shape[1:3], len(frames))
-        return np.stack([sample for sample in samples if sample is not None])
     def as_shown(self, fps:float|None=None, aspect:str='squash'): return replace(self, fps=fps, aspect=aspect)
-    def seen(self,
-        frames:Iterable, size, n_frames:int|None=None, # as for `stream`
-        times=None # of the frames, in seconds; needed where there is a rate
-    )->Iterator: # samples uint8, and None between them
-        "`stream` of the frames that are shown at each tick, in the shape that was asked for."
-        if self.fps:
-            if times is None: raise ValueError(f'{self}: frames alone do not say when they were shown')
-            shown = ticks(times, self.fps)
-            frames, n_frames = repeated(frames, np.bincount(shown, minlength=len(times))), len(shown)
-        if self.crop: frames = self.crop(frames)
-        if self.aspect == 'keep':
-            first = next(frames := iter(frames))
-            frames, size = chain([first], frames), kept_size(first.shape, size)
-        return self.stream((fitted(frame, size, self.aspect) for frame in frames), size, n_frames)
+
+# %% ../../nbs/samples/01_modalities.ipynb #931c290f
+@patch
+def __call__(self:Modality,
+    frames:np.ndarray # T H W C uint8
+)->np.ndarray: # M H W C or M T H W C uint8, of the same height and width
+    "All samples of a clip."
+    samples = self.stream(iter(frames), frames.shape[1:3], len(frames))
+    return np.stack([sample for sample in samples if sample is not None])
+
+# %% ../../nbs/samples/01_modalities.ipynb #db6f02d3
+@patch
+def seen(self:Modality,
+    frames:Iterable, size, n_frames:int|None=None, # as for `stream`
+    times=None # of the frames, in seconds; needed where there is a rate
+)->Iterator: # samples uint8, and None between them
+    "`stream` of the frames that are shown at each tick, in the shape that was asked for."
+    if self.fps:
+        if times is None: raise ValueError(f'{self}: frames alone do not say when they were shown')
+        shown = ticks(times, self.fps)
+        frames, n_frames = repeated(frames, np.bincount(shown, minlength=len(times))), len(shown)
+    if self.crop: frames = self.crop(frames)
+    if self.aspect == 'keep':
+        first = next(frames := iter(frames))
+        frames, size = chain([first], frames), kept_size(first.shape, size)
+    return self.stream((fitted(frame, size, self.aspect) for frame in frames), size, n_frames)
 
 # %% ../../nbs/samples/01_modalities.ipynb #c0a71005
 def shown(
@@ -264,6 +273,7 @@ def side_by_side(
         else:
             if sample is not None: yield place, sample
 
+# %% ../../nbs/samples/01_modalities.ipynb #fdf35cea
 def interleave(
     frames:Iterable, # of H W C uint8, in order
     modalities, # what to take
@@ -288,6 +298,7 @@ def encode_image(
     else: plain = image.transpose(2, 0, 1).reshape(-1, image.shape[1])
     return cv2.imencode('.jpg', plain, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1].tobytes()
 
+# %% ../../nbs/samples/01_modalities.ipynb #d5cfe039
 def decode_image(
     data, # bytes of a JPEG made by `encode_image`
     out:np.ndarray, # H W C uint8, receives the image
@@ -297,6 +308,7 @@ def decode_image(
     if channels == 3: out[:] = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     else: out[:] = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE).reshape(channels, height, width).transpose(1, 2, 0)
 
+# %% ../../nbs/samples/01_modalities.ipynb #b9c676a4
 def through_jpeg(
     sample:np.ndarray, # ... H W C uint8
 )->np.ndarray: # the same shape
@@ -314,6 +326,7 @@ def swap_colours(
     for image in sample.reshape(-1, *sample.shape[-3:]): cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return sample
 
+# %% ../../nbs/samples/01_modalities.ipynb #08e5992c
 def stream_video(
     path, # a video file, or a folder of numbered images
     modalities, # what to take from it

@@ -152,6 +152,7 @@ class TensorPair(TensorClip):
         strip = torch.cat([*clip[:, shown].unbind(1)], -1)
         return TensorImage(torch.cat([strip[:3], self.picture(strip[3:])], 1)).show(ctx=ctx, **kwargs)
 
+# %% ../../nbs/samples/06_pairs.ipynb #203898b0
 class TensorFlowPair(TensorPair):
     "Clips B 5 T H W of frames and codes of flow; the flow is shown in colours."
     second = TensorFlowClip

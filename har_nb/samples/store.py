@@ -23,6 +23,7 @@ from tempfile import SpooledTemporaryFile
 import cv2
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..core import keep_memory
 from ..data.video import VideoError, header_frames, iter_frames, progress_bar
@@ -47,6 +48,7 @@ def _state(path):
         return [sum(s.st_size for s in found), max(s.st_mtime_ns for s in found)]
     except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
 
+# %% ../../nbs/samples/03_store.ipynb #86c58f5b
 def _sum(path):
     with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -54,6 +56,7 @@ def _folder_sum(path):
     names = [[file.name, _sum(file)] for file in sorted(path.iterdir())]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
+# %% ../../nbs/samples/03_store.ipynb #c17950a1
 class Digests:
     "SHA-256 of files, remembered in a file between calls. Raises `VideoError` for files that cannot be read."
     def __init__(self,
@@ -73,13 +76,16 @@ class Digests:
             raise VideoError(path, f'cannot be read ({error.strerror})', 'Check the file and its disk') from None
         if time.time_ns() - state[1] > 2e9: self.new.append([str(path), state, digest])
         return digest, state
-    def save(self):
-        "Remember the new ones; without a place to write to they are found anew next time."
-        lines, self.new = ''.join('\n' + json.dumps(entry) for entry in self.new), []
-        try:
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            if lines: self.memory.open('ab').write(lines.encode() + b'\n')
-        except OSError: pass
+
+# %% ../../nbs/samples/03_store.ipynb #7274a322
+@patch
+def save(self:Digests):
+    "Remember the new ones; without a place to write to they are found anew next time."
+    lines, self.new = ''.join('\n' + json.dumps(entry) for entry in self.new), []
+    try:
+        self.memory.parent.mkdir(parents=True, exist_ok=True)
+        if lines: self.memory.open('ab').write(lines.encode() + b'\n')
+    except OSError: pass
 
 # %% ../../nbs/samples/03_store.ipynb #0e8ac164
 VERSION = 2 # of the code that makes samples: raise it when the same settings give other bytes
@@ -93,6 +99,7 @@ def cache_key(
     settings = json.dumps([VERSION, repr(modality), height_width(size), coding])
     return f'{type(modality).__name__}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}'
 
+# %% ../../nbs/samples/03_store.ipynb #12155713
 def clip_key(
     digest:str, # of the file
     start:int=0, stop:int|None=None, # in frames, where the clip is a part of it
@@ -116,6 +123,7 @@ def estimate_bytes(
         if frames > 0: counts.append(len(modality.sampler(frames)))
     return int(len(dataset)*np.prod(modality.shape(size))*np.mean(counts)) if counts else 0
 
+# %% ../../nbs/samples/03_store.ipynb #5b846306
 def stored_size(
     dataset, # an `ActionDataset`
     modality, # what to take from each clip
@@ -130,6 +138,7 @@ def stored_size(
 # %% ../../nbs/samples/03_store.ipynb #a3f2b2f9
 def _short_digest(value): return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
+# %% ../../nbs/samples/03_store.ipynb #03e2b2f6
 class Samples:
     "Samples of the clips of a data set, clip by clip and in the order of time."
     def __init__(self,
@@ -152,27 +161,35 @@ class Samples:
     def size(self)->tuple: return self.shape[-3:-1] # height and width
     @property
     def coding(self)->str: return self.archive.coding # 'raw' or 'jpeg', as `sample_video` takes it
-    def read(self,
-        rows, # which samples: numbers, a slice or a mask
-    )->np.ndarray: # len(rows) x shape uint8
-        "The samples of some rows."
-        some = isinstance(rows, slice) or np.size(rows)
-        return self.archive.read(np.atleast_1d(self.numbers[rows if some else slice(0)]))
-    def of(self,
-        rows # rows of dataset.clips
-    )->np.ndarray: # rows of their samples, in order
-        "Where the samples of some clips are."
-        return np.flatnonzero(np.isin(self.clip, rows))
-    @property
-    def images(self)->np.ndarray: # N x shape uint8, memory-mapped
-        "All samples as one array, where they lie in a row as bytes; `read` works everywhere."
-        first = int(self.numbers[0]) if len(self) else 0
-        if self.coding != 'raw' or not np.array_equal(self.numbers, np.arange(first, first + len(self))):
-            raise AttributeError('these samples are not one array: use read(rows)')
-        return self.archive.data.map(first + len(self))[first:first + len(self)]
     def __repr__(self):
         shape = ' x '.join(map(str, self.shape))
         return f'Samples({len(self):,} of {self.modality}, {shape} uint8, {self.archive.data.kind})'
+
+# %% ../../nbs/samples/03_store.ipynb #137faa74
+@patch
+def read(self:Samples,
+    rows, # which samples: numbers, a slice or a mask
+)->np.ndarray: # len(rows) x shape uint8
+    "The samples of some rows."
+    some = isinstance(rows, slice) or np.size(rows)
+    return self.archive.read(np.atleast_1d(self.numbers[rows if some else slice(0)]))
+
+# %% ../../nbs/samples/03_store.ipynb #85c8a884
+@patch
+def of(self:Samples,
+    rows # rows of dataset.clips
+)->np.ndarray: # rows of their samples, in order
+    "Where the samples of some clips are."
+    return np.flatnonzero(np.isin(self.clip, rows))
+
+# %% ../../nbs/samples/03_store.ipynb #45e6ca7d
+@patch(as_prop=True)
+def images(self:Samples)->np.ndarray: # N x shape uint8, memory-mapped
+    "All samples as one array, where they lie in a row as bytes; `read` works everywhere."
+    first = int(self.numbers[0]) if len(self) else 0
+    if self.coding != 'raw' or not np.array_equal(self.numbers, np.arange(first, first + len(self))):
+        raise AttributeError('these samples are not one array: use read(rows)')
+    return self.archive.data.map(first + len(self))[first:first + len(self)]
 
 # %% ../../nbs/samples/03_store.ipynb #2ebcbe3c
 WAITING = 2**23 # bytes of one clip's finished samples that may wait in memory; more wait on disk
@@ -182,6 +199,7 @@ def _other_shape(path, shape, kept):
     return VideoError(path, f'its images become {width} x {height}, those of the set {wide} x {tall}',
                       'Only one shape can be kept: aspect crop, letterbox or squash')
 
+# %% ../../nbs/samples/03_store.ipynb #68ecfae9
 def decode_clip(
     clip:dict, # from `missing_clips`
     archives, # place -> what has a `folder` and `data` that packs a sample
@@ -277,6 +295,7 @@ def open_archives(
         archives[place], modality_of[place] = Archive(cache/place, modality.shape(stored), coding, **about), modality
     return order, archives, modality_of
 
+# %% ../../nbs/samples/03_store.ipynb #094f9b9b
 def missing_clips(
     clips:list, # from `keyed_clips`
     archives:dict, # place -> `Archive`

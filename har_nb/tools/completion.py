@@ -18,6 +18,7 @@ def _subparsers(parser):
         if isinstance(action, argparse._SubParsersAction): return action.choices
     return {}
 
+# %% ../../nbs/tools/08_completion.ipynb #2954ea36
 def _values(option, words):
     "What may follow an option, or stand in a place."
     about = next((about for word in words for name, about in read_index().items() if word == name), {})
@@ -64,6 +65,7 @@ _har() {
 }
 compdef _har har''')
 
+# %% ../../nbs/tools/08_completion.ipynb #1f83ced3
 def completion(args)->None:
     "har completion SHELL"
     if args.shell not in SHELLS: raise UsageError(f'no completion for {args.shell}: {", ".join(SHELLS)}')

@@ -31,30 +31,41 @@ def _built(folder, protocol):
     from har_nb.data.synthetic import person_of
     return open_dataset(folder, group=person_of)
 
+# %% ../../nbs/tools/01_data.ipynb #97a8226a
 def _listed(folder, group, split, leave_out):
     "A set that is none of the catalog, in whatever form it has."
     from har_nb.data.catalog import SUPERVISELY_PERSONS, UCF101, laid_out, own_name
     from har_nb.data.lists import open_dataset
     form = None if group or leave_out or (folder/'index.csv').is_file() else laid_out(folder)
     if form is SUPERVISELY_PERSONS: raise ValueError(f'{folder}: pictures with masks, and no clips')
-    try: dataset = open_dataset(folder, group, split, leave_out) if form in (None, UCF101) else form.read(folder, int(split or 1), True)
+    try:
+        if form in (None, UCF101): dataset = open_dataset(folder, group, split, leave_out)
+        else: dataset = form.read(folder, int(split or 1), True)
     except ListError as error:
         if error.dataset is None: raise
         raise ListError(error.problems, replace(error.dataset, name=own_name(folder))) from None
     return replace(dataset, name=own_name(folder))
 
+# %% ../../nbs/tools/01_data.ipynb #98db1b5e
 def _open(folder, group, split, protocol, leave_out):
     from har_nb.data.catalog import recognise
     if isinstance(split, int) and split < 1: raise ValueError(f'there is no split {split}: they are numbered from 1')
-    if (folder/'set.json').is_file() and (group or split): raise ValueError(f'{folder}: a set that was built here knows its groups and has one split; leave --group and --split away')
-    if (folder/'set.json').is_file() and leave_out: raise ValueError(f'{folder}: a set that was built here is used as a whole; leave --leave-out away')
-    if (folder/'manifest.csv').is_file() and (folder/'set.json').is_file(): return _built(folder, protocol)
+    built = (folder/'set.json').is_file()
+    if built and (group or split):
+        raise ValueError(f'{folder}: a set that was built here knows its groups and has one split; leave --group and '
+                         '--split away')
+    if built and leave_out:
+        raise ValueError(f'{folder}: a set that was built here is used as a whole; leave --leave-out away')
+    if built and (folder/'manifest.csv').is_file(): return _built(folder, protocol)
     named = group or leave_out or (folder/'index.csv').is_file()
-    if not named and not (folder/'set.json').is_file() and (entry := recognise(folder)): return entry.open(folder, int(split or 1), protocol or 'official')
-    dataset = _built(folder, protocol) if (folder/'set.json').is_file() else _listed(folder, group, split, leave_out)
-    if protocol not in (None, 'official'): raise ValueError(f'{dataset.name} has no protocol {protocol!r}: only sets of the catalog and built ones do')
+    if not named and not built and (entry := recognise(folder)):
+        return entry.open(folder, int(split or 1), protocol or 'official')
+    dataset = _built(folder, protocol) if built else _listed(folder, group, split, leave_out)
+    if protocol not in (None, 'official'):
+        raise ValueError(f'{dataset.name} has no protocol {protocol!r}: only sets of the catalog and built ones do')
     return dataset
 
+# %% ../../nbs/tools/01_data.ipynb #5d35bd01
 def open_any(
     folder,
     group:str|None=None, # column of index.csv that must never be split
@@ -62,18 +73,22 @@ def open_any(
     protocol:str|None=None, # of a set of the catalog: 'official', 'paper'; of a built one: 'source', 'clip'
     leave_out=() # names of folders that are not part of the set
 )->ActionDataset:
-    "The data set in a folder. Raises `ListError` where it cannot be read, `UsageError` for a split or protocol it does not have."
+    """The data set in a folder.
+    Raises `ListError` where it cannot be read, `UsageError` for a split or protocol it does not have."""
     try: return _open(Path(folder), group, split, protocol, tuple(leave_out or ()))
     except ValueError as e: raise UsageError(str(e)) from e
 
+# %% ../../nbs/tools/01_data.ipynb #195352a2
 def whatever_is_right(folder, *how)->tuple: # ActionDataset, ListError or None
     "The data set in a folder without what is wrong with its lists, and that."
     try: return open_any(folder, *how), None
     except ListError as error:
         if not Path(folder).is_dir(): raise
-        nothing = ActionDataset(Path(folder), [], pd.DataFrame(columns=['path', 'label', 'group', 'split'], dtype=str), name=Path(folder).name)
+        columns = ['path', 'label', 'group', 'split']
+        nothing = ActionDataset(Path(folder), [], pd.DataFrame(columns=columns, dtype=str), name=Path(folder).name)
         return nothing if error.dataset is None else error.dataset, error
 
+# %% ../../nbs/tools/01_data.ipynb #6705185b
 def data_folder()->Path:
     "The folder of data sets and decoded samples: `HAR_NB_DATA`, or data/ of the checkout."
     from har_nb.learning.tracking import project_folder
@@ -85,9 +100,11 @@ def catalog(args)->None:
     from har_nb.data.catalog import CATALOG
     def kind(entry): return 'pictures' if entry.name == 'supervisely_persons' else 'clips'
     out = screen()
-    out.note(sets=[dict(name=entry.name, title=entry.title, clips=entry.clips, homepage=entry.homepage) for entry in CATALOG])
+    out.note(sets=[dict(name=entry.name, title=entry.title, clips=entry.clips, homepage=entry.homepage)
+                   for entry in CATALOG])
     for entry in CATALOG: out.say(f'{entry.name:22}{entry.title:28}{entry.clips:>9,} {kind(entry)}  {entry.homepage}')
 
+# %% ../../nbs/tools/01_data.ipynb #13b80b78
 def get(args)->None:
     "har data get NAME"
     from har_nb.data.catalog import CATALOG, get, named
@@ -96,6 +113,7 @@ def get(args)->None:
     folder = Path(args.to or data_folder()/entry.name)
     _told(get(entry, folder), folder)
 
+# %% ../../nbs/tools/01_data.ipynb #2cfa0a28
 def _told(report, folder):
     "Print a report; exit status 1 where it has errors."
     out, errors = screen(), int((report.severity == 'error').sum())
@@ -113,9 +131,12 @@ def check_folder(
     "Everything that is wrong with the lists and files of a folder, and what in it is no clip."
     from har_nb.data.audit import disk_findings, list_findings
     dataset, faults = whatever_is_right(folder, group, None, None, leave_out)
-    found = [(subject, check, detail, severity) for check, severity, subject, detail in list_findings(faults) + disk_findings(dataset)]
-    return pd.concat([pd.DataFrame(found, columns=['path', 'problem', 'detail', 'severity'], dtype=str), dataset.check_files()], ignore_index=True)
+    found = [(subject, check, detail, severity)
+             for check, severity, subject, detail in list_findings(faults) + disk_findings(dataset)]
+    findings = pd.DataFrame(found, columns=['path', 'problem', 'detail', 'severity'], dtype=str)
+    return pd.concat([findings, dataset.check_files()], ignore_index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #c8f881e1
 def check(args)->None:
     "har data check DIR"
     from har_nb.data.catalog import recognise
@@ -127,16 +148,21 @@ def _as_text(found):
     "An audit for a terminal: of many findings of one kind the first twenty."
     lines = [f'{found.name}, {found.split}: {found.verdict}\n']
     shown = found.findings.groupby(['severity', 'check'], sort=False).head(20)
-    if len(shown): lines.append(shown[['severity', 'check', 'subject', 'detail']].to_string(index=False, max_colwidth=200))
-    if len(shown) < len(found.findings): lines.append(f'... and {len(found.findings) - len(shown)} more of the same kinds: --json has them all')
+    more = len(found.findings) - len(shown)
+    columns = ['severity', 'check', 'subject', 'detail']
+    if len(shown): lines.append(shown[columns].to_string(index=False, max_colwidth=200))
+    if more: lines.append(f'... and {more} more of the same kinds: --json has them all')
     if len(found.tables['overlap']): lines.append('\n' + found.tables['overlap'].to_string())
     return '\n'.join(lines)
 
+# %% ../../nbs/tools/01_data.ipynb #d970c76b
 def _failed(folder, error):
     "What `--json` prints where nothing could be looked at."
     finding = dict(check='not read', severity='error', subject=str(folder), detail=str(error) or type(error).__name__)
-    return json.dumps(dict(name=Path(folder).name, split='', ok=False, verdict='1 error', findings=[finding], tables={}), indent=1)
+    whole = dict(name=Path(folder).name, split='', ok=False, verdict='1 error', findings=[finding], tables={})
+    return json.dumps(whole, indent=1)
 
+# %% ../../nbs/tools/01_data.ipynb #cfbac595
 def audit(args)->None:
     "har audit DIR"
     from har_nb.data.audit import audit
@@ -161,34 +187,41 @@ def statistics(args)->None:
     screen().table('statistics', table1(dataset, clips), index=True)
     if args.picture:
         place = Path(args.picture)
-        for figure, name in ((plot_clips_per_class(dataset), 'clips'), (plot_durations(dataset, clips), 'durations')): figure.savefig(place.with_stem(f'{place.stem}_{name}'))
+        figures = dict(clips=plot_clips_per_class(dataset), durations=plot_durations(dataset, clips))
+        for name, figure in figures.items(): figure.savefig(place.with_stem(f'{place.stem}_{name}'))
 
 
 # %% ../../nbs/tools/01_data.ipynb #0697be0f
 def synthetic(args)->None:
     "har data synthetic DIR"
     from har_nb.data.synthetic import build
-    dataset = build(args.folder, people=args.people, takes=args.takes, seed=args.seed, camera_motion=args.camera_motion, effects=args.effects)
+    dataset = build(args.folder, people=args.people, takes=args.takes, seed=args.seed,
+                    camera_motion=args.camera_motion, effects=args.effects)
     screen().table('summary', dataset.summary(), index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #3c69b2d8
 def sports(args)->None:
     "har data sports DIR"
     from har_nb.data.sports import build_sports
     dataset = build_sports(args.folder, args.level, args.train, args.test, args.takes, args.seed, workers=args.workers)
     screen().table('summary', dataset.summary(), index=True)
 
+# %% ../../nbs/tools/01_data.ipynb #ba2db9b1
 def seags(args)->None:
     "har data seags SOURCES DIR"
     from har_nb.data.seags import build_seags
-    how = dict(protocol=args.protocol, seed=args.seed, codec=args.codec, workers=args.workers, duplicates=not args.no_duplicates)
+    how = dict(protocol=args.protocol, seed=args.seed, codec=args.codec, workers=args.workers,
+               duplicates=not args.no_duplicates)
     _built_set(partial(build_seags, args.sources, args.folder, **how))
 
+# %% ../../nbs/tools/01_data.ipynb #91fcb0f5
 def effects(args)->None:
     "har data effects SET DIR"
     from har_nb.data.seags import add_effects
     how = dict(share=args.share, seed=args.seed, codec=args.codec, workers=args.workers)
     _built_set(partial(add_effects, open_any(args.source), args.folder, **how))
 
+# %% ../../nbs/tools/01_data.ipynb #3568f182
 def _built_set(build):
     "Build a set; what it is, and what is to be known of it."
     try: dataset = build()

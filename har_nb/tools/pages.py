@@ -29,12 +29,14 @@ Look further:
 DEMO = dict(people=30, seed=7) # of the built-in set: people on whom nothing was ever tuned
 DEMO_SEED = DEMO['seed']
 
+# %% ../../nbs/tools/07_pages.ipynb #39201ac0
 def demo_set(progress:bool=True): # -> ActionDataset
     "The drawn set of the demo, made where it is not there: 480 clips, nobody on both sides of the split."
     from har_nb.data.synthetic import build
     from har_nb.tools.data import data_folder
     return build(data_folder()/'demo_people', progress=progress, **DEMO)
 
+# %% ../../nbs/tools/07_pages.ipynb #b9d319b5
 def stages(
     table, # a `Table`
     parent:str, # id of its run

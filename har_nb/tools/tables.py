@@ -26,6 +26,7 @@ def paper_of(
     if begin == about: return begin
     return next((paper for paper in PAPERS if paper == about or paper.endswith(f'_{about}')), about)
 
+# %% ../../nbs/tools/02_tables.ipynb #14d9b5b7
 def module_of(
     name:str # of a table, as experiments and tags bear it: 'mei.table2', 'attention_ablations.streams'
 )->str: # the module that holds it
@@ -52,6 +53,7 @@ COMMON = dict(size='side of a picture, pixels', n='frames that one sample is mad
               levels='modules of the net that are made alike', reduction='over the values of a level: mean or sum',
               scale='of the Gram matrices, as in equation 3: printed or another reading')
 
+# %% ../../nbs/tools/02_tables.ipynb #24a62850
 def read_index()->dict: # name -> what is known of the table
     "The tables of the papers, without importing them."
     file = resources.files('har_nb.tools')/'tables.json'
@@ -70,6 +72,7 @@ def _meanings(work):
         if isinstance(parameter.default, Settings): found |= docments(type(parameter.default))
     return {name: text for name, text in found.items() if text}
 
+# %% ../../nbs/tools/02_tables.ipynb #e82eabf7
 def _settings(table):
     "Setting -> its value, and what it means."
     means = dict(COMMON)
@@ -106,6 +109,7 @@ def every_table()->list: # of `Table` and `Counted`, paper by paper
             if isinstance(one, Table | Counted) and one.name.rpartition('.')[2] == name: found.setdefault(one.name, one)
     return [one for name, one in found.items() if module_of(name) in modules]
 
+# %% ../../nbs/tools/02_tables.ipynb #0381584e
 def _in_order(paper): return PAPERS.index(paper) if paper in PAPERS else len(PAPERS)
 
 def write_index(

@@ -68,6 +68,7 @@ class _Addresses(HTMLParser):
         if needed: self.needs.append(needed)
         elif tag == 'a' and said.get('href'): self.links.append(said['href'])
 
+# %% ../../nbs/tools/10_web.ipynb #ce21baca
 def _lost(address, page, pages):
     "Whether an address inside the book leads nowhere."
     file, place = urldefrag(address)
@@ -100,6 +101,7 @@ def _open_chapter(notebook, said):
     margin = f'```{{sidebar}} Paper\n{names}\n```' if said.papers else ''
     notebook.cells[0].source = '\n\n'.join(part for part in (title, module, margin, rest.strip()) if part)
 
+# %% ../../nbs/tools/10_web.ipynb #83f8354a
 def _link_pages(notebook):
     "Links in what cells print lead to pages."
     for cell in notebook.cells:
@@ -108,6 +110,7 @@ def _link_pages(notebook):
             if 'text/markdown' in data:
                 data['text/markdown'] = re.sub(r'\]\((?!\w+:)([^)]+)\.ipynb', r'](\1.html', data['text/markdown'])
 
+# %% ../../nbs/tools/10_web.ipynb #e833c22a
 def _page(path):
     "A notebook as Sphinx is given it."
     with open(path, encoding='utf-8') as f: notebook = for_readers(read(f, as_version=4))
@@ -120,6 +123,7 @@ def _tree(caption, names):
     "A part of the contents at the side of each page."
     return new_markdown_cell('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```']))
 
+# %% ../../nbs/tools/10_web.ipynb #db512882
 def _api_pages(notebooks, chapters, to):
     "A page for each wing with what its modules export. Gives their names."
     names = []
@@ -135,6 +139,7 @@ def _api_pages(notebooks, chapters, to):
         (to/f'{names[-1]}.md').write_text(text + '\n', encoding='utf-8')
     return names
 
+# %% ../../nbs/tools/10_web.ipynb #1e652232
 def _stage(notebooks, to):
     "Write what Sphinx reads: pages, the front page with the reading order, the style."
     chapters = contents(notebooks)
@@ -168,6 +173,7 @@ svg.formula { max-width: 100%; height: auto; }
 div.math { overflow-x: auto; text-align: center; }
 """
 
+# %% ../../nbs/tools/10_web.ipynb #0f778967
 def _settings(title):
     "Sphinx's settings: no scripts from the network, nothing run, our own formulas and style."
     pages = dict(project=title, html_title=title, html_theme='furo', html_static_path=['_static'],

@@ -10,13 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import psutil
-from children import until
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+from children import free_port, until
 
 
 def answers(port):

@@ -49,16 +49,22 @@ DECIDED = (('levels', 'four stages and the features before the last layer', 'the
            ('MAE and Gram rows of Table 2', 'each replaces the squared error, as in equation 4',
             'they are "gradually added"; rows of left_open keep it'),
            ('frames', '25 a second as printed; in small and demo as in the file', 'fewer samples for small machines'))
+
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #c57cdcf0
 NET = Make('har_nb.models.resnext3d:resnext3d', {})
 CHOSEN = 'which epoch is kept, and when the rate falls'
 TRAINING = dict(net=NET, weights=None, flow_weights=None, size=256, n=16, crop=112, crops='random', flip=True,
                 average='probabilities', flow='har_nb.motion.flow:TVL1', bound=20., alpha=50., levels=LEVELS,
                 reduction='mean', scale='printed', epochs=100, lr=.1, momentum=.9, weight_decay=5e-4, one_cycle=False,
                 patience=10, batch_size=32)
+
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #9d3211f1
 DEMO = dict(net=NET.but(width=8, layers=(1, 1, 1, 1), cardinality=4), size=56, crop=48, scale='mean',
             flow='har_nb.motion.flow_pictures:DIS', bound=5., epochs=30, lr=.02, one_cycle=True, batch_size=16)
 SMALL = dict(net=NET.but(width=32, layers=(2, 2, 2, 2), cardinality=16), size=128, scale='mean', epochs=60, lr=.05,
              one_cycle=True)
+
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #111c8ed0
 MARS = dict(fps=25., aspect='keep', crops='corners', tested='middle', average='logits', student_weights=None,
             frozen=('flow', 'frames', 'student'), lr=.001, weight_decay=1e-5, dampening=.9, decay_all=True,
             batch_size=32, student_batch_size=16, epochs=400, watched='any', keep='last', plateau_on='valid')
@@ -70,6 +76,7 @@ PRESETS = dict(paper=dict(fps=25.), mars=MARS, mars_leaky=MARS | dict(plateau_on
 KNOWN = dict(crops=('random', 'corners'), average=('probabilities', 'logits'), scale=('printed', 'mean'),
              reduction=('mean', 'sum', 'norm'))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #3ac72245
 def check_streams(
     settings:dict, # of the table
 )->None:
@@ -98,8 +105,10 @@ def from_scratch(
     leaks = 'leaky: the rate falls by the test' if settings.get('plateau_on') == 'test' else ''
     return '; '.join(filter(None, (told, leaks)))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #6da63077
 PUBLISHED = dict(note=from_scratch, as_it_is=as_it_is)
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #e313727f
 def student(
     name:str,
     printed:float|None=None, # accuracy in percent
@@ -118,10 +127,12 @@ FLOW = Row('Flow stream', stream, dict(motion=True), frames_and_flow, **PUBLISHE
 RGB = Row('RGB stream', stream, {}, frames_and_flow, **PUBLISHED, flow=False)
 ATTENTION = dict(members=('Dual-action Stream', 'Flow stream'))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #58923c01
 def attention(name, printed=None, **settings):
     "A row that weighs both streams by a module of their scores."
     return Row(name, weighed, ATTENTION | settings, frames_and_flow, printed, needs=ATTENTION['members'])
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #c8ee7b92
 def both_students(
     mars:tuple, dual_action:tuple, # printed: alone, with RGB, with flow
 )->tuple: # of Row
@@ -150,6 +161,7 @@ LITERATURE = literature(f'Methods, Pre-train dataset, {PRINTED}', # "86.2.7" is 
     ('TSN', 'ImageNet+Kinetics', 91.1, 95.2, 97, None, None, None),
     ('CCS + TSN', 'ImageNet+Kinetics', 94.2, 95, 97.4, 69.4, 71.2, 81.9))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #f054b15c
 def first_table(dataset, frames, mars, dual_action):
     "Table 1 on one data set, for clips of some frames."
     own = dict(UCF101='UCF-101', HMDB51='HMDB-51')[dataset]
@@ -159,6 +171,7 @@ def first_table(dataset, frames, mars, dual_action):
                  presets=PRESETS, settings=TRAINING | dict(n=frames), context=others, check=check_streams,
                  decided=DECIDED, chosen=CHOSEN)
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #1f2a35bd
 table1_ucf101_16f = first_table('UCF101', 16, (94.6, 95.6, 94.9), (95.2, 95.6, 95.6))
 table1_ucf101_64f = first_table('UCF101', 64, (97.1, 95.8, 97.5), (97.2, 97.6, 97.7))
 table1_hmdb51_16f = first_table('HMDB51', 16, (72.3, 73.1, 74.5), (73.7, 73.5, 76.8))
@@ -171,18 +184,22 @@ ONE = dict(dataset='UCF101, split 1', sample='clip', settings=TRAINING, check=ch
            chosen=CHOSEN,
            presets={name: settings for name, settings in PRESETS.items() if name != 'corners'})
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #7f75e5a2
 table2 = Table('dual_action.table2', 'What each part of the Dual-action Stream is worth', PAPER, (
     FLOW, student('MARS', 94.6, 'mars'), student('multi-level MAE', 94.7, gram=False), student('Gram', 94.8, mae=False),
     student('Dual-action Stream', 95.2),
     fused('Dual-action Stream + Flow', 'Dual-action Stream', 'Flow stream', printed=95.6),
     attention('Dual-action Stream + Flow, attention', 95.7)), **ONE)
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #2417e565
 OTHER_STREAMS = (
     Row('MEI stream', stream, dict(motion=True, embedded=10), frames_and_embeddings, note=from_scratch),
     student('from motion images', teacher='MEI stream', modality=frames_and_embeddings, embedded=10),
     Row('Key point stream', stream, dict(stage='layer2'), frames_and_flow, note=from_scratch, flow=False),
     replace(student('from key points', mimic='mars', teacher='Key point stream', teacher_levels=('kpsem',)),
             flow=False))
+
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #7569ea0f
 left_open = Table('dual_action.left_open', 'What the paper leaves open', PAPER, (
     FLOW, RGB, student('Dual-action Stream'), student('α = 5', alpha=5.), student('α = 500', alpha=500.),
     student('low levels', levels=LEVELS[:2]), student('high levels', levels=LEVELS[3:]),
@@ -211,6 +228,7 @@ def name_beside(
         ax.annotate(name, points[name], (1.04, height), textcoords='axes fraction', va='center', fontsize='x-small',
                     annotation_clip=False, arrowprops=dict(arrowstyle='-', color='.75', lw=.6))
 
+# %% ../../../nbs/papers/dual_action/01_tables.ipynb #85ac9a37
 def plot_cost(
     table=table1, # whose newest run is drawn
     parent=None, # id of one run of the table; default its newest

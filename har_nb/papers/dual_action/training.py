@@ -48,6 +48,7 @@ def flow_of(s): # 'pictures': those that lie beside the frames of each clip
 def frames_and_flow(s): return Pair(Frames(EveryKth(1)), flow_of(s))
 def frames_and_embeddings(s): return Pair(Frames(EveryKth(1)), Embeddings(EveryKth(1), s['embedded']))
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #9983b61b
 class CornerCrops(BatchTransform):
     "A square of each sample, at a corner or in the middle, of one of five sizes, scaled (Crasto et al. 2019)."
     order = 6
@@ -206,11 +207,13 @@ def inputs_of(
     "What the nets of a pair's halves expect."
     return dict(mean=(*INPUTS[3].mean, *INPUTS[moving].mean), std=(*INPUTS[3].std, *INPUTS[moving].std))
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #e0a6acb9
 def only_these(model, names)->None:
     "Let some modules of a net learn, and nothing else."
     model.requires_grad_(False)
     for name in names: model.get_submodule(name).requires_grad_(True)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #d86e883e
 def learning(model): return [[p for p in model.parameters() if p.requires_grad]] # a fastai splitter
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #5a1c6d05
@@ -225,6 +228,7 @@ class AnyClip:
     @property
     def span(self)->int: return self.length
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #77ddd341
 @dataclass(frozen=True)
 class Descent(Settings):
     "What authors set beside rate and batch: neutral as it stands."
@@ -283,6 +287,7 @@ def stream(
 def frames_alone(s): return Frames(EveryKth(1))
 def flow_alone(s): return flow_of(s)
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #3e72d313
 def weights_of(
     settings:dict # of a row
 ): # the file it starts from, or None
@@ -291,6 +296,7 @@ def weights_of(
     own = settings.get('student_weights') if settings.get('mimic') else None
     return own or settings['weights']
 
+# %% ../../../nbs/papers/dual_action/00_training.ipynb #22bc4f15
 @stable_id('har_nb.papers.dual_action.training:as_published')
 def as_published(
     job:Job, # split, and stored frames or flow of the test clips

@@ -25,11 +25,14 @@ def frames_and_embeddings(s):
     images = Embeddings(sequence(s), min(s['n'], s['interval']))
     return Shifted(Pair(Frames(sequence(s)), images), s['shifts'])
 
+# %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #d0f14991
 def frames_twice(s): return Shifted(Pair(Frames(sequence(s)), Frames(sequence(s))), s['shifts'])
 
+# %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #ff3da8e1
 def row(name, modality=frames_and_flow, **settings):
     return Row(name, train_streams, settings, modality=modality, flow=settings.get('streams') != ('frames',))
 
+# %% ../../../nbs/papers/dual_stream_attention/01_ablations.ipynb #9b038be1
 streams = Table('attention_ablations.streams', 'What each part of the dual-stream net is worth', PAPER, rows=(
     row('early fusion', net='early'), row('early, frames only', net='early', streams=('frames',)),
     row('early, flow only', net='early', streams=('motion',)),

@@ -38,6 +38,7 @@ with importing_fastai():
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #d08d914a
 def sequence(s): return ShiftingFrames(s['n'], s['interval'], s['first'], s['shift'], s['every'])
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #8f6ab092
 def frames_and_flow(s):
     flow = Flow(sequence(s), flow_method(s['flow']), s['bound'])
     return Shifted(Pair(Frames(sequence(s)), flow), s['shifts'])
@@ -49,6 +50,7 @@ class ShiftFrames(Callback):
         samples = self.dls.train.dataset
         samples.choice = samples.choice.at(self.epoch)
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #2968b687
 class MoreCurves(EpochCallback):
     "Log `acc_train`, over the batches of an epoch as they were trained on; `acc_test`, where there is a loader for it."
     order = 61
@@ -85,6 +87,7 @@ def net_of(
     fusion = Make(NETS[net], dict(n_classes=n_classes) | stacks | (layout or {}))
     return Make('har_nb.models.attention_fusion:TwoStacks', dict(net=fusion, grey=grey))
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #b23238c4
 def inputs_of(
     moving:int # channels of the motion stream: 2 of flow, 3 of pictures
 )->dict: # mean and std of all channels
@@ -117,6 +120,7 @@ def train_streams(
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #64dad403
 def as_given(dataset): return dataset
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #36c176e3
 def paper_protocol(
     dataset, # ActionDataset
 ): # ActionDataset: a twentieth of the training clips validates, drawn by clip
@@ -138,9 +142,13 @@ DECIDED = (('layout of the nets', 'what the printed parameters leave open', 'the
            ('dropout of early fusion', 'as in the layout', 'printed for late fusion alone'),
            ('shift of the frames', 'after the last of them the first again', 'two sequences are printed'),
            ('flow', 'of neighbouring frames, bounded, as 8 bits', 'how it is kept is not printed'))
+
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #b01a4920
 LITERATURE = literature('Method, Accuracy (%)', ('Two Stream', 88.0), ('C3D (3 nets)', 85.2),
     ('Two stream + LSTM', 88.6), ('Two stream VGGNet-16', 90.9), ('Long Term Temporal Convolution', 91.7),
     ('KVMF', 93.1), ('TSN 3 Modalities', 94.2))
+
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #90cc5675
 TRAINING = dict(size=224, n=10, interval=10, first=4, shift=3, shifts=3, every=100, flow='har_nb.motion.brox:Brox',
                 bound=20., width=1., early={}, late={}, epochs=300, lr=1e-4, one_cycle=False, batch_size=25, flip=True,
                 zoom=.875)
@@ -167,6 +175,7 @@ def check_streams(
         frames_and_flow(s)
     except (ValueError, TypeError, RuntimeError) as e: raise SettingsError(str(e)) from e
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #134903f3
 LATE = Row('late fusion', train_streams, dict(net='late'), frames_and_flow, 98.8)
 EARLY = Row('early fusion', train_streams, dict(net='early'), frames_and_flow, 99.1)
 table1 = Table('dual_stream_attention.table1', 'Two streams fused early or late, with self-attention', PAPER,
@@ -213,6 +222,7 @@ def plot_accuracy(
     figure.legend(named.values(), named.keys(), loc='outside lower center', ncols=3, fontsize='small')
     return figure
 
+# %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #a6d99b92
 def figure4(run:str|None=None): return plot_accuracy(rows=['early fusion'], parent=run) # id of one run of Table I
 def figure5(run:str|None=None): return plot_accuracy(rows=['late fusion'], parent=run)
 

@@ -102,6 +102,7 @@ def in_pixels(
     "The middle of a cell in a picture."
     return (places.numpy() + .5)*[cell[1]*size[1], cell[0]*size[0]] - .5
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #21e0bca2
 def strongest(
     seen:Look, # of one clip
     k:int=4, # how many
@@ -250,6 +251,7 @@ def both(
         raise NotRun(f'{first} and {second} have no finished run of the same split and seed in {table.name}')
     return [tuple(load_table('predictions.parquet', each[key]) for each in ids) for key in shared]
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #7bf0dcaa
 def gains(
     pairs:list, # from `both`
 )->pd.DataFrame: # as from `class_differences`, averaged; without p
@@ -264,6 +266,7 @@ def _top_three(classes, probabilities): # C
     best = np.argsort(-probabilities, kind='stable')[:3]
     return ', '.join(f'{classes[c]} {100*probabilities[c]:.0f}' for c in best)
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #d4bcaa46
 def examples(
     pair:tuple, # prediction tables of two rows, from `both`
     k:int=4, # videos
@@ -309,6 +312,7 @@ def figure7(
     pair = tuple(load_table('predictions.parquet', each) for each in (run, against))
     return plot_class_differences(gains([pair]))
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #7210f614
 def figure8(
     run:str, against:str, # as for `figure7`
     dataset, # ActionDataset that both were tested on
@@ -317,9 +321,11 @@ def figure8(
     found = examples(tuple(load_table('predictions.parquet', each) for each in (run, against)))
     return plot_examples(found, dataset.root, (_row_of(run), _row_of(against)))
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #0c3c5d74
 def _row_of(run): # name of the row that a run is of
     return open_store().get_run(run).data.tags['row']
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #5f1228d8
 def seen_clip(
     predictor, # a `Predictor` of clips
     path, # a video
@@ -338,6 +344,7 @@ def _first_test_clip(dataset):
     part = dataset.test if len(dataset.test) else dataset
     return part.paths[0], *part.spans[0]
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #2ba17b66
 def figure9(
     run:str, against:str, # ids of two runs of rows: with the module, and the baseline
     dataset, # its first test clip is shown
@@ -347,6 +354,7 @@ def figure9(
     pictures, clip = seen_clip(both_nets[_row_of(run)], *_first_test_clip(dataset))
     return strips({name: each.model.eval() for name, each in both_nets.items()}, clip, pictures)
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #ff428747
 def figure10(
     run:str, # id of a run of a row with the module
     dataset, # its first test clip is shown
@@ -362,6 +370,7 @@ def figure10(
 def _legend_below(ax):
     ax.figure.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize='x-small')
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #d0fc9361
 def panel(
     result:pd.DataFrame, # of one of `FIGURE5`, from `run` or `compare`
     ax=None, # matplotlib axes, default new ones, with a legend below
@@ -383,6 +392,7 @@ def panel(
     if alone: _legend_below(ax)
     return ax
 
+# %% ../../../nbs/papers/kpsem/02_figures.ipynb #b9c1bb00
 def figure5(
     run:str|None=None, # id of one run of one of its tables; default: the newest run of each
 ): # figure

@@ -41,10 +41,12 @@ class RandomStretch(BatchTransform):
         seen = functional.grid_sample(whole, grid, padding_mode='border', align_corners=False)
         return seen.unflatten(1, x.shape[1:-2]).as_subclass(type(x))
 
+# %% ../../../nbs/papers/kpsem/00_multifiber.ipynb #f4951092
 class TestCrop(RandomCrop):
     "A square anywhere in each sample that is tested."
     split_idx, __test__ = 1, False
 
+# %% ../../../nbs/papers/kpsem/00_multifiber.ipynb #00487a78
 @dataclass(frozen=True)
 class DrawnClips:
     "`clips` clips of `length` frames, `step` apart, anywhere; the same each time."
@@ -73,6 +75,7 @@ def to_hls(
                                    4 + (red - green)/span.clamp(min=1e-6)))
     return turn/6 % 1, light, saturation
 
+# %% ../../../nbs/papers/kpsem/00_multifiber.ipynb #7954e30f
 def from_hls(hue, light, saturation)->torch.Tensor: # B 3 ... in 0..1
     "Back to colours."
     top = torch.where(light < .5, light*(1 + saturation), light + saturation - light*saturation)
@@ -83,6 +86,7 @@ def from_hls(hue, light, saturation)->torch.Tensor: # B 3 ... in 0..1
         return 2*light - top + 2*(top - light)*torch.where(turn >= 2/3, torch.zeros_like(turn), rising)
     return torch.stack([channel(1/3), channel(0.), channel(-1/3)], 1)
 
+# %% ../../../nbs/papers/kpsem/00_multifiber.ipynb #f44c09db
 class RandomHLS(BatchTransform):
     "Hue, lightness and saturation of each sample, moved by up to so many of 180, 255 and 255."
     order = 20
@@ -102,6 +106,7 @@ def body_and_head(model): # a fastai splitter: all but the classifier, and that
     own = {id(p) for p in head}
     return [[p for p in model.parameters() if id(p) not in own], head]
 
+# %% ../../../nbs/papers/kpsem/00_multifiber.ipynb #d66b8713
 @dataclass(frozen=True)
 class Descent(Settings):
     "How authors let the rate fall, and what learns at which share of it: neutral as it stands."

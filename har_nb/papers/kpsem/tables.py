@@ -33,6 +33,7 @@ from ...samples.samplers import EveryKth, OneClip, SpreadClips
 MFNET, R3D = Make('har_nb.models.mfnet:mfnet'), Make('har_nb.models.r3d:r3d')
 LATER = dict(activation=None, normalised=False, drop=0, ends='zeros', branch_rate=1.) # what earlier runs did not know
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #c1f007fe
 @dataclass(frozen=True)
 class Module(Settings):
     "Settings of `KPSEM` and `AReSE`."
@@ -55,6 +56,7 @@ class Module(Settings):
         said = {name: value for name, value in said.items() if name not in LATER or value != LATER[name]}
         return said | ({'activation': Make(self.activation)} if self.activation else {})
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #33844d19
 @dataclass(frozen=True)
 class ClipNet(Settings):
     "Which net, and behind which stage key point shifts are looked for."
@@ -101,6 +103,7 @@ class Clips(Settings):
         return Seen(choice=OneClip(self.n, self.interval), modality=Frames(test), crops=squares,
                     shape=(3, self.n, self.side, self.side), **(drawn if self.drawn else dict(test_choice=test)))
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #6b50b0dc
 def hurry(
     part:nn.Module, # of a net that is trained by SGD
     times:float, # its learning rate, times that of the net
@@ -108,6 +111,7 @@ def hurry(
     "Let a part of a net learn faster: with SGD a gradient so many times as long is a rate so many times as high."
     for parameter in part.parameters(): parameter.register_hook(lambda gradient: times*gradient)
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #1dadaa00
 @stable_id('har_nb.papers.kpsem:train_clips')
 def train_clips(
     job:Job, # split, seed and stored frames
@@ -160,14 +164,20 @@ DECIDED = (('interval of frames, test clips, epochs', '2, 10, 30', 'not printed'
            ('MLP of the centres', 'on parts of the frame', 'its input is not printed'),
            ('9 and 16 regions', '3 x 3 and 4 x 4', 'four are drawn'), ('activation', 'none', 'none is printed'),
            ('settings', 'those of the paper', 'its authors chose them on the test clips of HMDB51, split 1'))
+
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #15fb0d4e
 MODULE = dict(regions=4, sets=8, embedding=24, adaptive=True, sharpness=1., soft=False)
 TRAINING = dict(mfnet=MFNET, r3d=R3D, weights=None, image_weights='imagenet', size=224, n=16, interval=2, clips=10,
                 stage='conv4', epochs=30, lr=.005, momentum=.9, weight_decay=1e-4, coupled=True, batch_size=16,
                 at_once=16, flip=True, zoom=.7, mixed_precision=True, channels_last=True, **MODULE)
+
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #0d16a473
 NARROW = dict(mfnet=Make(MFNET.name, dict(width=24, groups=4, blocks=(1, 1, 1, 1))),
               r3d=Make(R3D.name, dict(backbone=Make('har_nb.models.r3d:narrow_resnet'))), image_weights=None)
 DEMO = NARROW | dict(size=64, n=8, interval=4, clips=5, stage='conv3', epochs=12, lr=.05, zoom=1.)
 SMALL = dict(image_weights=None, size=112, batch_size=32, at_once=32, lr=.02, clips=5)
+
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #933c617d
 MULTIFIBER = dict(size=256, side=224, drawn=True, clips=20, hls=(15, 35, 25), zoom=1., batch_size=32, at_once=32,
                   one_cycle=False, nesterov=True, body_rate=.2, halved=100, decay_all=True)
 UCF101_STEPS = dict(falls=(200_000, 400_000, 600_000, 700_000), epochs=50)
@@ -179,6 +189,7 @@ HMDB = dict(dataset='HMDB51, split 1', sample='clip', settings=TRAINING, presets
 # %% ../../../nbs/papers/kpsem/01_tables.ipynb #364bf2f3
 def every_frame(s): return Frames(EveryKth(1))
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #8abc6c68
 def from_scratch(
     settings:dict, # of a row
 )->str: # '' where the net starts from what the paper's starts from
@@ -187,6 +198,7 @@ def from_scratch(
     start, theirs = dict(mfnet=('weights', 'Kinetics'), r3d=('image_weights', 'ImageNet'))[net]
     return f"from random numbers, the paper's from {theirs}" if settings[start] is None else ''
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #b24755ad
 def as_it_is(
     row,
     settings:dict # of the row and its table
@@ -196,6 +208,7 @@ def as_it_is(
     if settings['weights'] is None or not published: return None
     return replace(row, note=lambda s: 'weights as they came')
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #781efb2d
 def row(
     name:str,
     printed:float|None=None, # accuracy in percent
@@ -204,6 +217,7 @@ def row(
     "A net trained on clips."
     return Row(name, train_clips, settings, every_frame, printed, note=from_scratch, as_it_is=as_it_is)
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #8facf758
 BASELINE, FULL = row('MFNet', 70.8, kpsem=False), row('MF-KPSEM', 74.0)
 OTHER_NET = dict(net='r3d', stage='res3')
 
@@ -274,6 +288,7 @@ def first_table(
     about |= dict(presets=PRESETS | dict(multifiber=MULTIFIBER | steps))
     return Table(f'kpsem.table1{suffix}', f'State of the art, {dataset}', PAPER, rows, **about)
 
+# %% ../../../nbs/papers/kpsem/01_tables.ipynb #2fefa31e
 table1 = first_table('Mini-Kinetics', batch_size=64)
 table1_ucf101 = first_table('UCF101', '_ucf101', ', mean of three splits', batch_size=80)
 table1_hmdb51 = first_table('HMDB51', '_hmdb51', ', mean of three splits', batch_size=128)

@@ -36,6 +36,7 @@ def floored(s): return MotionEmbedding(s['n'], s['interval'], 'floored')
 def batches(s): return Frames(Batches(s['n'], s['interval']))
 def steady(s): return SteadyEmbedding(s['n'], s['interval'], 'gradient')
 
+# %% ../../../nbs/papers/mei/01_ablations.ipynb #855caf02
 STREAMS = (
     Row('normal', stream, modality=frame), Row('Gradient', stream, modality=gradient),
     Row('Equal', stream, modality=equal), Row('Gradient reversed', stream, modality=reversed_gradient),
@@ -44,6 +45,8 @@ STREAMS = (
     Row('interval 10', stream, dict(interval=10), gradient), Row('camera held still', stream, modality=steady),
     Row('folded on the device', stream, dict(embed='gradient'), batches),
     Row('Gradient, each frame cut', stream, modality=floored))
+
+# %% ../../../nbs/papers/mei/01_ablations.ipynb #a5f45df4
 FUSIONS = (
     fused('two-stream', 'normal', 'Gradient'), fused('two-stream, 1 : 3', 'normal', 'Gradient', shares=(1, 3)),
     fused('two-stream, 3 : 1', 'normal', 'Gradient', shares=(3, 1)),
@@ -60,6 +63,7 @@ embedding = Table('mei_ablations.embedding', 'What a motion embedded image is ma
 COMPARED = 'normal', 'Gradient', 'camera held still', 'two-stream', 'two-stream, camera held still'
 CONDITIONS = dict(plain={}, **{'moving camera': dict(camera_motion=True), 'effects': dict(effects=True)})
 
+# %% ../../../nbs/papers/mei/01_ablations.ipynb #7c4089d4
 def conditions(
     folder, # for the sets, one of which is drawn for each condition
     rows=COMPARED, # of `embedding`

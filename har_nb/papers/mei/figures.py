@@ -49,6 +49,7 @@ def figure1():
 def _show(ax, picture, title=''):
     ax.imshow(picture); ax.set_title(title, fontsize=8); ax.axis('off')
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #c9657384
 def workflow(
     frames:np.ndarray, # T H W 3 uint8: one batch
     division='gradient', # as for `mei_weights`
@@ -87,6 +88,7 @@ def changed(
     image = motion_embed(batch, len(batch), len(batch))[0].astype(int)
     return float((np.abs(image - batch[-1]).max(-1) > threshold).mean())
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #41c24ad7
 def examples(
     batches:dict, # name -> frames T H W 3 uint8
 ): # figure
@@ -108,6 +110,7 @@ def middle(
     start = max(0, (len(film) - n)//2)
     return film[start:start + n]
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #36469159
 def first_of_each(
     dataset, # ActionDataset
     k:int, # classes, at most
@@ -117,6 +120,7 @@ def first_of_each(
     shown = [name for name in dataset.classes if name in first][:k]
     return {name: (dataset.paths[first[name]], *dataset.spans[first[name]]) for name in shown}
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #a0591685
 def one_batch(dataset, n=5): return middle(*next(iter(first_of_each(dataset, 1).values())), n)
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #f16d5e73
@@ -125,6 +129,7 @@ def figure3(dataset): return workflow(one_batch(dataset), 'gradient')
 def figure4(dataset): return plot_clips_per_class(dataset)
 def figure5(dataset): return plot_durations(dataset)
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #119a391e
 def figure6(dataset):
     "Frames and flipped frames; clips with effects where the set's table says which have them."
     clips = dataset.clips
@@ -133,8 +138,10 @@ def figure6(dataset):
     found = {name: middle(*clip) for name, clip in first_of_each(dataset, 4).items()}
     return plot_flips_and_effects([*found.values()], titles=[*found])
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #748de535
 def figure7(dataset): return divisions([middle(*clip) for clip in first_of_each(dataset, 3).values()])
 
+# %% ../../../nbs/papers/mei/02_figures.ipynb #c6028c23
 def figure8(dataset):
     "Two clips whose embedding changes little of the picture, two of which it changes most."
     batches = {name: middle(*clip) for name, clip in first_of_each(dataset, 12).items()}

@@ -29,6 +29,7 @@ def weights_of(
     "A file of weights with what the JSON beside it says of them. Raises `WeightsError`."
     return weights if weights in (None, 'imagenet') else Weights.read(weights)
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #b2102799
 def how_fitted(
     fitting:Fitting, # as the table says
     weights # as from `weights_of`
@@ -37,6 +38,7 @@ def how_fitted(
     if not fitting.epochs: return replace(fitting, epochs=fitting.freeze_epochs, freeze_epochs=0)
     return fitting if weights else replace(fitting, freeze_epochs=0)
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #067e0f47
 def image_net(
     backbone:str, # import path of a callable as torchvision's
     n_classes:int,
@@ -98,11 +100,14 @@ DECIDED = (('unit of accuracy', 'videos', 'the paper does not say; single images
            ('InceptionV3', '224 pixels, as the others', 'its own size is 299; the paper names none'),
            ('validation', '30% of the groups of training', 'the paper speaks of training and validation alone; '
             'its protocol has a table of its own'))
+
+# %% ../../../nbs/papers/mei/00_tables.ipynb #404f586d
 TRAINING = dict(weights='imagenet', size=224, n=10, interval=10, epochs=50, freeze_epochs=1, lr=None, batch_size=32,
                 flip=True, stop_above=0.9)
 SMALL = dict(epochs=5, batch_size=128)
 CHOSEN = 'when to stop'
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #f5df5953
 def frame(s): return Frame(s['n'], s['interval'])
 def tenth(s): return Frames(EveryKth(10))
 def gradient(s): return MotionEmbedding(s['n'], s['interval'], 'gradient')
@@ -130,14 +135,17 @@ def seen_test(
     "A fit that ends where it suits the test."
     return 'leaky: stopped by the test clips' if settings.get('validate_on') == 'test' else ''
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #c4dbcb82
 def whole_list(dataset): # ActionDataset -> ActionDataset: all that is not tested is trained on
     dataset = dataset if len(dataset.test) else dataset.holdout(.3, seed=0)
     return replace(dataset, clips=dataset.clips.assign(split=dataset.clips.split.replace('valid', 'train')))
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #b34223f0
 def printed_row(name, epochs, printed, modality):
     settings = dict(epochs=epochs, validate_on='test')
     return Row(name, stream, settings, modality, printed, note=seen_test)
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #71389681
 LEAKY = ('normal', 'MEI, Gradient Division')
 AS_PRINTED = tuple(line for line in DECIDED if line[0] not in ('first epoch', 'validation'))
 table2_as_printed = Table('mei.table2_as_printed', "Table 2 by the paper's own protocol, which leaks", PAPER,
@@ -153,6 +161,7 @@ BACKBONES = dict(EfficientNetB0='efficientnet_b0', DenseNet201='densenet201', Mo
 SEAGS = dict(settings=TRAINING | dict(interval=5), dataset='SEAGS_V1', check=check_stream, decided=DECIDED,
              chosen=CHOSEN, presets=dict(demo=dict(weights=None, size=80, interval=10, epochs=4, lr=2e-3), small=SMALL))
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #91383d02
 def streams(
     modality, # settings -> what they see
     printed=None, # accuracy in percent, of each
@@ -162,6 +171,7 @@ def streams(
     numbers = zip(BACKBONES, printed or [None]*5, strict=True)
     return [Row(name + suffix, stream, dict(backbone=BACKBONES[name]), modality, number) for name, number in numbers]
 
+# %% ../../../nbs/papers/mei/00_tables.ipynb #d40b19fd
 def two_streams(
     printed # accuracy in percent, of each
 )->list: # of Row

@@ -60,10 +60,12 @@ def reordered(
 def first_middle_last(features): # N n L -> N 3L
     return features[:, [0, features.shape[1]//2, -1]].reshape(len(features), -1)
 
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #445bf9f0
 @stable_id('har_nb.papers.transnet_ablations:mean_over_time')
 def mean_over_time(features): # N n L -> N L
     return features.mean(1)
 
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #d7420aa1
 @stable_id('har_nb.papers.transnet_ablations:mean_and_change')
 def mean_and_change(features): # N n L -> N 2L
     return np.concatenate([features.mean(1), features[:, -1] - features[:, 0]], axis=1)
@@ -118,6 +120,7 @@ DEMO = dict(pretraining='people', vector='dense', size=64, width=.125, freeze_ep
 COMMON = dict(sample='clip', settings=SETTINGS, check=check_transnet, protocols=PROTOCOLS, dataset='not printed',
               presets=dict(demo=DEMO, small=dict(size=112, epochs=5, batch_size=64)))
 
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #98349501
 LOUD = dict(modality=clip, note=whose_people)
 NOT_THEIRS = 'the paper measures none of the others'
 BUT_FIRST = (('rows', 'all but the first', NOT_THEIRS),)
@@ -126,6 +129,7 @@ def net(name, **settings): return Row(name, transnet, settings, **LOUD)
 def asked(name, **settings): return Row(name, reordered, settings, needs=(settings['of'],), **LOUD)
 def linear(name, **settings): return Row(name, logistic, settings, **LOUD)
 
+# %% ../../../nbs/papers/transnet/02_ablations.ipynb #2dfa786e
 heads = Table('transnet_ablations.heads', 'What is behind the frozen 2D part', PAPER, rows=(
     net('TransNet'), net('two layers of the equations', head='TextHead'), net("Table I's head", head='Table1Head'),
     net('GRU', head='GRUHead'), net('mean over time', head='MeanHead'),

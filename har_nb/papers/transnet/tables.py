@@ -62,6 +62,7 @@ class FrameNet(Settings):
     vector:str = 'dense' # from maps to a vector, likewise
     n:int = 12 # frames of a clip
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #72083c89
 @dataclass(frozen=True)
 class PersonEncoder(Settings):
     "The settings of `person_encoder`."
@@ -93,6 +94,7 @@ def part_of(name): # 'TextHead', or 'package.module:function'
 def named(name, home)->Make: # 'vgg16', or 'package.module:vgg16'
     return Make(name if ':' in name else f'{home}:{name}')
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #dce1c5c8
 def transnet_model(
     net:FrameNet,
     n_classes:int,
@@ -136,6 +138,7 @@ def start(
     described = transnet_model(net, len(job.dataset.classes), job.samples.size, weights)
     return Training(job, described, weights=weights, **how), known
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #c41d607d
 def phases(
     net:FrameNet,
     fitting:Fitting,
@@ -176,6 +179,7 @@ def by_clip(dataset): # ActionDataset -> ActionDataset
     "80/20 drawn from all clips (section IV): it leaks wherever clips have siblings."
     return dataset.holdout(.2, seed=0, by='clip', balanced=False)
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #36ff9be8
 def as_given(dataset): # ActionDataset -> ActionDataset
     "The published lists, or 80/20 by group where there are none."
     return dataset if len(dataset.test) else dataset.holdout(.2, seed=0)
@@ -194,6 +198,8 @@ DECIDED = (('80/20', 'drawn from all clips (paper), or by group (official)', 'ho
            ('frames', 'the middle of each twelfth', 'their number is printed, their places are not'),
            ('picture', 'the whole one, scaled to a square', 'not printed'),
            ('autoencoder', 'starts from random numbers', 'what it starts from is not printed'))
+
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #3f41bc97
 TRAINING = dict(weights='imagenet', masks=None, size=224, n=12, head='three_layers', vector='dense', freeze=False,
                 freeze_epochs=10, epochs=30, lr=1e-3, batch_size=16, weight_decay=1e-2, flip=True, validation=False,
                 width=1., hss_epochs=200, hss_batch_size=24, hss_pictures=5711, hss_lr=2e-3)
@@ -201,6 +207,7 @@ DEMO = dict(size=64, width=.125, freeze=True, freeze_epochs=20, epochs=10, lr=2e
             hss_epochs=20, hss_pictures=1152, hss_lr=8e-3)
 PRESETS = dict(demo=DEMO, small=dict(size=112, freeze_epochs=5, epochs=5, batch_size=64, hss_epochs=20))
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #6ae79397
 def clip(s): return Frames(Segments(s['n']))
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #9fdb396f
@@ -237,6 +244,7 @@ PRINTED1 = { # 2D component, 1D component and total, as printed
     ('VGG16', 64): (16_322_432, 5_128, 16_327_560), ('VGG16', 128): (17_928_128, 18_376, 17_946_504),
     ('VGG19', 64): (21_632_128, 5_128, 21_637_256), ('VGG19', 128): (23_237_824, 18_376, 23_256_200)}
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #880e77a9
 def parameters_beside_printed()->pd.DataFrame: # a line for each 2D net and number of filters
     "Parameters of `TransNet` for the six classes of KTH, counted as Table I counts them."
     lines = []
@@ -250,6 +258,7 @@ def parameters_beside_printed()->pd.DataFrame: # a line for each 2D net and numb
                       'total': net + vector + head, '1D by the text': text})
     return pd.DataFrame(lines).set_index(['2D model', 'filters'])
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #0d0d32f2
 table1 = Counted('transnet.table1', 'Parameters of TransNet', PAPER, parameters_beside_printed)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #827f2980
@@ -260,12 +269,14 @@ PRETRAININGS = dict(none=None, ImageNet='imagenet', HSS='people')
 LINES2 = tuple((name, start, *numbers) for name, line in PRINTED2.items()
                for start, numbers in zip(PRETRAININGS, line, strict=True))
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #da777e84
 def whose_people(
     settings:dict # of a row
 )->str: # '' where nothing stands in
     "TransNet+ learns from Supervisely's people; without their masks from drawn ones, which is another thing."
     return 'drawn people' if settings['pretraining'] == 'people' and settings['masks'] is None else ''
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #4247f215
 def row(
     name:str, # of the row
     backbone:str, pretraining:str|None, printed:float|None=None, # as for `FrameNet`; accuracy in percent
@@ -292,6 +303,7 @@ def against(name, title, dataset, printed, context):
     return Table(name, title, PAPER, dataset=dataset, rows=(row('TransNet', 'mobilenet_v1', 'imagenet', printed),),
     context=context, **COMMON)
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #cd525d51
 LITERATURE3 = literature('Method, Venue, Acc.',
     ('Grushin et al.', "IJCNN '13", 90.70),
     ('Shu et al.', "IJCNN '14", 92.30),
@@ -308,11 +320,14 @@ LITERATURE3 = literature('Method, Venue, Acc.',
     ('Basha et al.', "MTA journal '22", 96.53),
     ('Picco et al.', "NN journal '23", 90.83),
     ('Ye et al.', "CVF '23", 90.90))
+
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #1a91abd9
 table3 = against('transnet.table3', 'TransNet and the state of the art on KTH', 'KTH, 80/20', 100., LITERATURE3)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7445
 video_methods = partial(literature, 'Model, Pre-training, Backbone, Venue, Acc.') # what Tables IV and V print of each
 
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #9ffd2192
 LITERATURE4 = video_methods(
     ('DeepVideo', 'ImageNet', 'AlexNet', "CVPR '14", 65.40),
     ('Two-stream', 'ImageNet', 'CNN-M', "NeurIPS '14", 88.00),
@@ -332,6 +347,8 @@ LITERATURE4 = video_methods(
     ('MEST', 'ImageNet', '2D-CNN', "Sensors '22", 96.80),
     ('STA-TSN', 'ImageNet', 'ResNet-LSTM', "PloS One '22", 92.80),
     ('FSAN', 'ImageNet', '2D-CNN', "Sensors '23", 95.68))
+
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #94713210
 table4 = against('transnet.table4', 'TransNet and the state of the art on UCF101', 'UCF101, 80/20', 98.32, LITERATURE4)
 
 # %% ../../../nbs/papers/transnet/01_tables.ipynb #c58b7446
@@ -350,4 +367,6 @@ LITERATURE5 = video_methods(
     ('MEST', 'ImageNet', '2D-CNN', "Sensors '22", 73.40),
     ('STA-TSN', 'ImageNet', 'ResNet-LSTM', "PloS One '22", 68.60),
     ('FSAN', 'ImageNet', '2D-CNN', "Sensors '23", 72.60))
+
+# %% ../../../nbs/papers/transnet/01_tables.ipynb #716d9b0a
 table5 = against('transnet.table5', 'TransNet and the state of the art on HMDB51', 'HMDB51, 80/20', 97.93, LITERATURE5)
