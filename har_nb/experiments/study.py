@@ -30,8 +30,8 @@ from ..data.audit import audit, before_training
 from .choice import Block, Candidate, Neighbours, choose, coordinates, nested, scores, similarity
 from .results import Predictions, log_printed
 from .study_report import log_report
-from .unknown import allowed, left_out_classes, measured_doubt
 from .tables import BadClips, Job, Row, Table, known_runs, row_key, run_row
+from .unknown import allowed, left_out_classes, measured_doubt
 from ..learning.callbacks import save_weights
 from ..learning.features import net_digest
 from ..learning.recipe import Make, Recipe, backbone_model, describe, log_recipe

@@ -130,6 +130,7 @@ def page(
     result, dataset = judged_result(found.result, found.judged), found.dataset
     board = scoreboard(result)
     chosen, (members, best) = board.iloc[0], (found.final.members, found.final.best)
+    board['times_chosen'] = [f'{times:.0f}' if pd.notna(times) else '' for times in board.times_chosen]
     apart = f' The best by the inner folds was {" & ".join(n for n, _ in best)}; this one is cheaper and within one standard error of it.' if members != best else ''
     lines = [f'# {dataset.name}', '', f'{len(found.train)} clips in {len(np.unique(found.result.groups))} groups, {len(dataset.classes)} classes.', '',
              f'**Accuracy {percent(chosen.accuracy)}** (95% interval {percent(chosen.low)} to {percent(chosen.high)}, over groups), balanced {percent(chosen.balanced)}, '

@@ -97,15 +97,16 @@ def measured_doubt(
 )->Doubt:
     "The same of all clips, with what it was worth: each fold of groups by numbers of the others."
     found, (_, group) = doubt(probabilities, labels, groups, level), np.unique(groups, return_inverse=True)
-    made, sets, kept = np.zeros(probabilities.shape), np.zeros(probabilities.shape, bool), np.zeros(probabilities.shape[:2])
+    made, sets = np.zeros(probabilities.shape), np.zeros(probabilities.shape, bool)
+    kept = np.zeros(probabilities.shape[:2])
     for fold in range(min(folds, group.max() + 1)):
         here = group % folds == fold
         others = doubt(probabilities[:, ~here], labels[~here], groups[~here], level)
         made[:, here] = tempered(probabilities[:, here], others.temperature)
         sets[:, here], kept[:, here] = made[:, here] >= others.set_above, made[:, here].max(2) >= others.none_below
     covered = sets[:, np.arange(len(labels)), labels].mean()
-    return Doubt(found.temperature, level, found.set_above, found.none_below, log_loss(probabilities, labels), log_loss(made, labels),
-                 float(covered), float(sets.sum(2).mean()), float(kept.mean()))
+    worth = log_loss(probabilities, labels), log_loss(made, labels), float(covered), float(sets.sum(2).mean())
+    return Doubt(found.temperature, level, found.set_above, found.none_below, *worth, float(kept.mean()))
 
 # %% ../../nbs/experiments/08_unknown.ipynb #a7c10010
 def ordered_pairs(
@@ -136,6 +137,6 @@ def left_out_classes(
             limit = doubt(said[:, others], labels[others], groups[others], level)
             none[here] = tempered(said[0, here], limit.temperature).max(1) < limit.none_below
         sure = said[0].max(1)
-        rows.append({'class': name, 'clips': int((~known).sum()), 'none': none[~known].mean(), 'known_none': none[known].mean(),
-                     'pairs': ordered_pairs(sure[known], sure[~known])})
+        rows.append({'class': name, 'clips': int((~known).sum()), 'none': none[~known].mean(),
+                     'known_none': none[known].mean(), 'pairs': ordered_pairs(sure[known], sure[~known])})
     return pd.DataFrame(rows)

@@ -65,6 +65,7 @@ def _asked(args):
     if asked.get('weights') == 'none': asked['weights'] = None
     return asked | dict(setting(words) for words in args.set)
 
+# %% ../../nbs/tools/06_commands.ipynb #98dcba3e
 def _classes_of(dataset, names):
     "A data set, or the part of it with classes that are named, separated by commas."
     if not names: return dataset
@@ -91,6 +92,7 @@ def _splits_of(args):
     if len(found) < 2: raise UsageError(f'--split all: {args.data} has {len(found)} lists of splits, and needs several')
     return sorted(found)
 
+# %% ../../nbs/tools/06_commands.ipynb #c0f91f32
 def _show_means(table, results):
     from har_nb.experiments.tables import mean_of_splits
     which = ', '.join(map(str, results))
@@ -118,6 +120,7 @@ def share_or_none(
     "How much of training validates; none is 0."
     return 0. if word == 'none' else float(word)
 
+# %% ../../nbs/tools/06_commands.ipynb #01c78896
 def typed(
     words # of the command line, behind `har`
 )->str:
@@ -128,6 +131,7 @@ def typed(
         if word.startswith('--data='): told[place] = '--data=FOLDER'
     return shlex.join(told)
 
+# %% ../../nbs/tools/06_commands.ipynb #bba591e5
 def _bare(word): # 'weights=nets/net.pth' -> 'weights=net.pth'
     name, equals, value = word.rpartition('=')
     there = os.sep in value and Path(value).exists()
@@ -159,6 +163,7 @@ def check_values(
             raise UsageError(f'{name} is a number, not {value!r}')
         if name == 'lr' and not value > 0: raise UsageError(f'{name} is above 0, not {value!r}')
 
+# %% ../../nbs/tools/06_commands.ipynb #8c373fcc
 def order_pairs(dataset)->tuple:
     "The pairs of classes that differ only in the order of time, where a data set has those of the built-in set."
     from har_nb.data.synthetic import ORDER_PAIRS
@@ -246,6 +251,7 @@ def export(args)->None:
                  f'{found:.0e} of the largest; what it needs to be used stands in it as har_nb.json')
     screen().say(str(judged or 'Its videos are not there: accuracy is not judged'))
 
+# %% ../../nbs/tools/06_commands.ipynb #274afc7c
 def rerun(args)->None:
     "har rerun RUN"
     from har_nb.experiments.rerun import recorded, rerun, verdict
