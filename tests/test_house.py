@@ -276,9 +276,9 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
     'nbs/learning/14_export.ipynb': [('perf_counter', MEASURED)],
-    'nbs/tools/04_watch.ipynb': [('time.monotonic()', 'the clock of what is watched; tests wind their own'),
-                                 ('time.sleep(max', 'likewise'),
-                                 ('timeout=longest', 'a source that stalls')],
+    'nbs/tools/12_sources.ipynb': [('time.monotonic()', 'the clock of what is watched; tests wind their own'),
+                                   ('time.sleep(max', 'likewise'),
+                                   ('timeout=longest', 'a source that stalls')],
     'nbs/tools/07_pages.ipynb': [('perf_counter', 'seconds of the demo, told')],
     'nbs/tutorials/reproducing_a_paper.ipynb': [('perf_counter', MEASURED)]}
 

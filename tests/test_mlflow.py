@@ -62,6 +62,10 @@ def test_every_row_has_a_model_that_stands_alone(trained, monkeypatch):
     mlflow.set_tracking_uri(trained.uri)
     fused = next(model for model in models if model.name == 'two-stream')
     assert {metric.key for metric in fused.metrics} >= {'test_acc_video'}
+    assert {metric.dataset_name for metric in fused.metrics} == {'sports'}
+    assert f'models:/{fused.model_id}' in fused.tags['mlflow.note.content']
+    gives = mlflow.models.get_model_info(f'models:/{fused.model_id}').signature.outputs.input_names()
+    assert gives == ['predicted', *(f'p_{name}' for name in trained.dataset.classes)]
     said = mlflow.pyfunc.load_model(f'models:/{fused.model_id}').predict(pd.DataFrame([sent(video)]))
     expected = load_predictor(fused.source_run_id).predict(video)
     np.testing.assert_allclose(said.filter(like='p_').to_numpy()[0], expected.video, atol=1e-6)

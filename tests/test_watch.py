@@ -1,5 +1,6 @@
 "`har watch` on files, with a clock that nobody waits for."
 import json
+from importlib.machinery import SourceFileLoader
 
 import numpy as np
 import pytest
@@ -8,11 +9,21 @@ from later import collecting
 from har_nb.tools.cli import parser
 
 if not collecting:
+    import torch
+
+    from har_nb.data.video import probe
     from har_nb.learning.predict import predict_timeline
-    from har_nb.learning.predictor import load_predictor
+    from har_nb.learning.predictor import Predictor, load_predictor
+    from har_nb.learning.recipe import Make, Recipe
     from har_nb.learning.runs import runs_table
+    from har_nb.models.backbones import small_resnet
+    from har_nb.models.transnet import TransNet, scaled_mean
+    from har_nb.samples.samplers import Segments
+    from har_nb.samples.store import Frames
+    from har_nb.tools.events import Events, events_of
+    from har_nb.tools.sources import Clock, played
     from har_nb.tools.terminal import UsageError
-    from har_nb.tools.watch import Clock, events_of, watch
+    from har_nb.tools.watch import Reusing, follow, reusable, watch
 
 
 def wound():
@@ -52,6 +63,42 @@ def test_one_window_over_a_whole_file_says_what_har_predict_says(trained, run, m
     monkeypatch.setattr(module.Events, 'push', lambda self, *about: (seen.append(about[2]), push(self, *about))[1])
     watch(asked(video, '--run', run, '--window', 60), wound())
     np.testing.assert_allclose(seen, [load_predictor(run).predict(video).video], atol=1e-6)
+
+
+@pytest.fixture
+def by_frames():
+    "A net that sees each frame by itself, its weights random numbers."
+    torch.manual_seed(0)
+    net = TransNet(small_resnet, 8, 12, vector=scaled_mean, size=32).eval()
+    described = [Make(f'har_nb.{name}') for name in ('models.transnet:TransNet', 'samples.store:Frames')]
+    return Predictor(Recipe(tuple('abcdefgh'), *described, 32), net, Frames(Segments(12)))
+
+
+def test_frames_encoded_once_give_the_events_of_the_timeline(trained, by_frames):
+    video, how = trained.dataset.paths[0], dict(enter=.1, leave=.09, smooth=.2)
+    reusing, info = Reusing(by_frames), probe(trained.dataset.paths[0])
+    clock, length = wound(), info.n_frames/info.fps
+    found = follow(reusing, played(video, clock), clock, Events(by_frames.classes, **how), 1., .2, info.fps, length)
+    expected = events_of(predict_timeline(by_frames, video, 1., .2, progress=False), **how)
+    assert [event.action for event in found.events] == [event.action for event in expected] and expected
+    for event, other in zip(found.events, expected, strict=True):
+        given, wanted = ([one.start, one.end, one.score] for one in (event, other))
+        np.testing.assert_allclose(given, wanted, atol=1e-5)
+    assert reusing.encoded <= info.n_frames and found.dropped == 0
+
+
+def test_only_nets_that_see_each_frame_alone_reuse_them(run, by_frames):
+    assert reusable(by_frames) and not reusable(load_predictor(run))
+
+
+def test_the_bench_counts_events_on_long_takes(root, by_frames, monkeypatch):
+    monkeypatch.syspath_prepend(str(root/'bench'))
+    bench = SourceFileLoader('bench_watch', str(root/'bench'/'watch.py')).load_module()
+    (frames, truth), = bench.takes(people=1)
+    assert len(truth) == 8 and truth.end.max() < len(frames)/30
+    said = bench.on_takes(by_frames, [(frames, truth)], 30)
+    assert said.startswith('0 of 8 actions found, 8 missed, 0 false alarms in 2'), said
+    assert len(bench.at_rate(frames, 25)) == int(len(frames)*25/30)
 
 
 def test_what_cannot_be_watched_is_said(trained, run, tmp_path):

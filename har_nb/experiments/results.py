@@ -279,7 +279,7 @@ def _links(own):
                                  searchFilter=f"tags.mlflow.parentRunId = '{own.run_id}'",
                                  orderByKey='metrics.`test_acc_video`', orderByAsc='false'), quote_via=quote)
     place = f'#/experiments/{own.experiment_id}/runs'
-    return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}')
+    return dict(rows=f'{place}?{by_accuracy}', link=f'{place}/{own.run_id}?workflowType=machine_learning')
 
 # %% ../../nbs/experiments/00_results.ipynb #b4d43fdb
 def newest_page()->str:

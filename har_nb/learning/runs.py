@@ -72,12 +72,14 @@ def log_metrics(
     step:int=0, # epoch
     run_id:str|None=None, # default the open run
     at:float|None=None, # when they were measured, in seconds since 1970; default now
-    model_id:str|None=None # they are numbers of this model of the run, too
+    model_id:str|None=None, # they are numbers of this model of the run, too
+    dataset=None # MLflow's, that they were measured on
 )->None:
     "Log numbers in as few calls as possible."
     from mlflow.entities import Metric
     now = int((at or time.time())*1000)
-    values = [Metric(name, float(value), now, step, model_id=model_id) for name,value in metrics.items()
+    on = dict(dataset_name=dataset.name, dataset_digest=dataset.digest) if dataset else {}
+    values = [Metric(name, float(value), now, step, model_id=model_id, **on) for name,value in metrics.items()
               if value is not None]
     for i in range(0, len(values), 1000): open_store().log_batch(run_id or current_run(), metrics=values[i:i + 1000])
 

@@ -189,6 +189,8 @@ def _watch_options(to):
     c.add_argument('--none-below', type=float, help='a window with nothing above it shows none of these '
                                                     '(default: the threshold of the run, if it has one)')
     c.add_argument('--to', metavar='FILE', help='write events here, a line each: .csv or .jsonl')
+    c.add_argument('--near', type=float, default=0., metavar='SECONDS',
+                   help='a net that sees each frame by itself (TransNet) encodes none that is so near to one it knows')
     c.add_argument('--picture', action='store_true', help='show what is seen in a window')
     c.add_argument('--fps', type=float, help='frames a second, where the source does not say')
 

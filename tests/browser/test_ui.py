@@ -1,5 +1,6 @@
 """The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and
-predictions."""
+predictions; the models, and one that is registered."""
+import mlflow
 from children import until
 
 
@@ -47,3 +48,26 @@ def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
     page.get_by_text('confusion.png', exact=True).first.click()
     page.wait_for_function("[...document.querySelectorAll('img, canvas')].some(i => (i.naturalWidth || i.width) > 200)")
     page.keep('ui_confusion')
+
+
+def test_models_have_a_page_each_and_in_the_registry(ui, table, page, monkeypatch):
+    address, (result, uri) = ui[0], table
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
+    mlflow.set_tracking_uri(uri)
+    experiment = mlflow.get_experiment_by_name('mei.table2').experiment_id
+    model = mlflow.search_logged_models([experiment], "name = 'two-stream'", output_format='list')[0]
+    mlflow.register_model(f'models:/{model.model_id}', 'actions')
+    training = 'workflowType=machine_learning'
+
+    page.goto(f'{address}/#/experiments/{experiment}/models?{training}')
+    for name in result.row: page.get_by_text(name, exact=True).first.wait_for()
+    page.keep('ui_models')
+
+    page.goto(f'{address}/#/experiments/{experiment}/models/{model.model_id}?{training}')
+    page.get_by_text('mlflow models serve').first.wait_for()
+    page.get_by_text('test_acc_video', exact=True).first.wait_for()
+    page.keep('ui_model')
+
+    page.goto(f'{address}/#/models/actions/versions/1?{training}')
+    page.get_by_text('Inputs (2)').first.wait_for()
+    page.get_by_text('Outputs (9)').first.wait_for()
