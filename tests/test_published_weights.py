@@ -13,10 +13,14 @@ from har_nb.learning.runs import load_table, runs_table
 if not collecting:
     import torch
 
+    from har_nb.experiments.tables import run
     from har_nb.learning.learner import fused_sgd
+    from har_nb.learning.recipe import Make
     from har_nb.models.mfnet import mfnet
     from har_nb.models.resnext3d import resnext3d
+    from har_nb.papers.dual_action import tables as dual_action
     from har_nb.papers.dual_action.tables import DEMO
+    from har_nb.papers.kpsem import tables as kpsem
     from har_nb.papers.kpsem.tables import NARROW
 
 # in the order of the list; sorted, both pairs change places
@@ -161,3 +165,26 @@ def test_momentum_is_that_of_torch(more):
             other.grad = own.grad.clone()
         mine.step(); reference.step()
         for own, other in zip(ours, theirs, strict=True): assert torch.allclose(own, other, atol=1e-6)
+
+
+# The authors' own fine-tuning, by name: a step of each that really is taken
+
+@pytest.mark.parametrize('preset, row', [('mars', 'MARS'), ('mars_leaky', 'RGB stream')])
+def test_the_fine_tuning_of_mars_is_run(tracking, small_set, tmp_path, preset, row):
+    net = Make('har_nb.models.resnext3d:resnext3d', dict(width=4, layers=[1, 1, 1, 1], cardinality=2))
+    clips = small_set.subset(['ClimbUp', 'Running'])
+    result = run(dual_action.table1, clips, rows=[row], preset=preset, net=net, size=32, crop=24, n=8, epochs=1,
+                 flow='har_nb.motion.flow_pictures:DIS', bound=5., cache=tmp_path, progress=False)
+    trained, videos = answers(row)
+    assert result.set_index('row').runs[row] == 1 and len(videos) == len(clips.test)
+    assert trained['params.plateau_on'] == ('test' if preset == 'mars_leaky' else 'valid')
+    assert trained['params.dampening'] == '0.9' and trained['metrics.epochs'] == 1
+
+
+def test_the_fine_tuning_of_multifiber_is_run(tracking, small_set, tmp_path):
+    clips = small_set.subset(['ClimbUp', 'Running'])
+    result = run(kpsem.table1_ucf101, clips, rows=['MFNet'], preset='multifiber', mfnet=NARROW['mfnet'], size=32,
+                 side=24, n=6, clips=2, epochs=1, cache=tmp_path, progress=False)
+    trained, videos = answers('MFNet')
+    assert result.runs.tolist() == [1] and len(videos) == len(clips.test)
+    assert trained['params.nesterov'] == 'True' and trained['params.body_rate'] == '0.2'

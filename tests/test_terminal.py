@@ -171,3 +171,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
 def test_main_without_words_says_what_there_is(capsys):
     with pytest.raises(SystemExit): main([])
     assert 'tables of the papers' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [['tables'], ['tables', '--json']])
+def test_whoever_reads_may_stop(monkeypatch, words):
+    "`har tables --json | head`: JSON is printed when the command is done, and that breaks, too."
+    turned = []
+    def broken(*about, **how): raise BrokenPipeError
+    monkeypatch.setattr('har_nb.tools.terminal.Screen.say', broken)
+    monkeypatch.setattr('har_nb.tools.terminal.Screen.end', broken)
+    monkeypatch.setattr(os, 'dup2', lambda *places: turned.append(places))
+    main(words)
+    assert len(turned) == 1

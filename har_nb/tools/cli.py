@@ -363,6 +363,18 @@ def parser()->Parser:
     return top
 
 # %% ../../nbs/tools/09_cli.ipynb #9b403861
+def _answer(args):
+    "Do what a command says, on a screen; its errors are a line each."
+    with on_screen(getattr(args, 'json', False)) as out:
+        try: args.work(args)
+        except KeyboardInterrupt:
+            print('\nstopped; called again, it goes on', file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError: raise
+        except (HarError, OSError) as e:
+            out.note(error=str(e))
+            sys.exit(f'har: {e}')
+
 def main(
     argv:list|None=None # words of the command line, default those of the process
 )->None:
@@ -372,15 +384,8 @@ def main(
     args, rest = parser().parse_known_args(words or ['--help'])
     if rest: args.parser.unknown(rest[0])
     args.words = words
-    with on_screen(getattr(args, 'json', False)) as out:
-        try: args.work(args)
-        except KeyboardInterrupt:
-            print('\nstopped; called again, it goes on', file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError: # whoever read it has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (HarError, OSError) as e:
-            out.note(error=str(e))
-            sys.exit(f'har: {e}')
+    try: _answer(args)
+    except BrokenPipeError: # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 if __name__ == '__main__' and globals().get('__package__') == 'har_nb.tools': main() # for torchrun -m har_nb.tools.cli
