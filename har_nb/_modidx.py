@@ -3347,6 +3347,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'har_nb.tools.cli.Parser.unknown': ('tools/cli.html#parser.unknown', 'har_nb/tools/cli.py'),
                                   'har_nb.tools.cli._add': ('tools/cli.html#_add', 'har_nb/tools/cli.py'),
                                   'har_nb.tools.cli._again_options': ('tools/cli.html#_again_options', 'har_nb/tools/cli.py'),
+                                  'har_nb.tools.cli._answer': ('tools/cli.html#_answer', 'har_nb/tools/cli.py'),
                                   'har_nb.tools.cli._audit_options': ('tools/cli.html#_audit_options', 'har_nb/tools/cli.py'),
                                   'har_nb.tools.cli._building': ('tools/cli.html#_building', 'har_nb/tools/cli.py'),
                                   'har_nb.tools.cli._building_options': ('tools/cli.html#_building_options', 'har_nb/tools/cli.py'),
