@@ -397,6 +397,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'har_nb.data.seags._cut': ('data/seags.html#_cut', 'har_nb/data/seags.py'),
                                    'har_nb.data.seags._dataset': ('data/seags.html#_dataset', 'har_nb/data/seags.py'),
                                    'har_nb.data.seags._dressed': ('data/seags.html#_dressed', 'har_nb/data/seags.py'),
+                                   'har_nb.data.seags._effect_jobs': ('data/seags.html#_effect_jobs', 'har_nb/data/seags.py'),
                                    'har_nb.data.seags._fetched': ('data/seags.html#_fetched', 'har_nb/data/seags.py'),
                                    'har_nb.data.seags._finish': ('data/seags.html#_finish', 'har_nb/data/seags.py'),
                                    'har_nb.data.seags._look': ('data/seags.html#_look', 'har_nb/data/seags.py'),

@@ -481,7 +481,7 @@ def study(
     size:int=160, # side of the images, pixels
     download:bool=False, # weights that are not here may be fetched
     cache='data/cache', # folder for samples, features and folds
-    folds:int=5, repeats:int=3, # outer ones
+    repeats:int=3, # partitions into outer folds
     unknown:bool=False, # calibrate, and find the threshold of none of these
     said:Callable=print, # is told what is found and done
     files:bool=True, # audit what the files hold, too; False: only the table of clips
@@ -497,7 +497,7 @@ def study(
     names = '; '.join(f'{net.name} sees {", ".join(parts).replace("_", " ")}, {cost[net.name]/60:.1f} minutes' for net, _ in kept)
     said(f'plan for {len(dataset)} clips in {dataset.clips.group.nunique()} groups, {len(dataset.classes)} classes: {names}; then the choice, in the rest of {minutes:g}')
     files = [str(Path(file).resolve()) if file else None for _, file in kept]
-    asked = dict(size=size, encoders=[net.name for net, _ in kept], files=files, digests=[file_digest(file) for file in files], parts=parts, folds=folds, repeats=repeats, unknown=unknown)
+    asked = dict(size=size, encoders=[net.name for net, _ in kept], files=files, digests=[file_digest(file) for file in files], parts=parts, repeats=repeats, unknown=unknown)
     return run_study(dataset, asked, cache, command)
 
 def _plan(cache, dataset, nets, size, minutes):
