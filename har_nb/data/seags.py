@@ -510,6 +510,16 @@ def _with_effects(shop, rows, chosen, encoder, seed):
                        effects=np.where(chosen, f'text, stickers, filter; seed {seed}', ''))
 
 # %% ../../nbs/data/11_seags.ipynb #165d5998
+def _effect_jobs(facts, rows, chosen, seed, codec, encoder):
+    "Key of each clip of the new set, and the job that makes it: painted, or copied."
+    depends = [('effects', seed, codec, encoder) if paint else ('copy',) for paint in chosen]
+    keys = [clip_key(*how, path, sha) for how, path, sha in zip(depends, rows.path, rows.made_from, strict=True)]
+    paint = lambda video: partial(_painted, int(clip_key('paint', seed, video), 16))
+    jobs = [Job(fact.path, [Cut(key, 0, fact.n_frames, fact.fps)], paint(fact.video) if painted else None)
+            for fact, key, painted in zip(facts.itertuples(), keys, chosen, strict=True)]
+    return keys, jobs
+
+# %% ../../nbs/data/11_seags.ipynb #9819f0cd
 def add_effects(
     dataset:ActionDataset,      # of whole files
     root,                       # folder of the new set
@@ -536,11 +546,7 @@ def add_effects(
         rows = _rows_of(dataset, facts).assign(split=facts.split.to_numpy(), made_from=facts.sha256.to_numpy())
         chosen = rows.path.isin(list(_chosen(rows, share, seed))).to_numpy()
         names = _names_of(dataset, rows, chosen, suffix)
-        depends = [('effects', seed, codec, encoder) if paint else ('copy',) for paint in chosen]
-        keys = [clip_key(*how, path, sha) for how, path, sha in zip(depends, rows.path, rows.made_from, strict=True)]
-        paint = lambda video: partial(_painted, int(clip_key('paint', seed, video), 16))
-        jobs = [Job(fact.path, [Cut(key, 0, fact.n_frames, fact.fps)], paint(fact.video) if painted else None)
-                for fact, key, painted in zip(facts.itertuples(), keys, chosen, strict=True)]
+        keys, jobs = _effect_jobs(facts, rows, chosen, seed, codec, encoder)
         there, numbers = shop.find(), dict(zip(facts.path, facts.line, strict=True))
         todo = [job for job in jobs if job.cuts[0].key not in there]
         failed = failures(shop, partial(_dressed, shop, codec, suffix), todo, workers, 'painting', progress)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CS', 'TOGETHER', 'similarity', 'centred', 'coordinates', 'Logistic', 'Neighbours', 'Block', 'Candidate', 'price',
-           'quality', 'inner_predictions', 'Chosen', 'paired_error', 'cheaper', 'choose', 'part_of', 'said_of',
+           'losses', 'inner_predictions', 'Chosen', 'paired_error', 'cheaper', 'choose', 'part_of', 'said_of',
            'outer_fold', 'Nested', 'nested', 't_interval', 'scores', 'scoreboard', 'curve_points', 'extrapolated']
 
 # %% ../../nbs/experiments/06_choice.ipynb #c083d424
@@ -19,7 +19,7 @@ from ..data.dataset import split_groups
 from ..learning.metrics import balanced_accuracy, bootstrap_interval, per_class
 
 # %% ../../nbs/experiments/06_choice.ipynb #647cc802
-CS = (.3, 3., 30.) # inverse strengths of the penalty, of features whose squares sum to one on average
+CS = (1., 3., 10., 30.) # inverse strengths of the penalty, of features whose squares sum to one on average
 
 def similarity(
     features:np.ndarray, # N F: one block of all clips
@@ -106,14 +106,17 @@ def price(
     return sum(images[part] for _, part in {block[:2] for one in candidates for block in one.blocks})
 
 # %% ../../nbs/experiments/06_choice.ipynb #fd7cbf9d
-TOGETHER = (1, 2, 3, 5) # how many of the best are averaged
+TOGETHER = (5,) # how many of the best are averaged; of few candidates, half of them at most
 
-def quality(
+def losses(
     probabilities:np.ndarray, # N C
     labels:np.ndarray, # N int
-)->float: # 0..1
-    "Mean of accuracy and balanced accuracy."
-    return ((probabilities.argmax(1) == labels).mean() + balanced_accuracy(probabilities, labels))/2
+    least:float=1e-3, # probability below which nothing gets worse
+)->np.ndarray: # N; their mean lies half-way between the mean of clips and the mean of classes
+    "Negative logarithm of the probability of the right class, times the weight of a clip."
+    counts = np.bincount(labels)
+    weights = (1 + len(labels)/((counts > 0).sum()*counts[labels]))/2
+    return -weights*np.log(np.clip(probabilities[np.arange(len(labels)), labels], least, 1))
 
 def inner_predictions(
     similar:dict, # block -> N N, of training clips alone
@@ -142,16 +145,16 @@ class Chosen:
     "What was chosen on some clips, and how good it and the others looked to whoever chose."
     members:tuple # of (name of a candidate, setting): their probabilities are averaged
     best:tuple # the members with the best score: others than `members`, where those are cheaper and as good
-    scores:dict # name -> quality on the inner folds
+    losses:dict # name -> mean of `losses` on the inner folds
     settings:dict # name -> its best setting
     @property
     def name(self)->str: return ' & '.join(name for name, _ in self.members)
 
 def paired_error(
-    first:np.ndarray, second:np.ndarray, # N bool or 0..1: right or not
+    first:np.ndarray, second:np.ndarray, # N: right or not, or losses
     groups:np.ndarray, # N
 )->tuple[float, float]: # mean difference first - second, its standard error
-    "Of two shares on the same clips, by totals of groups."
+    "Of two classifiers on the same clips, by totals of groups."
     difference, (_, group) = np.asarray(first, float) - np.asarray(second, float), np.unique(groups, return_inverse=True)
     sizes, totals = np.bincount(group), np.bincount(group, difference)
     if len(sizes) < 2: return float(difference.mean()), float('inf')
@@ -165,14 +168,13 @@ def cheaper(
     groups:np.ndarray, # N
 )->tuple: # name of the best team, name of the one to take
     "The best of some, and the cheapest that is within one paired standard error of it."
-    best = max(teams, key=lambda name: (quality(teams[name], labels), -prices[name]))
-    right = {name: made.argmax(1) == labels for name, made in teams.items()}
-    lost = {name: quality(teams[best], labels) - quality(made, labels) for name, made in teams.items()}
+    lost = {name: losses(made, labels) for name, made in teams.items()}
+    best = min(teams, key=lambda name: (lost[name].mean(), prices[name]))
     def as_good(name):
-        apart, error = paired_error(right[best], right[name], groups)
-        return max(apart, lost[name]) <= error
+        apart, error = paired_error(lost[name], lost[best], groups)
+        return apart <= error
     taken = [name for name in teams if prices[name] < prices[best] and as_good(name)]
-    return best, min(taken, key=lambda name: (prices[name], lost[name]), default=best)
+    return best, min(taken, key=lambda name: (prices[name], lost[name].mean()), default=best)
 
 def choose(
     similar:dict, labels:np.ndarray, groups:np.ndarray, candidates, n_classes:int, # as for `inner_predictions`
@@ -182,13 +184,14 @@ def choose(
 )->Chosen:
     "The best of some candidates, or of the best few together; the cheaper of two only within a paired standard error."
     said, by_name = inner_predictions(similar, labels, groups, candidates, n_classes, folds, seed), {one.name: one for one in candidates}
-    settings = {name: max(by, key=lambda setting: quality(by[setting], labels)) for name, by in said.items()} # noqa: B023
-    scores = {name: quality(said[name][settings[name]], labels) for name in said}
-    ranked = sorted((one.name for one in candidates if one.chosen), key=lambda name: -scores[name])
-    teams = {tuple(ranked[:n]): np.mean([said[name][settings[name]] for name in ranked[:n]], 0) for n in together if n <= len(ranked)}
+    lost = {name: {setting: losses(made, labels).mean() for setting, made in by.items()} for name, by in said.items()}
+    settings = {name: min(by, key=by.get) for name, by in lost.items()}
+    least = {name: float(by[settings[name]]) for name, by in lost.items()}
+    ranked = sorted((one.name for one in candidates if one.chosen), key=least.get)
+    teams = {tuple(ranked[:n]): np.mean([said[name][settings[name]] for name in ranked[:n]], 0) for n in {min(n, (len(ranked) + 1)//2) for n in together}}
     prices = {team: price([by_name[name] for name in team], images) for team in teams}
     best, taken = (tuple((name, settings[name]) for name in team) for team in cheaper(teams, prices, labels, groups))
-    return Chosen(taken, best, scores, settings)
+    return Chosen(taken, best, least, settings)
 
 # %% ../../nbs/experiments/06_choice.ipynb #a4396335
 def part_of(

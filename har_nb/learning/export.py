@@ -276,7 +276,7 @@ PRECISIONS = ('float32', 'float16', 'int8')
 @dataclass(frozen=True)
 class Judged:
     "A net and its file on the same clips."
-    part:str # of the data set: 'valid', or 'test' where nothing validates
+    part:str # of the data set: 'valid', or 'test' where nothing validates, or 'train' where there is nothing else
     clips:int
     before:float # accuracy of the net, 0 to 1
     after:float # of the file
@@ -395,10 +395,11 @@ def export_judged(
     if precision not in PRECISIONS: raise ExportError(f'no precision {precision!r}: {", ".join(PRECISIONS)}')
     if precision != 'float32' and file.suffix != '.onnx':
         raise ExportError(f'{file}: {precision} is written as .onnx only')
-    predictor, part = load_predictor(run_id, 'cpu', trust), 'valid'
+    predictor = load_predictor(run_id, 'cpu', trust)
     try:
-        clips = clips_of(run_id, part, most_clips, root)
-        if not len(clips): clips, part = clips_of(run_id, 'test', most_clips, root), 'test'
+        for part in ('valid', 'test', 'train'): # a study may have trained on every clip
+            clips = clips_of(run_id, part, most_clips, root)
+            if len(clips): break
     except ExportError:
         if precision != 'float32' or root: raise
         return export_run(run_id, file, tolerance, trust), None # equal scores are all that can be held against it

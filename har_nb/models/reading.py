@@ -63,8 +63,10 @@ class ClipReader(nn.Module):
         heads, # blocks of each head: (place of its encoder, first image, image after the last, reading)
         features, # numbers that each head reads
         n_classes:int,
+        temperature:float=1., # log-probabilities are divided by it
     ):
         super().__init__()
+        self.temperature = temperature
         self.encoders, self.blocks = nn.ModuleList(encoders), [[tuple(block) for block in head] for head in heads]
         self.heads = nn.ModuleList(nn.Linear(n, n_classes) for n in features)
     def seen(self,
@@ -83,7 +85,8 @@ class ClipReader(nn.Module):
     )->torch.Tensor: # B n_classes
         each = [head(torch.cat([found[block] for block in blocks], 1))
                 for head, blocks in zip(self.heads, self.blocks, strict=True)]
-        return each[0] if len(each) == 1 else torch.stack(each).softmax(-1).mean(0).clamp_min(1e-12).log()
+        said = each[0] if len(each) == 1 else torch.stack(each).softmax(-1).mean(0).clamp_min(1e-12).log()
+        return said/self.temperature
     def forward(self,
         clips:torch.Tensor, # B 3 T H W in 0..1
     )->torch.Tensor: # B n_classes

@@ -228,7 +228,9 @@ def _study_options(to):
                    help='frozen nets: mobilenet_v2, r3d_18, package.module:function (default: whose weights are here)')
     c.add_argument('--weights', nargs='+', metavar='FILE', help='weights of the encoders, in the same order')
     c.add_argument('--download', action='store_true', help='fetch weights that are not here')
-    c.add_argument('--size', type=int, default=224, help='side of the images, in pixels')
+    c.add_argument('--size', type=int, default=160, help='side of the images, in pixels')
+    c.add_argument('--unknown', action='store_true',
+                   help='calibrate its probabilities, and find below which a clip shows none of the classes')
     c.add_argument('--classes', help='only these classes, separated by commas')
     c.add_argument('--split', type=number_or_name,
                    help='number of the split of its lists, or the column of splits of index.csv; its test is read once')
