@@ -303,16 +303,16 @@ def footing_table(
 
 
 def plot_footing(folder=None):  # figure; None where nothing is measured yet
-    "Accuracy on hard against cost, order by colour, with intervals."
+    "Accuracy on hard against cost, order by colour, with intervals; rows whose cost was timed."
     import matplotlib.pyplot as plt
 
     found = footing(folder)
     if 'hard_mean' not in found:
         return None
-    found = found[found.hard_mean.notna()].sort_values('hard_mean', ignore_index=True)
+    found = found[found.hard_mean.notna() & found.ms.notna()].sort_values('hard_mean', ignore_index=True)
     figure, axis = plt.subplots(figsize=(7.5, 4.6), dpi=80, layout='constrained')
     axis.errorbar(
-        found.gflops,
+        found.ms,
         found.hard_mean,
         [found.hard_mean - found.hard_low, found.hard_high - found.hard_mean],
         fmt='none',
@@ -320,7 +320,7 @@ def plot_footing(folder=None):  # figure; None where nothing is measured yet
         zorder=1,
     )
     dots = axis.scatter(
-        found.gflops,
+        found.ms,
         found.hard_mean,
         c=found.hard_order_pairs,
         cmap='viridis',
@@ -330,12 +330,12 @@ def plot_footing(folder=None):  # figure; None where nothing is measured yet
         zorder=2,
         edgecolor='white',
     )
-    heights, low, high = found.hard_mean.to_numpy(), *axis.get_ylim()
+    heights, low, high = found.hard_mean.to_numpy().copy(), *axis.get_ylim()
     apart = (high - low) / 22
     for at in range(1, len(heights)):
         heights[at] = max(heights[at], heights[at - 1] + apart)
-    right = found.gflops.max() * 2.2
-    for name, x, y, text in zip(found.row, found.gflops, found.hard_mean, heights, strict=True):
+    right = found.ms.max() * 1.3
+    for name, x, y, text in zip(found.row, found.ms, found.hard_mean, heights, strict=True):
         axis.annotate(
             name,
             (x, y),
@@ -346,9 +346,9 @@ def plot_footing(folder=None):  # figure; None where nothing is measured yet
         )
     axis.set(
         xscale='log',
-        xlabel='GFLOPs of a clip',
+        xlabel='milliseconds of processor for a clip, flow counted',
         ylabel='accuracy on hard, %',
-        xlim=(found.gflops.min() / 1.6, right * 9),
+        xlim=(found.ms.min() / 1.2, right * 2.6),
         ylim=(low, max(high, heights[-1] + apart)),
     )
     figure.colorbar(dots, label='order pairs, %', pad=0.01)
