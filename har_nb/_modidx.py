@@ -2404,6 +2404,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims._number': ( 'papers/comparison/claims.html#_number',
                                                                                               'har_nb/papers/comparison/claims.py'),
+                                                 'har_nb.papers.comparison.claims._p': ( 'papers/comparison/claims.html#_p',
+                                                                                         'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims.both': ( 'papers/comparison/claims.html#both',
                                                                                            'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims.chosen_columns': ( 'papers/comparison/claims.html#chosen_columns',

@@ -190,7 +190,7 @@ def test_the_small_3d_net_has_the_levels_that_a_student_is_asked_for():
 def test_a_page_shows_the_columns_that_are_asked_for():
     lines = [dict(row='MEI', hard='50.0', ms='3')]
     assert chosen_columns(lines, None) == lines and chosen_columns(lines, ('ms', 'row')) == [dict(ms='3', row='MEI')]
-    few_columns = footing_table('no folder', columns=('row', 'hard (95%)')).splitlines()
+    few_columns = footing_table('no folder', columns=('row', 'hard')).splitlines()
     assert few_columns[0].count('|') == 3 and len(few_columns) == 2 + len(tables.ROWS)
 
 

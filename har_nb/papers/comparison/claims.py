@@ -178,6 +178,10 @@ def chosen_columns(
     return lines if columns is None else [{name: line[name] for name in columns} for line in lines]
 
 
+def _p(value):
+    return '<0.001' if value < 0.001 else f'{value:.3f}'
+
+
 def claims_page(
     table: str = 'comparison.hard',
     folder=None,  # as for `published`
@@ -188,7 +192,7 @@ def claims_page(
     for line in claims(table, folder).to_dict('records'):
         measured = pd.notna(line.get('difference', np.nan))
         said = (
-            f"{line['difference']:+.1f} ({line['low']:+.1f} to {line['high']:+.1f}), p {line['p']:.3f}"
+            f"{line['difference']:+.1f} ({line['low']:+.1f} to {line['high']:+.1f}), p {_p(line['p'])}"
             if measured
             else ''
         )
@@ -278,13 +282,14 @@ def footing_table(
         def level(name, cell=cell):
             return cell(f'{name}_mean') + cell(f'{name}_mean_sd', ' ± {:.1f}')
 
-        interval = f" ({cell('hard_low', '{:.0f}')} to {cell('hard_high', '{:.0f}')})" if cell('hard_low') else ''
+        interval = f"{cell('hard_low', '{:.0f}')} to {cell('hard_high', '{:.0f}')}" if cell('hard_low') else ''
         shown.append(
             {
                 'row': line['row'],
                 'frames': cell('frames', '{:.0f}'),
                 'plain': level('plain'),
-                'hard (95%)': level('hard') + interval,
+                'hard': level('hard'),
+                '95%': interval,
                 'order pairs': cell('hard_order_pairs'),
                 'camera': cell('camera'),
                 'effects': cell('effects'),
