@@ -10,6 +10,7 @@ __all__ = ['CS', 'TOGETHER', 'similarity', 'centred', 'coordinates', 'Logistic',
 # %% ../../nbs/experiments/06_choice.ipynb #c083d424
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,8 @@ class Logistic:
         "Probabilities of the test rows, for each setting."
         from sklearn.linear_model import LogisticRegression
         said, present = {}, np.unique(labels)
-        if len(present) == 1: return {c: np.eye(n_classes)[np.repeat(present, len(test))] for c in settings or self.settings}
+        if len(present) == 1:
+            return {c: np.eye(n_classes)[np.repeat(present, len(test))] for c in settings or self.settings}
         model = LogisticRegression(class_weight='balanced', max_iter=300, tol=1e-3, warm_start=True)
         for c in settings or self.settings:
             made = np.zeros((len(test), n_classes))
@@ -79,7 +81,8 @@ class Neighbours:
         "As `Logistic`."
         from sklearn.neighbors import NearestNeighbors
         settings = settings or self.settings
-        order = NearestNeighbors(n_neighbors=min(max(settings), len(train))).fit(z[train]).kneighbors(z[test], return_distance=False)
+        order = NearestNeighbors(n_neighbors=min(max(settings),
+                                                 len(train))).fit(z[train]).kneighbors(z[test], return_distance=False)
         votes = np.eye(n_classes)[labels]/np.maximum(np.bincount(labels, minlength=n_classes), 1)
         said = {k: votes[order[:, :k]].sum(1) for k in settings}
         return {k: made/made.sum(1, keepdims=True) for k, made in said.items()}
@@ -155,7 +158,8 @@ def paired_error(
     groups:np.ndarray, # N
 )->tuple[float, float]: # mean difference first - second, its standard error
     "Of two classifiers on the same clips, by totals of groups."
-    difference, (_, group) = np.asarray(first, float) - np.asarray(second, float), np.unique(groups, return_inverse=True)
+    difference, (_, group) = np.asarray(first, float) - np.asarray(second, float), np.unique(groups,
+                                                                                             return_inverse=True)
     sizes, totals = np.bincount(group), np.bincount(group, difference)
     if len(sizes) < 2: return float(difference.mean()), float('inf')
     apart = totals - difference.mean()*sizes
@@ -183,12 +187,14 @@ def choose(
     folds:int=4, seed:int=0, # inner ones
 )->Chosen:
     "The best of some candidates, or of the best few together; the cheaper of two only within a paired standard error."
-    said, by_name = inner_predictions(similar, labels, groups, candidates, n_classes, folds, seed), {one.name: one for one in candidates}
+    said, by_name = inner_predictions(similar, labels, groups, candidates, n_classes, folds,
+                                      seed), {one.name: one for one in candidates}
     lost = {name: {setting: losses(made, labels).mean() for setting, made in by.items()} for name, by in said.items()}
     settings = {name: min(by, key=by.get) for name, by in lost.items()}
     least = {name: float(by[settings[name]]) for name, by in lost.items()}
     ranked = sorted((one.name for one in candidates if one.chosen), key=least.get)
-    teams = {tuple(ranked[:n]): np.mean([said[name][settings[name]] for name in ranked[:n]], 0) for n in {min(n, (len(ranked) + 1)//2) for n in together}}
+    teams = {tuple(ranked[:n]): np.mean([said[name][settings[name]] for name in ranked[:n]], 0)
+             for n in {min(n, (len(ranked) + 1)//2) for n in together}}
     prices = {team: price([by_name[name] for name in team], images) for team in teams}
     best, taken = (tuple((name, settings[name]) for name in team) for team in cheaper(teams, prices, labels, groups))
     return Chosen(taken, best, least, settings)
@@ -257,14 +263,17 @@ def nested(
         part = split_groups(labels, groups, (1/folds,)*folds, 1000 + repeat)
         for fold in np.unique(part):
             here = part == fold
-            result = done(repeat, int(fold), lambda: outer_fold(similar, labels, groups, candidates, len(classes), images, here, repeat)) # noqa: B023
+            measured = partial(outer_fold, similar, labels, groups, candidates, len(classes), images, here, repeat)
+            result = done(repeat, int(fold), measured)
             choices.append(result['chosen'])
-            for name, said in result['probabilities'].items(): made.setdefault(name, np.zeros(shape))[repeat, result['rows']] = said
+            for name, said in result['probabilities'].items():
+                made.setdefault(name, np.zeros(shape))[repeat, result['rows']] = said
             for share, (n_groups, said) in result['curve'].items():
                 sizes, values = curve.setdefault(share, ([], np.zeros(shape)))
                 sizes.append(n_groups)
                 values[repeat, result['rows']] = said
-    return Nested(labels, groups, list(classes), made, choices, {share: (float(np.mean(sizes)), values) for share, (sizes, values) in curve.items()})
+    return Nested(labels, groups, list(classes), made, choices,
+                  {share: (float(np.mean(sizes)), values) for share, (sizes, values) in curve.items()})
 
 # %% ../../nbs/experiments/06_choice.ipynb #6323edcf
 def t_interval(
@@ -296,11 +305,13 @@ def scores(
 def scoreboard(
     result:Nested,
 )->pd.DataFrame: # candidate, accuracy, low, high, balanced, macro_f1 (0..1), times_chosen (of all outer folds)
-    "Chosen, every candidate, chance and the largest class, measured in the same folds; the best first behind what was chosen."
+    "What was chosen, then every candidate, chance and the largest class, in the same folds; the best first."
     counts = np.bincount(result.labels, minlength=len(result.classes))
-    lines = [dict(candidate=name, **scores(made, result.labels, result.groups)) for name, made in result.probabilities.items()]
+    lines = [dict(candidate=name, **scores(made, result.labels, result.groups))
+             for name, made in result.probabilities.items()]
     used = [name for found in result.choices for name, _ in found.members]
-    for line in lines: line['times_chosen'] = used.count(line['candidate']) if line['candidate'] != 'chosen' else len(result.choices)
+    for line in lines:
+        line['times_chosen'] = used.count(line['candidate']) if line['candidate'] != 'chosen' else len(result.choices)
     lines.sort(key=lambda line: (line['candidate'] != 'chosen', -line['accuracy']))
     present = int((counts > 0).sum())
     lines.append(dict(candidate='largest class', accuracy=counts.max()/counts.sum(), balanced=1/present))

@@ -48,7 +48,8 @@ from ..samples.together import SpreadEmbedding, Together
 
 # %% ../../nbs/experiments/09_study.ipynb #5f6ae5f6
 WINDOW = MovingCrop()
-PARTS = dict(window=Frames(Segments(12), crop=WINDOW), window_mei=SpreadEmbedding(6, crop=WINDOW), frames=Frames(Segments(12)), mei=SpreadEmbedding(6))
+PARTS = dict(window=Frames(Segments(12), crop=WINDOW), window_mei=SpreadEmbedding(6, crop=WINDOW),
+             frames=Frames(Segments(12)), mei=SpreadEmbedding(6))
 
 def seen_by(
     settings:dict, # `parts`: names in `PARTS`
@@ -74,7 +75,8 @@ class FrozenNet:
     size:int|None = None # side of its inputs; None: as they come
     @property
     def described(self)->Make: # an `Encoder` without its numbers
-        return Make('har_nb.models.reading:Encoder', dict(net=self.net, mean=list(self.mean), std=list(self.std), clips=self.clips, size=self.size))
+        return Make('har_nb.models.reading:Encoder',
+                    dict(net=self.net, mean=list(self.mean), std=list(self.std), clips=self.clips, size=self.size))
     def build(self)->Encoder:
         "The encoder with its weights."
         return Encoder(self.net.build(self.weights), self.mean, self.std, self.clips, self.size).eval()
@@ -87,13 +89,17 @@ def published_file(
     except (ValueError, KeyError): return None
     return Path(torch.hub.get_dir())/'checkpoints'/url.rpartition('/')[2]
 
-def _missing(name): return WeightsError(f'{name}: its weights are not here', f'Fetch them: har study FOLDER --encoders {name} --download; or name a file: --encoders {name} --weights FILE')
+def _missing(name):
+    return WeightsError(f'{name}: its weights are not here',
+                        f'Fetch them: har study FOLDER --encoders {name} --download; or name a file: --encoders '
+                        f'{name} --weights FILE')
 
 def _clip_net(name, file, download):
     "One of torchvision's nets for video."
     prepare, there = about_kinetics(name).prepare, published_clips(name)
     if not file and not download and not there.is_file(): raise _missing(name)
-    return FrozenNet(name, Make('har_nb.models.weights:kinetics', dict(name=name)), file or 'published', prepare.mean, prepare.std, True, min(prepare.crop))
+    return FrozenNet(name, Make('har_nb.models.weights:kinetics', dict(name=name)), file or 'published', prepare.mean,
+                     prepare.std, True, min(prepare.crop))
 
 def published_clips(name:str)->Path: # where torchvision keeps the weights of a net for video
     return Path(torch.hub.get_dir())/'checkpoints'/about_kinetics(name).source.rpartition('/')[2]
@@ -144,7 +150,8 @@ def encoded(
         taken = torch.from_numpy(samples.read(slice(first, min(first + step, rows.stop)))[:, where])
         found.append(encoder(taken.permute(0, 1, 4, 2, 3).float()/255).numpy())
     made = np.concatenate(found)
-    if not np.isfinite(made).all(): raise ValueError('the encoder gives numbers that are not finite. Look for NaN in its weights')
+    if not np.isfinite(made).all():
+        raise ValueError('the encoder gives numbers that are not finite. Look for NaN in its weights')
     return made
 
 def encode(
@@ -162,7 +169,8 @@ def encode(
         made, began, new = [], time.process_time(), 0
         for first in range(0, len(samples), CHUNK):
             rows = slice(first, min(first + CHUNK, len(samples)))
-            key = hashlib.sha256(json.dumps([*about, where.start, where.stop, rows.start, rows.stop]).encode()).hexdigest()[:24]
+            key = hashlib.sha256(json.dumps([*about, where.start, where.stop, rows.start,
+                                             rows.stop]).encode()).hexdigest()[:24]
             file = Path(cache)/'study'/f'{key}.npy'
             new += 0 if file.is_file() else rows.stop - rows.start
             made.append(_keep(file, partial(encoded, encoder, samples, where, rows)))
@@ -178,14 +186,20 @@ def readings_of(
     parts, # names in `PARTS`
 )->dict: # name of a candidate -> (part, reading) of each of its blocks
     "The ways to read the features of one encoder, as far as their parts are there."
-    def apart(readings): return [(part, one) for one in readings.split('+') for part in ('frames', 'window')] # each brought to the same spread
-    ways = {'middle frame': [('frames', 'middle')], 'mean of frames': [('frames', 'mean')], 'first, middle, last': [('frames', 'ends')],
-            'middle MEI': [('mei', 'middle')], 'frames, directed': [('frames', WAYS)], 'window, movement': [('window', MOVES)],
-            'window, directed': [('window', WAYS)], 'window MEIs, movement': [('window_mei', MOVES)], 'window MEIs, thirds': [('window_mei', 'thirds+movement')],
-            'frames + window, movement': [('frames', MOVES), ('window', MOVES)], 'frames + window, directed': [('frames', WAYS), ('window', WAYS)],
+    def apart(readings): # each brought to the same spread
+        return [(part, one) for one in readings.split('+') for part in ('frames', 'window')]
+    ways = {'middle frame': [('frames', 'middle')], 'mean of frames': [('frames', 'mean')],
+            'first, middle, last': [('frames', 'ends')],
+            'middle MEI': [('mei', 'middle')], 'frames, directed': [('frames', WAYS)],
+            'window, movement': [('window', MOVES)],
+            'window, directed': [('window', WAYS)], 'window MEIs, movement': [('window_mei', MOVES)],
+            'window MEIs, thirds': [('window_mei', 'thirds+movement')],
+            'frames + window, movement': [('frames', MOVES), ('window', MOVES)],
+            'frames + window, directed': [('frames', WAYS), ('window', WAYS)],
             'frames + window, movement apart': apart(MOVES), 'frames + window, directed apart': apart(WAYS),
             'window + its MEIs, movement': [('window', MOVES), ('window_mei', MOVES)],
-            'frames + window + its MEIs, movement': [('frames', MOVES), ('window', MOVES), ('window_mei', MOVES)], 'all, directed': [(part, WAYS) for part in parts]}
+            'frames + window + its MEIs, movement': [('frames', MOVES), ('window', MOVES), ('window_mei', MOVES)],
+            'all, directed': [(part, WAYS) for part in parts]}
     return {name: blocks for name, blocks in ways.items() if {part for part, _ in blocks} <= set(parts)}
 
 def candidates_of(
@@ -206,7 +220,8 @@ def block_features(
 )->dict: # `Block` -> N F float32
     "What all candidates read."
     blocks = dict.fromkeys(block for one in candidates for block in one.blocks)
-    return {block: read(torch.from_numpy(features[block.encoder][block.part]), block.reading).numpy() for block in blocks}
+    return {block: read(torch.from_numpy(features[block.encoder][block.part]), block.reading).numpy()
+            for block in blocks}
 
 # %% ../../nbs/experiments/09_study.ipynb #baed75e1
 CHOOSING = .3 # share of the time that is left for choosing
@@ -230,7 +245,7 @@ def planned(
     size:int,
     minutes:float, # for everything
 )->tuple[list, dict, list]: # parts; name of a net -> seconds for all clips; names of the nets that there is no time for
-    "Which parts, and which encoders see them. The first encoder sees what it can, in the order of `PARTS`; another sees all of that, or is left out."
+    "Parts and encoders. The first encoder sees what it can, in the order of `PARTS`; another all of that or nothing."
     left, parts, cost, over = 60*minutes*(1 - CHOOSING), [], {}, []
     rates = {net.name: seconds_per_image(net, size)*n_clips for net in nets}
     first = nets[0].name
@@ -255,13 +270,16 @@ def linear_head(
         x = np.asarray(block, np.float64)
         centres.append(x.mean(0))
         spreads.append(np.sqrt(max(((x - centres[-1])**2).sum(1).mean(), 1e-12)*len(blocks)))
-    scaled = np.concatenate([(block - centre)/spread for block, centre, spread in zip(blocks, centres, spreads, strict=True)], 1)
+    scaled = np.concatenate([(block - centre)/spread
+                             for block, centre, spread in zip(blocks, centres, spreads, strict=True)], 1)
     z = coordinates([similarity(block) for block in blocks], everybody)
     model = LogisticRegression(class_weight='balanced', max_iter=300, tol=1e-3, C=setting).fit(z, labels)
     onto = np.linalg.lstsq(scaled@scaled.T, z, rcond=1e-9)[0] # z = scaled @ scaled.T @ onto
     weight, bias = model.coef_@onto.T@scaled, model.intercept_
     if len(bias) == 1: weight, bias = np.concatenate([0*weight, weight]), np.concatenate([0*bias, bias])
-    weight = np.concatenate([part/spread for part, spread in zip(np.split(weight, np.cumsum([len(c) for c in centres])[:-1], 1), spreads, strict=True)], 1)
+    weight = np.concatenate([part/spread
+                             for part, spread in zip(np.split(weight, np.cumsum([len(c) for c in centres])[:-1], 1),
+                                                     spreads, strict=True)], 1)
     return weight, bias - weight@np.concatenate(centres)
 
 def net_of(
@@ -276,9 +294,11 @@ def net_of(
     ends = np.cumsum([PARTS[part].length for part in parts]).tolist()
     places = {part: (end - PARTS[part].length, end) for part, end in zip(parts, ends, strict=True)}
     used = list(dict.fromkeys(block.encoder for one in members for block in one.blocks))
-    heads = [[[used.index(block.encoder), *places[block.part], block.reading] for block in one.blocks] for one in members]
+    heads = [[[used.index(block.encoder), *places[block.part], block.reading] for block in one.blocks]
+             for one in members]
     described = {net.name: net.described for net in nets}
-    return Make('har_nb.models.reading:ClipReader', dict(encoders=[described[name] for name in used], heads=heads, features=list(features), n_classes=n_classes,
+    return Make('har_nb.models.reading:ClipReader', dict(encoders=[described[name] for name in used], heads=heads,
+                                                         features=list(features), n_classes=n_classes,
                 temperature=temperature))
 
 def fitted_net(
@@ -298,7 +318,8 @@ def fitted_net(
     described = net_of(nets, members, parts, widths, n_classes, temperature)
     net = described.build()
     used = list(dict.fromkeys(block.encoder for one in members for block in one.blocks))
-    for place, name in enumerate(used): net.encoders[place].load_state_dict(next(one for one in nets if one.name == name).build().state_dict())
+    for place, name in enumerate(used):
+        net.encoders[place].load_state_dict(next(one for one in nets if one.name == name).build().state_dict())
     for head, one, (_, setting) in zip(net.heads, members, chosen, strict=True):
         weight, bias = linear_head([features[block] for block in one.blocks], labels, setting)
         head.weight.data, head.bias.data = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
@@ -311,14 +332,16 @@ def nets_of(
 )->list: # of `FrozenNet`
     "Encoders by what a run's settings say. Raises `WeightsError` where a file is another one by now."
     for file, digest in zip(files, digests or (), strict=False):
-        if file and digest and file_digest(file) != digest: raise WeightsError(f'{file}: is not the file that the study was made with', 'Bring it back')
+        if file and digest and file_digest(file) != digest:
+            raise WeightsError(f'{file}: is not the file that the study was made with', 'Bring it back')
     return [frozen_net(name, file) for name, file in zip(encoders, files, strict=True)]
 
 def file_digest(file)->str|None: # 64 hex digits
     if not file: return None
     try:
         with open(file, 'rb') as opened: return hashlib.file_digest(opened, 'sha256').hexdigest()
-    except OSError as error: raise WeightsError(f'{file}: cannot be read ({error.strerror})', 'Check the path') from error
+    except OSError as error:
+        raise WeightsError(f'{file}: cannot be read ({error.strerror})', 'Check the path') from error
 
 @dataclass
 class Study:
@@ -334,8 +357,10 @@ class Study:
 
 def judged_classes(dataset, least:int=3)->tuple: # names in at least so many groups; the others
     "Classes that can be measured by groups of training clips."
-    counts = dataset.clips[dataset.clips.split != 'test'].groupby('label').group.nunique().reindex(dataset.classes, fill_value=0)
-    return [name for name in dataset.classes if counts[name] >= least], [name for name in dataset.classes if counts[name] < least]
+    counts = dataset.clips[dataset.clips.split != 'test'].groupby('label').group.nunique().reindex(dataset.classes,
+                                                                                                   fill_value=0)
+    return [name for name in dataset.classes if counts[name] >= least], [name for name in dataset.classes
+                                                                         if counts[name] < least]
 
 def _resumable(folder, said):
     "Keeps what an outer fold gave, and says how far the folds are."
@@ -366,10 +391,12 @@ def studied(
     labels, groups = dataset.labels[job.samples.clip], dataset.clips.group.to_numpy(str)[job.samples.clip]
     train = np.flatnonzero((dataset.clips.split != 'test').to_numpy()[job.samples.clip])
     similar = {block: similarity(values[train]) for block, values in read_by.items()}
-    about = [dataset.digest, job.samples.key, [net_digest(net.build()) for net in nets], list(parts), folds, repeats, repr(candidates)]
+    about = [dataset.digest, job.samples.key, [net_digest(net.build()) for net in nets], list(parts), folds, repeats,
+             repr(candidates)]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     said(f'{len(candidates)} candidates in {repeats} partitions of {folds} folds')
-    result = nested(similar, labels[train], groups[train], candidates, dataset.classes, images, folds, repeats, _resumable(cache/'study'/key, said))
+    result = nested(similar, labels[train], groups[train], candidates, dataset.classes, images, folds, repeats,
+                    _resumable(cache/'study'/key, said))
     final = choose(similar, labels[train], groups[train], candidates, len(dataset.classes), images)
     said(f'on all clips: {final.name}')
     judged = np.isin(labels[train], [dataset.class_index[name] for name in judged_classes(dataset)[0]])
@@ -390,7 +417,8 @@ def doubted(
     if len(judged) > 2: # of two classes a single one would be left
         blocks = {block for name, _ in found.final.members for block in by_name[name].blocks}
         similar = {block: similarity(features[block]) for block in blocks}
-        found.left_out = left_out_classes(similar, result.labels, result.groups, candidates, result.classes, found.final.members, level, judged)
+        found.left_out = left_out_classes(similar, result.labels, result.groups, candidates, result.classes,
+                                          found.final.members, level, judged)
     tags = dict(none_below=found.doubt.none_below, set_above=found.doubt.set_above, promised=level)
     for name, value in tags.items(): open_store().set_tag(current_run(), name, f'{value:.4f}')
 
@@ -417,18 +445,23 @@ def classify(
     of_train = {block: values[found.train] for block, values in read_by.items()}
     if unknown: doubted(found, candidates, of_train)
     temperature = found.doubt.temperature if found.doubt else 1.
-    net, described, used = fitted_net(nets, found.final.members, candidates, of_train, labels, len(classes), temperature)
-    recipe = Recipe(classes, described, describe(seen_by(dict(parts=used))), size=job.samples.size[0], coding=job.samples.coding,
+    net, described, used = fitted_net(nets, found.final.members, candidates, of_train, labels, len(classes),
+                                      temperature)
+    recipe = Recipe(classes, described, describe(seen_by(dict(parts=used))), size=job.samples.size[0],
+                    coding=job.samples.coding,
                     mean=(0.,)*3, std=(1.,)*3, sample='clip')
     with tempfile.TemporaryDirectory() as folder: open_store().log_artifact(current_run(), save_weights(net, folder))
     log_recipe(recipe)
     said_by_folds = found.result.probabilities['chosen'].mean(0)
     if len(test := np.setdiff1d(np.arange(len(job.samples)), found.train)):
         by_name = {one.name: one for one in candidates}
-        blocks = {block: torch.from_numpy(read_by[block][test]) for name, _ in found.final.members for block in by_name[name].blocks}
-        used_nets = list(dict.fromkeys(block.encoder for name, _ in found.final.members for block in by_name[name].blocks))
+        blocks = {block: torch.from_numpy(read_by[block][test]) for name, _ in found.final.members
+                  for block in by_name[name].blocks}
+        used_nets = list(dict.fromkeys(block.encoder for name, _ in found.final.members
+                                       for block in by_name[name].blocks))
         places = dict(zip(used, seen_by(dict(parts=used)).places, strict=True))
-        as_read = {(used_nets.index(block.encoder), places[block.part].start, places[block.part].stop, block.reading): values for block, values in blocks.items()}
+        as_read = {(used_nets.index(block.encoder), places[block.part].start, places[block.part].stop,
+                    block.reading): values for block, values in blocks.items()}
         with torch.inference_mode(): found.test = net.of_features(as_read).softmax(1).numpy()
         said_by_folds, rows = found.test, job.samples.clip[test]
     log_report(found, job.samples)
@@ -436,7 +469,8 @@ def classify(
 
 chosen = Table('study.chosen', 'the best classifier for a folder, and how good choosing it is', 'har study',
                (Row('chosen', classify, modality=seen_by),), unit='video', sample='clip', validation=0.,
-               settings=dict(size=160, encoders=[], files=[], digests=[], parts=list(PARTS), folds=5, repeats=3, unknown=False))
+               settings=dict(size=160, encoders=[], files=[], digests=[], parts=list(PARTS), folds=5, repeats=3,
+                             unknown=False))
 
 # %% ../../nbs/experiments/09_study.ipynb #0fe09b47
 def encoders_for(
@@ -446,8 +480,12 @@ def encoders_for(
 )->tuple[list, list]: # `FrozenNet`s, lines about those that are left out
     "The encoders that can be had. Raises `WeightsError` where there is none."
     asked, found, out = list(names or NETS), [], []
-    if files and not names: raise WeightsError('which nets are these weights of?', 'Name them in the same order: --encoders mobilenet_v2 --weights FILE')
-    if len(files) > len(asked): raise WeightsError(f'{len(files)} files of weights for {len(asked)} encoders', 'Name an encoder for each: --encoders ... --weights ...')
+    if files and not names:
+        raise WeightsError('which nets are these weights of?',
+                           'Name them in the same order: --encoders mobilenet_v2 --weights FILE')
+    if len(files) > len(asked):
+        raise WeightsError(f'{len(files)} files of weights for {len(asked)} encoders',
+                           'Name an encoder for each: --encoders ... --weights ...')
     for place, name in enumerate(asked):
         try: found.append((frozen_net(name, file := files[place] if place < len(files) else None, download), file))
         except WeightsError as error:
@@ -463,15 +501,17 @@ def first_looks(
     said:Callable=print,
     files:bool=True, # look into them
 )->None:
-    "Say what the audit finds. Raises `UnfitError` where nothing can be learnt, `HarError` where nothing could be judged."
+    "Say what the audit finds. Raises `UnfitError` where nothing can be learnt, `HarError` where nothing is judged."
     before_training(dataset)
     looked = audit(dataset, files, near_duplicates=files, progress=False)
     for line in looked.findings.itertuples():
-        if line.severity != 'note' or line.check in ('no groups', 'few clips'): said(f'{line.severity}: {line.check}: {line.subject}: {line.detail}')
+        if line.severity != 'note' or line.check in ('no groups', 'few clips'):
+            said(f'{line.severity}: {line.check}: {line.subject}: {line.detail}')
     judged, few = judged_classes(dataset)
     if few: said(f'in fewer than three groups, trained on and not judged: {", ".join(few)}')
     if len(judged) < 2 or dataset.clips.group[dataset.clips.split != 'test'].nunique() < LEAST:
-        raise HarError('too few groups to say how good a classifier is', f'Film two classes on at least {LEAST} occasions, or say what belongs together: --group COLUMN')
+        raise HarError('too few groups to say how good a classifier is',
+                       f'Film two classes on at least {LEAST} occasions, or say what belongs together: --group COLUMN')
 
 def study(
     dataset, # ActionDataset
@@ -494,10 +534,13 @@ def study(
     parts, cost, over = _plan(cache, dataset, [net for net, _ in found], size, minutes)
     for name in over: said(f'left out: {name}: there is no time for it. --minutes {2*minutes:g} would have it')
     kept = [(net, file) for net, file in found if net.name in cost]
-    names = '; '.join(f'{net.name} sees {", ".join(parts).replace("_", " ")}, {cost[net.name]/60:.1f} minutes' for net, _ in kept)
-    said(f'plan for {len(dataset)} clips in {dataset.clips.group.nunique()} groups, {len(dataset.classes)} classes: {names}; then the choice, in the rest of {minutes:g}')
+    names = '; '.join(f'{net.name} sees {", ".join(parts).replace("_", " ")}, {cost[net.name]/60:.1f} minutes'
+                      for net, _ in kept)
+    said(f'plan for {len(dataset)} clips in {dataset.clips.group.nunique()} groups, {len(dataset.classes)} classes: '
+         f'{names}; then the choice, in the rest of {minutes:g}')
     files = [str(Path(file).resolve()) if file else None for _, file in kept]
-    asked = dict(size=size, encoders=[net.name for net, _ in kept], files=files, digests=[file_digest(file) for file in files], parts=parts, repeats=repeats, unknown=unknown)
+    asked = dict(size=size, encoders=[net.name for net, _ in kept], files=files,
+                 digests=[file_digest(file) for file in files], parts=parts, repeats=repeats, unknown=unknown)
     return run_study(dataset, asked, cache, command)
 
 def _plan(cache, dataset, nets, size, minutes):
@@ -522,7 +565,8 @@ def run_study(
     if (bad := report.severity == 'error').any(): raise BadClips(report[bad])
     job = Job(dataset, 0, samples, {}, cache=cache)
     key = row_key(row, shared, job)
-    tags = dict(paper=chosen.paper, table=chosen.name, dataset=dataset.name, kind='table', key=key, protocol='nested folds', command=command)
+    tags = dict(paper=chosen.paper, table=chosen.name, dataset=dataset.name, kind='table', key=key,
+                protocol='nested folds', command=command)
     with tracked_run(f'study of {dataset.name}', chosen.name, tags, shared) as parent:
         log_table(report, 'report_of_files.csv')
         log_printed(chosen, shared, '', {})

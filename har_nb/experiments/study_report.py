@@ -29,20 +29,23 @@ def judged_result(
     "The same, of the clips that count."
     some = lambda values: {name: made[:, judged] for name, made in values.items()}
     curve = {share: (n_groups, made[:, judged]) for share, (n_groups, made) in result.curve.items()}
-    return type(result)(result.labels[judged], result.groups[judged], result.classes, some(result.probabilities), result.choices, curve)
+    return type(result)(result.labels[judged], result.groups[judged], result.classes, some(result.probabilities),
+                        result.choices, curve)
 
 def classes_table(
     result, # `Nested`
 )->pd.DataFrame: # class, clips, groups, found (%), right (%, of those that are called so), taken for
     "Each class: how often it is found, and what it is taken for."
     said = result.probabilities['chosen']
-    each = pd.concat([per_class(one, result.labels, result.classes) for one in said]).groupby('class', sort=False).mean(numeric_only=True)
+    each = pd.concat([per_class(one, result.labels, result.classes)
+                      for one in said]).groupby('class', sort=False).mean(numeric_only=True)
     counts, rows = sum(confusion(one, result.labels) for one in said), []
     for number, name in enumerate(result.classes):
         if not counts[number].sum(): continue
         wrong = np.where(np.arange(len(counts)) == number, 0, counts[number])
         taken = f'{result.classes[wrong.argmax()]} ({100*wrong.max()/counts[number].sum():.0f}%)' if wrong.any() else ''
-        rows.append({'class': name, 'clips': int((result.labels == number).sum()), 'groups': len(np.unique(result.groups[result.labels == number])),
+        rows.append({'class': name, 'clips': int((result.labels == number).sum()),
+                     'groups': len(np.unique(result.groups[result.labels == number])),
                      'found': 100*each.accuracy[name], 'right': 100*each.precision[name], 'taken for': taken})
     return pd.DataFrame(rows)
 
@@ -55,12 +58,17 @@ def advice(
     "What the numbers say to whoever filmed the clips."
     board, table, n_groups = scoreboard(result), classes_table(result), len(np.unique(result.groups))
     chosen, largest, told = board.iloc[0], board[board.candidate == 'largest class'].iloc[0], []
-    if not chosen.low > largest.accuracy: told.append(f'The interval reaches down to the share of the largest class ({percent(largest.accuracy)}): nothing is shown to be learnt.')
+    if not chosen.low > largest.accuracy:
+        told.append(f'The interval reaches down to the share of the largest class ({percent(largest.accuracy)}): '
+                    'nothing is shown to be learnt.')
     now, (more, low, high) = curve_points(result).accuracy.iloc[-1], extrapolated(result, 2*n_groups)
-    told.append(f'Twice as many groups ({2*n_groups}) would bring about {percent(more)} ({percent(low)} to {percent(high)}), if they are like these; now it is {percent(now)}.')
+    told.append(f'Twice as many groups ({2*n_groups}) would bring about {percent(more)} ({percent(low)} to '
+                f'{percent(high)}), if they are like these; now it is {percent(now)}.')
     worst = table.sort_values('found').iloc[0]
     few = table.sort_values('groups').iloc[0]
-    told.append(f'Found least often: {worst["class"]} ({worst.found:.0f}%' + (f', taken for {worst["taken for"]}' if worst['taken for'] else '') + f'). Fewest groups: {few["class"]}, {few.groups}.')
+    told.append(f'Found least often: {worst["class"]} ({worst.found:.0f}%' +
+                (f', taken for {worst["taken for"]}' if worst['taken for'] else '') +
+                f'). Fewest groups: {few["class"]}, {few.groups}.')
     return told
 
 # %% ../../nbs/experiments/07_study_report.ipynb #064b5ef4
@@ -74,7 +82,8 @@ def plot_curve(
     ax = plt.subplots(figsize=(5, 3), dpi=80, layout='constrained')[1]
     ax.fill_between(further, drawn[:, 1], drawn[:, 2], alpha=.15)
     ax.plot(further, drawn[:, 0], '--')
-    ax.errorbar(points.groups, 100*points.accuracy, 100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3)
+    ax.errorbar(points.groups, 100*points.accuracy,
+                100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3)
     ax.set(xlabel='groups trained on', ylabel='accuracy, %', ylim=(0, 100))
     return ax
 
@@ -84,10 +93,12 @@ def worst_clips(
 )->pd.DataFrame: # path, label, said, sure (%)
     "The clips whose wrong answer was given most surely."
     dataset, result = found.dataset, judged_result(found.result, found.judged)
-    said, clips = result.probabilities['chosen'].mean(0), dataset.clips.iloc[found.train[found.judged]].reset_index(drop=True)
+    said = result.probabilities['chosen'].mean(0)
+    clips = dataset.clips.iloc[found.train[found.judged]].reset_index(drop=True)
     table = predictions_table(said, clips, dataset.classes).assign(sure=100*said.max(1), row=found.train[found.judged])
     wrong = table[table.predicted != table.label].nlargest(k, 'sure')
-    return wrong[['path', 'label', 'predicted', 'sure', 'row']].rename(columns=dict(predicted='said')).reset_index(drop=True)
+    return wrong[['path', 'label', 'predicted', 'sure',
+                  'row']].rename(columns=dict(predicted='said')).reset_index(drop=True)
 
 def plot_strips(
     found, # `Study`
@@ -105,7 +116,8 @@ def plot_strips(
 
 # %% ../../nbs/experiments/07_study_report.ipynb #7fdb2402
 def _shown(table, columns):
-    rows = table.assign(**{name: [f'{100*value:.1f}' if pd.notna(value) else '' for value in table[name]] for name in columns if name in table})
+    rows = table.assign(**{name: [f'{100*value:.1f}' if pd.notna(value) else '' for value in table[name]]
+                           for name in columns if name in table})
     return markdown_table(rows.to_dict('records'))
 
 def doubt_lines(
@@ -113,13 +125,23 @@ def doubt_lines(
 )->list: # of lines of Markdown
     "How sure the classifier is, and what it does with what it does not know."
     sure, n_groups = found.doubt, len(np.unique(found.result.groups[found.judged]))
-    lines = ['## How sure', '', f'{n_groups} groups allow a promise of {100*sure.level:.0f}%. Measured on groups that the numbers were not chosen on:', '',
+    lines = ['## How sure', '',
+             f'{n_groups} groups allow a promise of {100*sure.level:.0f}%. Measured on groups that the numbers were '
+             'not chosen on:', '',
              f'- log loss {sure.loss_before:.2f}, calibrated {sure.loss:.2f} (temperature {sure.temperature:.2f})',
-             f'- classes of at least {percent(sure.set_above)}% together hold the right one in {percent(sure.covered)}% of the clips; they are {sure.set_size:.1f} on average',
-             f'- a clip whose best class has less than {percent(sure.none_below)}% shows none of these; {percent(sure.known_kept)}% of the clips of known classes are kept', '']
-    if found.left_out is None: return [*lines, 'With two classes, none can be left out: what it does with clips of a third class is not known.', '']
-    shown = _shown(found.left_out.rename(columns=dict(none='called none', known_none='known, called none', pairs='pairs in order')), ['called none', 'known, called none', 'pairs in order'])
-    return [*lines, 'Each class left out of training, and its clips judged (%; 50% of pairs of a known and an unknown clip are in order by chance):', '', shown, '']
+             f'- classes of at least {percent(sure.set_above)}% together hold the right one in '
+             f'{percent(sure.covered)}% of the clips; they are {sure.set_size:.1f} on average',
+             f'- a clip whose best class has less than {percent(sure.none_below)}% shows none of these; '
+             f'{percent(sure.known_kept)}% of the clips of known classes are kept', '']
+    if found.left_out is None:
+        return [*lines,
+                'With two classes, none can be left out: what it does with clips of a third class is not known.', '']
+    shown = _shown(found.left_out.rename(columns=dict(none='called none', known_none='known, called none',
+                                                      pairs='pairs in order')),
+                                                      ['called none', 'known, called none', 'pairs in order'])
+    return [*lines,
+            'Each class left out of training, and its clips judged (%; 50% of pairs of a known and an unknown clip '
+            'are in order by chance):', '', shown, '']
 
 # %% ../../nbs/experiments/07_study_report.ipynb #066a7f10
 def page(
@@ -131,15 +153,24 @@ def page(
     board = scoreboard(result)
     chosen, (members, best) = board.iloc[0], (found.final.members, found.final.best)
     board['times_chosen'] = [f'{times:.0f}' if pd.notna(times) else '' for times in board.times_chosen]
-    apart = f' The best by the inner folds was {" & ".join(n for n, _ in best)}; this one is cheaper and within one standard error of it.' if members != best else ''
-    lines = [f'# {dataset.name}', '', f'{len(found.train)} clips in {len(np.unique(found.result.groups))} groups, {len(dataset.classes)} classes.', '',
-             f'**Accuracy {percent(chosen.accuracy)}** (95% interval {percent(chosen.low)} to {percent(chosen.high)}, over groups), balanced {percent(chosen.balanced)}, '
-             f'macro F1 {percent(chosen.macro_f1)}: of *choosing* among {len(found.result.probabilities) - 1} candidates, on groups that neither the choice nor the training saw.', '',
-             f'Kept, trained on everything: {found.final.name}.{apart}', '', *[f'- {line}' for line in advice(result)], '', '## In the same folds', '',
-             _shown(board, ['accuracy', 'low', 'high', 'balanced', 'macro_f1']), '', '## Classes', '', markdown_table(classes_table(result).round(0).to_dict('records')), '']
+    best_names = " & ".join(n for n, _ in best)
+    apart = (f' The best by the inner folds was {best_names}; this one is cheaper and within one standard error of it.'
+             if members != best else '')
+    lines = [f'# {dataset.name}', '',
+             f'{len(found.train)} clips in {len(np.unique(found.result.groups))} groups, {len(dataset.classes)} '
+             'classes.', '',
+             f'**Accuracy {percent(chosen.accuracy)}** (95% interval {percent(chosen.low)} to {percent(chosen.high)}, '
+             f'over groups), balanced {percent(chosen.balanced)}, '
+             f'macro F1 {percent(chosen.macro_f1)}: of *choosing* among {len(found.result.probabilities) - 1} '
+             'candidates, on groups that neither the choice nor the training saw.', '',
+             f'Kept, trained on everything: {found.final.name}.{apart}', '', *[f'- {line}' for line in advice(result)],
+             '', '## In the same folds', '',
+             _shown(board, ['accuracy', 'low', 'high', 'balanced', 'macro_f1']), '', '## Classes', '',
+             markdown_table(classes_table(result).round(0).to_dict('records')), '']
     if found.test is not None:
         test = np.setdiff1d(np.arange(len(dataset)), found.train)
-        lines.insert(6, f'On the {len(test)} clips of its own test, read once: {percent((found.test.argmax(1) == dataset.labels[test]).mean())}.\n')
+        lines.insert(6, f'On the {len(test)} clips of its own test, read once: '
+                        f'{percent((found.test.argmax(1) == dataset.labels[test]).mean())}.\n')
     if found.doubt: lines += doubt_lines(found)
     return '\n'.join([*lines, '## Figures', '', *[f'![{name}]({name})' for name in figures], ''])
 
@@ -149,7 +180,8 @@ def as_html(
 )->str:
     "One HTML file, figures inside."
     body = mistune.create_markdown(escape=True, plugins=['table'])(text)
-    for name, data in figures.items(): body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{base64.b64encode(data).decode()}"')
+    for name, data in figures.items():
+        body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{base64.b64encode(data).decode()}"')
     style = 'body{font-family:sans-serif;max-width:60em;margin:2em auto}td,th{padding:.1em .6em;text-align:left}'
     return f'<!doctype html><meta charset="utf-8"><title>har study</title><style>{style}</style>{body}'
 
@@ -160,7 +192,9 @@ def log_report(
     "Log report.md, report.html, their figures and tables to the open run."
     result, figures = judged_result(found.result, found.judged), {}
     worst = worst_clips(found)
-    drawings = dict(curve=lambda: plot_curve(result).figure, confusion_of_folds=lambda: plot_confusion(confusion(result.probabilities['chosen'].mean(0), result.labels), result.classes).figure)
+    drawings = dict(curve=lambda: plot_curve(result).figure,
+                    confusion_of_folds=lambda: plot_confusion(confusion(result.probabilities['chosen'].mean(0),
+                                                                        result.labels), result.classes).figure)
     if samples is not None and len(worst): drawings['worst'] = lambda: plot_strips(found, samples, worst)
     for name, draw in drawings.items():
         with drawing():
@@ -170,7 +204,9 @@ def log_report(
             plt.close(figure)
             figures[f'{name}.png'] = data.getvalue()
     text = page(found, figures)
-    for table, name in ((scoreboard(result), 'candidates.csv'), (classes_table(result), 'classes.csv'), (worst, 'worst.csv')): log_table(table, name)
+    for table, name in ((scoreboard(result), 'candidates.csv'), (classes_table(result), 'classes.csv'),
+                        (worst, 'worst.csv')):
+        log_table(table, name)
     if found.left_out is not None: log_table(found.left_out, 'left_out_classes.csv')
     log_text(text, 'report.md')
     log_text(as_html(text, figures), 'report.html')

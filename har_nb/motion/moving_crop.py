@@ -27,7 +27,8 @@ class KeptFrames:
         self.file, self.count, self.shape = SpooledTemporaryFile(IN_MEMORY), 0, None
         for frame in frames:
             step = int(np.ceil(np.sqrt(frame.shape[0]*frame.shape[1]/PIXELS)))
-            if step > 1: frame = cv2.resize(frame, (frame.shape[1]//step, frame.shape[0]//step), interpolation=cv2.INTER_AREA)
+            if step > 1:
+                frame = cv2.resize(frame, (frame.shape[1]//step, frame.shape[0]//step), interpolation=cv2.INTER_AREA)
             self.file.write(np.ascontiguousarray(frame).data)
             self.count, self.shape = self.count + 1, frame.shape
     def __len__(self): return self.count
@@ -95,7 +96,8 @@ def travelled(
 )->float: # share of the width
     "How far the scene moves through the picture: the farthest way of a corner from its place in the first moment."
     height, width = moments[0].shape[:2]
-    corners, path, longest = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], float), np.eye(3), 0.
+    corners, path, longest = np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]],
+                                      float), np.eye(3), 0.
     for before, after in zip(moments, moments[1:], strict=False):
         path = np.vstack([camera_motion(before, after), [0, 0, 1]])@path
         longest = max(longest, np.abs((path@corners - corners)[:2]).max()/width)
