@@ -30,6 +30,7 @@ def similarity(
     x = x - x.mean(0)
     return x@x.T
 
+# %% ../../nbs/experiments/06_choice.ipynb #cdf20043
 def centred(
     similar:np.ndarray, # N N
     train:np.ndarray, # rows of the training clips
@@ -39,6 +40,7 @@ def centred(
     around = similar - column[:, None] - column[None] + column[train].mean()
     return around/max(around[train, train].mean(), 1e-12)
 
+# %% ../../nbs/experiments/06_choice.ipynb #aaaa6548
 def coordinates(
     blocks, # of N N from `similarity`, side by side
     train:np.ndarray, # rows of the training clips
@@ -73,6 +75,7 @@ class Logistic:
             said[c] = made
         return said
 
+# %% ../../nbs/experiments/06_choice.ipynb #8eb4a843
 @dataclass(frozen=True)
 class Neighbours:
     "The classes of the nearest training clips, each vote by its class's share of them."
@@ -81,18 +84,20 @@ class Neighbours:
         "As `Logistic`."
         from sklearn.neighbors import NearestNeighbors
         settings = settings or self.settings
-        order = NearestNeighbors(n_neighbors=min(max(settings),
-                                                 len(train))).fit(z[train]).kneighbors(z[test], return_distance=False)
+        finder = NearestNeighbors(n_neighbors=min(max(settings), len(train))).fit(z[train])
+        order = finder.kneighbors(z[test], return_distance=False)
         votes = np.eye(n_classes)[labels]/np.maximum(np.bincount(labels, minlength=n_classes), 1)
         said = {k: votes[order[:, :k]].sum(1) for k in settings}
         return {k: made/made.sum(1, keepdims=True) for k, made in said.items()}
 
+# %% ../../nbs/experiments/06_choice.ipynb #ccd9fc39
 class Block(NamedTuple):
     "Features of a clip: what some images are to an encoder, read over time."
     encoder:str
     part:str # of the images of a clip
     reading:str # as for `models.reading.read`
 
+# %% ../../nbs/experiments/06_choice.ipynb #033aa9fe
 @dataclass(frozen=True)
 class Candidate:
     "One way to classify clips: features side by side, and a method."
@@ -101,6 +106,7 @@ class Candidate:
     method:Callable = Logistic()
     chosen:bool = True # False: measured beside the others, never chosen
 
+# %% ../../nbs/experiments/06_choice.ipynb #deef9a7b
 def price(
     candidates, # `Candidate`s that are used together
     images:dict, # part -> images of a clip in it
@@ -121,6 +127,7 @@ def losses(
     weights = (1 + len(labels)/((counts > 0).sum()*counts[labels]))/2
     return -weights*np.log(np.clip(probabilities[np.arange(len(labels)), labels], least, 1))
 
+# %% ../../nbs/experiments/06_choice.ipynb #ad46db4c
 def inner_predictions(
     similar:dict, # block -> N N, of training clips alone
     labels:np.ndarray, # N int
@@ -153,18 +160,20 @@ class Chosen:
     @property
     def name(self)->str: return ' & '.join(name for name, _ in self.members)
 
+# %% ../../nbs/experiments/06_choice.ipynb #3a861c1e
 def paired_error(
     first:np.ndarray, second:np.ndarray, # N: right or not, or losses
     groups:np.ndarray, # N
 )->tuple[float, float]: # mean difference first - second, its standard error
     "Of two classifiers on the same clips, by totals of groups."
-    difference, (_, group) = np.asarray(first, float) - np.asarray(second, float), np.unique(groups,
-                                                                                             return_inverse=True)
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    group = np.unique(groups, return_inverse=True)[1]
     sizes, totals = np.bincount(group), np.bincount(group, difference)
     if len(sizes) < 2: return float(difference.mean()), float('inf')
     apart = totals - difference.mean()*sizes
     return float(difference.mean()), float(np.sqrt(len(sizes)/(len(sizes) - 1)*(apart**2).sum())/len(difference))
 
+# %% ../../nbs/experiments/06_choice.ipynb #40ff8dc4
 def cheaper(
     teams:dict, # name -> N C: what each says
     prices:dict, # name -> what it costs
@@ -180,6 +189,7 @@ def cheaper(
     taken = [name for name in teams if prices[name] < prices[best] and as_good(name)]
     return best, min(taken, key=lambda name: (prices[name], lost[name].mean()), default=best)
 
+# %% ../../nbs/experiments/06_choice.ipynb #48cb3e10
 def choose(
     similar:dict, labels:np.ndarray, groups:np.ndarray, candidates, n_classes:int, # as for `inner_predictions`
     images:dict, # part -> images of a clip in it
@@ -187,8 +197,8 @@ def choose(
     folds:int=4, seed:int=0, # inner ones
 )->Chosen:
     "The best of some candidates, or of the best few together; the cheaper of two only within a paired standard error."
-    said, by_name = inner_predictions(similar, labels, groups, candidates, n_classes, folds,
-                                      seed), {one.name: one for one in candidates}
+    said = inner_predictions(similar, labels, groups, candidates, n_classes, folds, seed)
+    by_name = {one.name: one for one in candidates}
     lost = {name: {setting: losses(made, labels).mean() for setting, made in by.items()} for name, by in said.items()}
     settings = {name: min(by, key=by.get) for name, by in lost.items()}
     least = {name: float(by[settings[name]]) for name, by in lost.items()}
@@ -207,6 +217,7 @@ def part_of(
     "Similarities among some clips alone."
     return {block: values[np.ix_(rows, rows)] for block, values in similar.items()}
 
+# %% ../../nbs/experiments/06_choice.ipynb #0d522c66
 def said_of(
     members, # of (name, setting)
     similar:dict, # block -> N N
@@ -221,6 +232,7 @@ def said_of(
         each.append(by_name[name].method(z, train, test, labels, n_classes, (setting,))[setting])
     return np.mean(each, 0)
 
+# %% ../../nbs/experiments/06_choice.ipynb #837a601c
 def outer_fold(
     similar:dict, labels:np.ndarray, groups:np.ndarray, candidates, n_classes:int, # of all clips
     images:dict, # part -> images of a clip in it
@@ -241,6 +253,7 @@ def outer_fold(
     made['chosen'] = ask(found.members, train)
     return dict(chosen=found, probabilities=made, rows=rows, curve=curve | {1.: (len(names), made['chosen'])})
 
+# %% ../../nbs/experiments/06_choice.ipynb #48969ab4
 @dataclass
 class Nested:
     "What came out of nested folds."
@@ -251,6 +264,7 @@ class Nested:
     choices:list # of `Chosen`, one an outer fold
     curve:dict # share -> (mean number of training groups, repeats N C)
 
+# %% ../../nbs/experiments/06_choice.ipynb #a62518ea
 def nested(
     similar:dict, labels:np.ndarray, groups:np.ndarray, candidates, classes:list, images:dict, # as for `outer_fold`
     folds:int=5, repeats:int=3, # outer ones
@@ -290,6 +304,7 @@ def t_interval(
     far = t.ppf((1 + level)/2, len(names) - 1)*error
     return max(0., mean - far), min(1., mean + far)
 
+# %% ../../nbs/experiments/06_choice.ipynb #e0c20325
 def scores(
     probabilities:np.ndarray, # repeats N C
     labels:np.ndarray, groups:np.ndarray, # N
@@ -302,6 +317,7 @@ def scores(
     balanced = np.mean([balanced_accuracy(one, labels) for one in probabilities])
     return dict(accuracy=float(right.mean()), low=low, high=high, balanced=float(balanced), macro_f1=float(f1))
 
+# %% ../../nbs/experiments/06_choice.ipynb #dac9f1c5
 def scoreboard(
     result:Nested,
 )->pd.DataFrame: # candidate, accuracy, low, high, balanced, macro_f1 (0..1), times_chosen (of all outer folds)
@@ -333,6 +349,7 @@ def _at(sizes, accuracy, wanted):
     slope, level = np.polyfit(np.asarray(sizes)**-.5, accuracy, 1)
     return level + min(slope, 0)*wanted**-.5
 
+# %% ../../nbs/experiments/06_choice.ipynb #0dfc6375
 def extrapolated(
     result:Nested,
     groups:float, # to train on
