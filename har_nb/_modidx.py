@@ -2402,6 +2402,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'har_nb/motion/moving_crop.py')},
             'har_nb.papers.comparison.claims': { 'har_nb.papers.comparison.claims.Contrast': ( 'papers/comparison/claims.html#contrast',
                                                                                                'har_nb/papers/comparison/claims.py'),
+                                                 'har_nb.papers.comparison.claims._name_dots': ( 'papers/comparison/claims.html#_name_dots',
+                                                                                                 'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims._number': ( 'papers/comparison/claims.html#_number',
                                                                                               'har_nb/papers/comparison/claims.py'),
                                                  'har_nb.papers.comparison.claims._p': ( 'papers/comparison/claims.html#_p',

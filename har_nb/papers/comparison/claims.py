@@ -76,7 +76,7 @@ def line_of(
     its = lines[(lines.table == table) & (lines.row == row)]
     return its.iloc[-1] if len(its) else None
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #f23880d4
 def both(
     first: str, second: str, table: str = 'comparison.hard', folder=None
 ) -> pd.DataFrame:  # path, group, right_first, right_second, seeds
@@ -94,7 +94,7 @@ def both(
     ]
     return pd.DataFrame(dict(right_first=right[0], right_second=right[1])).reset_index().assign(seeds=len(shared))
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #7adbae93
 def holm(
     p,  # of several tests
 ) -> np.ndarray:  # corrected, in the same order
@@ -131,7 +131,7 @@ def verdict(difference: float, p: float) -> str:  # points; corrected
         return 'undecided'
     return 'supported' if difference > 0 else 'contradicted'
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #a694df51
 def claims(
     table: str = 'comparison.hard',
     folder=None,  # as for `published`
@@ -169,7 +169,7 @@ def claims(
         verdict=[verdict(line.difference, line.p) if pd.notna(line.p) else 'waits' for line in found.itertuples()]
     )
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #26ed8387
 def chosen_columns(
     lines,  # of a table
     columns,  # to keep, in this order; None: all
@@ -181,7 +181,7 @@ def chosen_columns(
 def _p(value):
     return '<0.001' if value < 0.001 else f'{value:.3f}'
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #3acd6c20
 def claims_page(
     table: str = 'comparison.hard',
     folder=None,  # as for `published`
@@ -227,7 +227,7 @@ def parted(line, column: str, values, folder=None) -> float:  # percent; NaN whe
     own = videos[videos.path.isin(wanted)]
     return 100 * (own.predicted == own.label).mean()
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #7e2e1895
 def footing(folder=None) -> pd.DataFrame:  # a line a row: numbers
     "All rows on one footing, from the published files."
     from har_nb.papers.comparison.tables import ROWS
@@ -257,7 +257,7 @@ def footing(folder=None) -> pd.DataFrame:  # a line a row: numbers
         )
     return pd.DataFrame(rows)
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #e47c868d
 def costs_file(folder=None) -> dict:  # row -> milliseconds of one clip
     "What one clip takes, measured alone on a quiet machine, flow's own time counted; empty where nobody did."
     file = Path(folder or results_folder()) / 'costs' / 'comparison.csv'
@@ -267,7 +267,7 @@ def costs_file(folder=None) -> dict:  # row -> milliseconds of one clip
 def _number(value, how):
     return how.format(value) if pd.notna(value) else ''
 
-
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #2ff1106d
 def footing_table(
     folder=None,  # as for `published`
     columns=None,  # to show; None: all that hold something
@@ -306,7 +306,19 @@ def footing_table(
     shown = shown.loc[:, (shown != '').any()] if columns is None else shown[list(columns)]
     return markdown_table(shown.to_dict('records'))
 
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #71e7661b
+def _name_dots(axis, found):  # rows in the order of their accuracy
+    heights, (low, high) = found.hard_mean.to_numpy().copy(), axis.get_ylim()
+    apart = (high - low) / 22
+    for at in range(1, len(heights)):
+        heights[at] = max(heights[at], heights[at - 1] + apart)
+    right = found.ms.max() * 1.3
+    line = dict(arrowstyle='-', color='.85', linewidth=0.7, relpos=(0, 0.5))
+    for name, x, y, text in zip(found.row, found.ms, found.hard_mean, heights, strict=True):
+        axis.annotate(name, (x, y), (right, text), fontsize=8, va='center', arrowprops=line)
+    axis.set(xscale='log', xlim=(found.ms.min() / 1.2, right * 2.6), ylim=(low, max(high, heights[-1] + apart)))
 
+# %% ../../../nbs/papers/comparison/01_claims.ipynb #aa840f04
 def plot_footing(folder=None):  # figure; None where nothing is measured yet
     "Accuracy on hard against cost, order by colour, with intervals; rows whose cost was timed."
     import matplotlib.pyplot as plt
@@ -316,46 +328,12 @@ def plot_footing(folder=None):  # figure; None where nothing is measured yet
         return None
     found = found[found.hard_mean.notna() & found.ms.notna()].sort_values('hard_mean', ignore_index=True)
     figure, axis = plt.subplots(figsize=(7.5, 4.6), dpi=80, layout='constrained')
-    axis.errorbar(
-        found.ms,
-        found.hard_mean,
-        [found.hard_mean - found.hard_low, found.hard_high - found.hard_mean],
-        fmt='none',
-        ecolor='.75',
-        zorder=1,
-    )
-    dots = axis.scatter(
-        found.ms,
-        found.hard_mean,
-        c=found.hard_order_pairs,
-        cmap='viridis',
-        vmin=50,
-        vmax=100,
-        s=45,
-        zorder=2,
-        edgecolor='white',
-    )
-    heights, low, high = found.hard_mean.to_numpy().copy(), *axis.get_ylim()
-    apart = (high - low) / 22
-    for at in range(1, len(heights)):
-        heights[at] = max(heights[at], heights[at - 1] + apart)
-    right = found.ms.max() * 1.3
-    for name, x, y, text in zip(found.row, found.ms, found.hard_mean, heights, strict=True):
-        axis.annotate(
-            name,
-            (x, y),
-            (right, text),
-            fontsize=8,
-            va='center',
-            arrowprops=dict(arrowstyle='-', color='.85', linewidth=0.7, relpos=(0, 0.5)),
-        )
-    axis.set(
-        xscale='log',
-        xlabel='milliseconds of processor for a clip, flow counted',
-        ylabel='accuracy on hard, %',
-        xlim=(found.ms.min() / 1.2, right * 2.6),
-        ylim=(low, max(high, heights[-1] + apart)),
-    )
+    reach = [found.hard_mean - found.hard_low, found.hard_high - found.hard_mean]
+    axis.errorbar(found.ms, found.hard_mean, reach, fmt='none', ecolor='.75', zorder=1)
+    colours = dict(c=found.hard_order_pairs, cmap='viridis', vmin=50, vmax=100)
+    dots = axis.scatter(found.ms, found.hard_mean, s=45, zorder=2, edgecolor='white', **colours)
+    _name_dots(axis, found)
+    axis.set(xlabel='milliseconds of processor for a clip, flow counted', ylabel='accuracy on hard, %')
     figure.colorbar(dots, label='order pairs, %', pad=0.01)
     return figure
 

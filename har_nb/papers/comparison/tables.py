@@ -50,7 +50,7 @@ from ...samples.samplers import Batches, MiddleFrames, OneClip, Windows
 def frames(s):
     return Frames(MiddleFrames())
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #22d5b412
 def cropped(s):
     return Frames(MiddleFrames(), crop=MovingCrop())
 
@@ -75,7 +75,7 @@ def embedding_net(classes, size, start):
 
 THIN = FrameNet(backbone='small_resnet', width=0.5, vector='scaled_mean', n=LOOK)
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #7ec5809b
 def transnet(classes, size, start):
     return transnet_model(THIN, classes, size, start)
 
@@ -91,7 +91,7 @@ def flow_net(classes, size, start):
 def early_fusion(classes, size, start):
     return fusion_net(classes, size, ('frames', 'motion'))
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #4826ba87
 def thin_mfnet(classes, size, start):
     return Make('har_nb.models.mfnet:mfnet', dict(num_classes=classes, width=24, groups=4, blocks=[1, 1, 1, 1]))
 
@@ -115,7 +115,7 @@ class Painting(Settings):
     paint_epochs: int = 8
     paint_lr: float = 5e-3
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #d4d88365
 def people_to_paint(
     dataset,  # ActionDataset from `build_sports`, of which the training counts
     size: int,  # of the pictures, pixels
@@ -172,7 +172,7 @@ IMITATION = Imitation(teacher='teacher', levels=('layer1', 'layer2', 'layer3', '
 PAINTING = Painting()
 OF_FRAMES = dict(mean=PAIR_MEAN[:3], std=PAIR_STD[:3])  # what 3D nets expect of frames
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #0c7447dc
 def fewer_people(
     job: Job,
     people: int,  # of the training that stay
@@ -186,7 +186,7 @@ def fewer_people(
         dataset=replace(job.dataset, clips=clips.assign(split=clips.split.where(~clips.group.isin(left), 'left out'))),
     )
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #1d902dd5
 def shown_later(
     modality,  # of what is stored
     look: int,  # frames that the net sees at once
@@ -200,7 +200,7 @@ def shown_later(
     halves = {name: replace(getattr(modality, name), sampler=windows) for name in ('first', 'second')}
     return halves[half] if half else replace(modality, **halves)
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #582bbdec
 def prepared(job, net, look, between, motion, weights, fitting, augmentation) -> Training:
     "A row before its fit."
     size, pairs, in_3d = job.samples.size, job.samples.shape[-1] == 5, net in (r3d, flow_3d)
@@ -216,7 +216,7 @@ def prepared(job, net, look, between, motion, weights, fitting, augmentation) ->
         training.model.weights = Inputs(PAIR_MEAN[3:], PAIR_STD[3:]) if motion else Inputs(**OF_FRAMES)
     return training
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #b9b520ef
 @stable_id('har_nb.papers.comparison:train')
 def train(
     job: Job,  # split, seed and stored frames, or frames and flow
@@ -248,7 +248,7 @@ def train(
     flow = job.samples.shape[-1] == 5 and not imitation.mimic
     return counted(training.predictions(sees), Batches(look, between)(16), minutes, flow)
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #3779e073
 def counted(
     said: Predictions,  # of windows
     windows: np.ndarray,  # windows frames: which frames each sees
@@ -279,7 +279,7 @@ def some_frames(
     less = {name: said.metrics[name] * share for name in ('gflops', 'latency_ms') if name in said.metrics}
     return Predictions(said.probabilities[kept], said.clip[kept], said.metrics | less | dict(frames=float(len(which))))
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #d68bff4c
 @stable_id('har_nb.papers.comparison:logistic')
 def logistic(
     job: Job,  # split, seed and stored frames
@@ -310,6 +310,8 @@ def logistic(
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #784e5e01
 TEACHER = 'teacher'
+
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #e165b65b
 ROWS = (
     Row('mean over frames', train, dict(net=image_net, look=1, between=1), frames),
     Row('single frame', some_frames, needs=('mean over frames',)),
@@ -332,6 +334,8 @@ ROWS = (
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #6cd2134e
 PAPER = 'Le et al. 2023, Alomar and Cai 2023, Jalal et al. 2019, Cao et al. 2020, Lu et al. 2020'
+
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #84cf880b
 SETTINGS = dict(
     size=40,
     aspect='crop',
@@ -342,6 +346,8 @@ SETTINGS = dict(
     batch_size=16,
     flip=True,
 )
+
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #b1ea2372
 DECIDED = (
     ('frames', 'the same sixteen of a clip, three apart', 'no two papers use the same'),
     (
@@ -366,13 +372,13 @@ RATE = {  # of a row, where it is not that of the settings
     'Dual-action': 5e-3,
 }
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #5aa9f433
 def with_rates(rows):
     return tuple(
         replace(row, settings=row.settings | dict(lr=RATE[row.name])) if row.name in RATE else row for row in rows
     )
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #b8c7a10f
 tuning = Table(
     'comparison.tuning', 'Five papers on one footing: one rate of three, development people', rows=ROWS, **COMMON
 )
@@ -391,6 +397,8 @@ def of_people(name, people):
 
 
 LEARNERS, PEOPLE = ('mean over frames', 'MEI', 'R3D'), (5, 10, 20, 40)
+
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #5951ebcc
 people = Table(
     'comparison.people',
     'How many people it takes: hard clips',
@@ -416,7 +424,7 @@ def publishing(
 
     return in_order
 
-
+# %% ../../../nbs/papers/comparison/00_tables.ipynb #51648215
 def measure(
     table: Table,
     dataset,  # ActionDataset from `build_sports`
