@@ -7,6 +7,8 @@ from later import collecting
 
 if not collecting:
     import torch
+    from fastai.callback.core import Callback
+    from torch import nn
 
     from har_nb.data.people import ORDER_PAIRS
     from har_nb.data.sports import build_sports
@@ -15,8 +17,8 @@ if not collecting:
     from har_nb.learning.predictor import load_predictor
     from har_nb.learning.runs import load_table
     from har_nb.models.r3d import small_3d
+    from har_nb.papers.comparison import ablations, tables
     from har_nb.papers.comparison import claims as said
-    from har_nb.papers.comparison import tables
     from har_nb.papers.comparison.claims import (
         CONTRASTS,
         chosen_columns,
@@ -148,6 +150,18 @@ def test_holm_and_verdicts():
     ]
 
 
+def test_a_verdict_that_seeds_do_not_carry_says_so(tmp_path):
+    from har_nb.papers.comparison.claims import by_seed, over_seeds
+
+    assert verdict(3.0, 0.01, False) == 'supported, but seeds differ' and verdict(3.0, 0.06, False) == 'undecided'
+    sure, torn = over_seeds([9.0, 11, 10, 12, 8]), over_seeds([-13.0, -12, -7, 13, -9])
+    assert sure['agree'] and not torn['agree'] and torn['seed_visible'] > sure['seed_visible'] > 0
+    assert not over_seeds([5.0])['agree'], 'one seed says nothing of others'
+    differences = by_seed('two-stream', 'normal')
+    assert len(differences) == 5 and np.mean(differences) == pytest.approx(claims().difference[0], abs=1e-6)
+    assert by_seed('two-stream', 'normal', folder=tmp_path).size == 0, 'nothing is published there'
+
+
 def test_the_smallest_visible_difference_is_seen_four_times_of_five():
     rng = np.random.default_rng(1)
     spread = rng.normal(0, 5, 24)
@@ -219,3 +233,72 @@ def test_what_nets_use_stands_beside_each_other(tmp_path):
                   line('MFNet', 'kpsem silent', 0, -1, 1)]).to_csv(file, index=False)
     assert uses_table(tmp_path).splitlines()[-1] == '| reversed | -20* / 7% | +1 / 7% |'
     assert 'kpsem silent' not in uses_table(tmp_path) and 'kpsem silent' in uses_table(tmp_path, parts=True)
+
+
+def test_a_row_of_key_points_changes_one_thing():
+    assert [len(row.settings) for row in ablations.ROWS] == [1, 0] + [1] * 8
+    assert ablations.key_points.settings == tables.hard.settings, 'all else is that of the comparison'
+
+
+def test_the_branch_learns_at_ten_times_the_rate():
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+
+    from har_nb.learning.learner import make_learner
+
+    rates = []
+
+    class Branched(nn.Module):
+        "As much of a `WithKPSEM` as a splitter sees."
+
+        def __init__(self):
+            super().__init__()
+            self.net, self.kpsem = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.net(x) + self.kpsem(x)
+
+    class Look(Callback):
+        order = 70
+
+        def before_batch(self):
+            rates.append([group['lr'] for group in self.opt.hypers])
+
+    batches = [(torch.randn(4), torch.tensor(at % 2)) for at in range(8)]
+    loaders = DataLoaders(*(DataLoader(batches, bs=4) for _ in range(2)))
+    learn = make_learner(loaders, Branched(), (), [ablations.Hurried(10), Look()], splitter=ablations.branch_apart)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(2, 1e-3)
+    trained = rates[:2]  # of the first epoch
+    assert all(fast == pytest.approx(10 * slow) for slow, fast in trained)
+    assert len({slow for slow, _ in trained}) == 2, 'the rate goes up and down'
+
+
+def test_key_points_are_rendered_from_files(tmp_path):
+    assert ablations.key_point_table(folder=tmp_path) == 'Nothing is measured yet.'
+    lines = [
+        dict(table='comparison_ablations.key_points', row=row, set='sports_hard_dev', mean=80 + at, low=78, high=86)
+        for at, row in enumerate(('MFNet', 'as is', 'ReLU between convolutions'))
+    ]
+    columns = dict.fromkeys(('note', 'flow', 'set_from', 'preset', 'settings', 'weights', 'weights_digest'), '')
+    columns |= dict(decided='', order_pairs=90.0, mean_sd=1.0, seeds=2)
+    pd.DataFrame(lines).assign(**columns).to_csv(tmp_path / 'comparison.csv', index=False)
+    assert ablations.plot_key_points(folder=tmp_path) is not None, 'before any branch was asked'
+    file = ablations.branch_file(tmp_path)
+    file.parent.mkdir()
+    asked = [dict(set='sports_hard_dev', row='as is', silent=value, other_clip=4.0) for value in (1.0, 3.0)]
+    pd.DataFrame(asked).to_csv(file, index=False)
+    shown = ablations.key_point_table(folder=tmp_path).splitlines()
+    assert '| as is | 81.0 ± 1.0 | 78 to 86 | 90.0 | 2 | 2.0% | 4.0% |' in shown
+
+
+@pytest.mark.slow
+def test_branches_of_finished_runs_are_asked_once(few, tmp_path):
+    options = dict(cache=tmp_path / 'cache', progress=False, rows=['as is', 'ten times the rate'], **SMALL)
+    tables.measure(ablations.key_points, few, tmp_path / 'comparison.csv', seeds=1, **options)
+    result = compare(ablations.key_points)
+    for _ in range(2):
+        ablations.measure_branches(result, few, tmp_path, clips=4)
+    asked = pd.read_csv(ablations.branch_file(tmp_path))
+    assert set(asked.row) == {'as is', 'ten times the rate'} and len(asked) == 2
+    assert asked[['silent', 'other_clip']].stack().between(0, 100).all()

@@ -202,7 +202,7 @@ def plot_key_points(
         if column in lines: right.plot(lines[column], lines.index, 'o', label=label)
     right.set(xlabel='answers that change, %')
     right.set_xlim(left=-1)
-    right.legend(fontsize=8)
+    if right.get_lines(): right.legend(fontsize=8)
     return figure
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #90c192cf

@@ -349,13 +349,32 @@ SETTINGS = dict(
 
 # %% ../../../nbs/papers/comparison/00_tables.ipynb #b1ea2372
 DECIDED = (
-    ('frames', 'the same sixteen of a clip, three apart', 'no two papers use the same'),
+    (
+        'frames',
+        'the same sixteen of a clip, three apart; flow takes the frame behind each, too',
+        'no two papers use the same',
+    ),
     (
         'start',
-        'random numbers; TransNet+: an encoder that painted the people of the training',
-        'no weights, so that no row knows more',
+        'random numbers; TransNet+: an encoder that painted the people of the training; students: a trained teacher',
+        'no weights from elsewhere; what a row needs besides is its paper\'s idea',
     ),
     ('nets', 'cut down to one order of size', 'the idea is compared, not the backbone'),
+    (
+        'R3D, teacher and students',
+        'a small ResNet with windows of 3 x 3 x 3',
+        'one net for three rows; the R3D of the KPSEM paper does not look along time',
+    ),
+    (
+        'place of the key point shifts',
+        'behind conv2, 10 x 10 cells',
+        'the paper recommends conv4, which has 3 x 3 cells here; other places: comparison_ablations.key_points',
+    ),
+    (
+        'Gram loss of Dual-action',
+        'the sum as printed, alpha 50, untuned',
+        'its mean is measured on development people: comparison_ablations.gram',
+    ),
     ('passes, optimiser', '12 over all clips, AdamW, one cycle', 'the same for every row'),
     ('rate', 'of three, by development people', 'the same search for every row'),
     ('validation', 'none', 'nothing is chosen by it'),
