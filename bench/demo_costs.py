@@ -1,7 +1,7 @@
 """Seconds of processor that `har run TABLE --preset demo` takes on the built-in set of `har demo`, one seed, on one
 thread, everything decoded anew: what `har tables TABLE` tells of a table's demo.
 
-python bench/demo_costs.py TABLE... # writes their lines of results/costs/demos.csv; the next export puts them in the index
+python bench/demo_costs.py TABLE... # writes their lines of results/costs/demos.csv; export puts them in the index
 """
 import os
 import platform
