@@ -1,4 +1,4 @@
-"Uneven classes: settings that every trained table takes, that no key sees where they are neutral, and that reach the fit."
+"Uneven classes: every trained table takes their settings, no key sees neutral ones, and they reach the fit."
 import numpy as np
 import pytest
 from later import collecting
@@ -36,9 +36,10 @@ def test_every_trained_table_takes_them_and_no_key_sees_them_where_they_are_neut
         assert row_key(row, plain | row.settings, job) != row_key(row, asked | row.settings, job)
 
 
-@pytest.mark.parametrize('wrong, why', [(dict(focal_gamma=-1), 'at least 0'), (dict(class_weights=2), 'between 0 and 1'),
-                                        (dict(class_weights=1, balanced_sampling=True), 'count twice'),
-                                        (dict(focal_gama=2), 'no setting focal_gama')])
+@pytest.mark.parametrize('wrong, why', [
+    (dict(focal_gamma=-1), 'at least 0'), (dict(class_weights=2), 'between 0 and 1'),
+    (dict(class_weights=1, balanced_sampling=True), 'count twice'), (dict(focal_gama=2), 'no setting focal_gama'),
+])
 def test_what_cannot_be_is_said_before_anything_is_decoded(wrong, why):
     with pytest.raises(SettingsError, match=why): settings_of(mei, 'demo', **wrong)
 
@@ -60,12 +61,13 @@ def test_both_ways_of_fitting_use_them(small_set, tmp_path, tracking):
     net = Make('har_nb.models.backbones:small_resnet', dict(num_classes=len(part.classes), width=8))
 
     def fitted(way, **how):
+        fitting = Fitting(epochs=1, lr=1e-2, **how)
         with tracked_run('a row', 'toy'):
-            training = Training(Job(part, 0, stored, {}), net, Fitting(epochs=1, lr=1e-2, **how), seen=Seen(sample='image'))
-            return way(training)
+            return way(Training(Job(part, 0, stored, {}), net, fitting, seen=Seen(sample='image')))
 
     def whole(training): return training.fit()
-    def phases(training): return training.fit_in_two_phases(training.model.get_submodule(head_name(training.model)))
+    def phases(training):
+        return training.fit_in_two_phases(training.model.get_submodule(head_name(training.model)))
     for way in (whole, phases):
         learn = fitted(way, class_weights=1, focal_gamma=.5)
         counts = np.bincount(learn.dls.train.dataset.labels)
