@@ -113,6 +113,7 @@ class Modality:
         return (*images, *height_width(size), self.channels)
     # each kind has a `stream(frames, size, n_frames)` of its own, which gives samples uint8, and None between them
     def as_shown(self, fps:float|None=None, aspect:str='squash'): return replace(self, fps=fps, aspect=aspect)
+    def elsewhere(self, path)->tuple: return () # folders outside a clip's file or folder that it reads, too
 
 # %% ../../nbs/samples/01_modalities.ipynb #931c290f
 @patch
