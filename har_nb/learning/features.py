@@ -234,13 +234,15 @@ def feature_loader(
     split:str, # 'train', 'valid' or 'test'
     batch_size:int=32, # clips
     seed:int=0, # of the order, and of the choice of views
-    device=None # default: fastai's default device
+    device=None, # default: fastai's default device
+    balanced:bool=False # in training each class comes equally often
 )->SampleLoader: # batches B T ... float32 and B labels
     "A loader over the features of one split: shuffled where it is 'train', in the order of the clips elsewhere."
     views = views if isinstance(views, (tuple, list)) else (views,)
     rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
     return SampleLoader(FeatureSet(views, dataset, rows, 0 if split == 'train' else 1), seed=seed, bs=batch_size,
-                        shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device())
+                        shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device(),
+                        balanced=balanced)
 
 # %% ../../nbs/learning/11_features.ipynb #6ee8d137
 def both(
@@ -302,14 +304,14 @@ def two_phases(
     epochs:int, # with the whole net
     freeze_epochs:int, # before them, on features
     lr:float=1e-3, # highest rate of `after`; in the second phase half of it, and a hundredth of that for the body
-    weight_decay:float|None=None, # default the optimiser's
     watch:bool=True, # False: nothing is validated; the loaders train on the clips for validation, too (see `both`)
     callback=None, # function of the number of epochs done -> fastai callbacks of a phase
     progress:bool|None=None, # show bars; None: where somebody watches
-    checkpoint=None # file for the state of the last phase
+    checkpoint=None, # file for the state of the last phase
+    **options # of `make_learner`: `weight_decay`, `loss`
 ): # -> fastai Learner of the last phase
     "Fine-tune in two phases, the first one on features. Raises `LossError`."
-    learn, learner = None, partial(_learner, watch=watch, callback=callback, weight_decay=weight_decay)
+    learn, learner = None, partial(_learner, watch=watch, callback=callback, **options)
     if freeze_epochs:
         learn = learner(on_features, after, 0)
         with one_thread(): fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)
