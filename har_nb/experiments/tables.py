@@ -82,6 +82,7 @@ class Row:
     note:Callable|None = None # settings -> what stands in for what the paper has, or '': shown behind the name
     flow:bool = True # False: it does not look at the flow that its samples hold
     as_it_is:Callable|None = None # (row, settings) -> the row where weights are tested and nothing is trained, or None
+    leaks:Callable|None = None # settings -> whether the test has a say in its fit; None: never
     def sees(self, settings:dict): # what it sees of a clip, at its ticks and in its shape
         return shown(self.modality(settings), settings)
 
@@ -212,6 +213,17 @@ def flow_behind(self:Table,
     found = [self.flow_behind(by_name[name], shared) for name in row.needs]
     if row.flow and 'flow' in read_by(row.modality, own): found.append(name_of(own['flow']).rpartition(':')[2])
     return ', '.join(dict.fromkeys(filter(None, found)))
+
+# %% ../../nbs/experiments/01_tables.ipynb #b5570ad2
+@patch
+def leaks_in(self:Table,
+    row:Row,
+    shared:dict # settings of all rows
+)->bool:
+    "Whether the test has had a say in a row's fit, or in those of the rows it needs."
+    by_name = {one.name: one for one in self.rows}
+    own = bool(row.leaks and row.leaks(shared | row.settings))
+    return own or any(self.leaks_in(by_name[name], shared) for name in row.needs)
 
 # %% ../../nbs/experiments/01_tables.ipynb #101ea21c
 def literature(
@@ -436,7 +448,7 @@ def log_origin(
     log_text(json.dumps(about, indent=1, default=name_of), 'origin.json')
 
 # %% ../../nbs/experiments/01_tables.ipynb #b4a9ec8d
-def _tags_of(table, row, job, key, preset):
+def _tags_of(table, row, job, key, preset, settings):
     "What stands on the run of a row."
     dataset = job.dataset
     tags = dict(deterministic=True) if torch.are_deterministic_algorithms_enabled() else {}
@@ -445,7 +457,7 @@ def _tags_of(table, row, job, key, preset):
     return tags | dict(paper=table.paper, table=table.name, row=row.name, dataset=dataset.name,
                        protocol=dataset.protocol, split=dataset.split_name, seed=job.seed, unit=table.unit,
                        preset=preset, decided_by='us' if table.decided else 'paper', data_digest=dataset.digest,
-                       leaky=dataset.leaky, leaked=dataset.leaked, kind='row', key=key)
+                       leaky=dataset.leaky or table.leaks_in(row, settings), leaked=dataset.leaked, kind='row', key=key)
 
 # %% ../../nbs/experiments/01_tables.ipynb #ff42d151
 def _finished(runs):
@@ -480,7 +492,8 @@ def run_row(
     mine = same[same['tags.mlflow.parentRunId'] == parent] if len(same) else same
     origin, predictions, trained = _finished(same)
     if origin is not None and (mine.status == 'FINISHED').any(): return predictions, trained
-    tags = _tags_of(table, row, job, key, preset) | (tags or {}) | (dict(reused_from=trained) if trained else {})
+    tags = _tags_of(table, row, job, key, preset, settings) | (tags or {})
+    if trained: tags |= dict(reused_from=trained)
     resumed = _stopped(mine.iloc[:0] if trained else mine, job.checkpoint)
     own = settings | row.settings
     if row.note and (note := row.note(own)): tags |= dict(substitute=note)

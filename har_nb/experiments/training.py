@@ -158,7 +158,8 @@ def log_weights(
     try: run_id = current_run()
     except RuntimeError: return
     said = dict(weights='random numbers')
-    if file == 'imagenet': said = dict(weights='as torchvision or timm publishes them', weights_digest=digest)
+    if file in ('imagenet', 'published'):
+        said = dict(weights='as torchvision or timm publishes them', weights_digest=digest)
     elif file is not None:
         with open(file, 'rb') as opened: digest = hashlib.file_digest(opened, 'sha256').hexdigest()
         said = dict(weights=Path(file).name, weights_digest=digest[:16])
@@ -357,14 +358,16 @@ def with_shifts(
 
 # %% ../../nbs/experiments/02_training.ipynb #9a4ad027
 def head_on_features(
-    training:Training # of a net for images, which is not fitted yet
+    training:Training, # of a net for images, or for clips, which is not fitted yet
+    whole:bool=False # it is one for clips
 )->tuple: # training and validation loaders, test loader, head
     "Loaders over what the frozen part of a backbone gives, and the head that is left to train."
     job, model, batch_size = training.job, training.model, training.fitting.batch_size
     name = head_name(model)
     head = model.get_submodule(name)
     def view(mirrored):
-        return frame_features(model, job.samples, job.cache, mirrored=mirrored, progress=False, **training.normal)
+        return frame_features(model, job.samples, job.cache, mirrored=mirrored, whole=whole, progress=False,
+                              **training.normal)
     model.set_submodule(name, nn.Identity())
     views = [view(mirrored) for mirrored in ([False, True] if training.augmentation.flip else [False])]
     model.set_submodule(name, head)

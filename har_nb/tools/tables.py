@@ -33,7 +33,7 @@ def module_of(
 )->str: # the module that holds it
     "A table's name begins with its paper, that of an ablation with the paper or the last word of it."
     begin = name.rpartition('.')[0]
-    if begin == 'study': return 'har_nb.experiments.study'
+    if begin in ('study', 'encoders'): return f'har_nb.experiments.{begin}'
     if not begin.endswith('_ablations'): return f'har_nb.papers.{begin}.tables'
     return f'har_nb.papers.{paper_of(name)}.ablations'
 
