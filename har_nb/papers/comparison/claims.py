@@ -236,7 +236,7 @@ def claims_page(
                 'says': f"\"{line['says']}\"",
                 'contrast': line['contrast'],
                 'points': said,
-                'by seed': f"{line['difference']:+.1f} ± {line['seed_sd']:.1f}" if measured else '',
+                'over seeds': f"± {line['seed_sd']:.1f}" if measured else '',
                 'verdict': f"**{line['verdict']}**",
                 'could be seen': f"{line['visible']:.1f} / {line['seed_visible']:.1f}" if measured else '',
                 'seeds': f"{line['seeds']:.0f}" if measured else '',
