@@ -321,7 +321,7 @@ def show_batch(x:TensorClip, y, samples, ctxs=None, max_n=6, nrows=None, ncols=N
 @dispatch
 def show_results(x:TensorImageBase, y:TensorCategory, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None,
                  figsize=None, **kwargs):
-    "Images, or strips of frames; above them the true class and the predicted one, in green or red."
+    "Images, or strips of frames; above them the true class and the predicted one, vermilion where they differ."
     ctxs = show_batch(x, y, samples, ctxs=ctxs, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, **kwargs)
     for (_, true), (said, *_), ctx in zip(samples, outs, ctxs, strict=False):
         ctx.set_title(f'{true} → {said}', color=GAINED if true == said else LOST, fontsize='medium')
