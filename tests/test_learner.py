@@ -236,20 +236,21 @@ def unlike_new(net):
     return net.eval()
 
 
-class Residual(nn.Module if not collecting else object): # torch is imported later
-    "Named layers, a sum, one convolution without a norm, one that is used twice, one whose output two things need."
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8, affine=False)
-        self.twice, self.after = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-        self.seen, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-    def forward(self, x):
-        x = self.bn1(self.conv1(x)).relu()
-        x = x + self.bn2(self.conv2(x))
-        x = self.after(self.twice(self.twice(x)))
-        both = self.seen(x)
-        return (both + self.norm(both)).mean((2, 3))
+if not collecting:
+    class Residual(nn.Module):
+        "Named layers, a sum, one convolution without a norm, one that is used twice, one whose output two things need."
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+            self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8, affine=False)
+            self.twice, self.after = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+            self.seen, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        def forward(self, x):
+            x = self.bn1(self.conv1(x)).relu()
+            x = x + self.bn2(self.conv2(x))
+            x = self.after(self.twice(self.twice(x)))
+            both = self.seen(x)
+            return (both + self.norm(both)).mean((2, 3))
 
 
 def nets_to_fold():
