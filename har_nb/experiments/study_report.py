@@ -126,8 +126,9 @@ def doubt_lines(
     "How sure the classifier is, and what it does with what it does not know."
     sure, n_groups = found.doubt, len(np.unique(found.result.groups[found.judged]))
     lines = ['## How sure', '',
-             f'{n_groups} groups allow a promise of {100*sure.level:.0f}%. Measured on groups that the numbers were '
-             'not chosen on:', '',
+             f'{n_groups} groups allow a promise of {100*sure.level:.0f}%: one of {n_groups + 1} is the strangest, '
+             f'so at most {percent(1 - 1/(n_groups + 1))}%. Measured on groups that the numbers were not chosen on:',
+             '',
              f'- log loss {sure.loss_before:.2f}, calibrated {sure.loss:.2f} (temperature {sure.temperature:.2f})',
              f'- classes of at least {percent(sure.set_above)}% together hold the right one in '
              f'{percent(sure.covered)}% of the clips; they are {sure.set_size:.1f} on average',
