@@ -3,12 +3,14 @@ behind on a file of a minute at its own rate.
 
 python bench/watch.py # prints the rows of bench/results.md
 """
+import os
 import tempfile
 from pathlib import Path
 
 # what the command begins with; seconds by which a frame may be off: half a twelfth of a window
 WINDOW, STEP, NEAR = 2., .5, 1/12
 DEMO = dict(people=30, takes=2, seed=7) # the set of `har demo`
+THRESHOLDS = ((.6, .4), (.4, .3), (.25, .2)) # probabilities; the first are those of the command
 PEOPLE, SEED = 12, 4321 # of the long takes; nobody of the demo's
 
 
@@ -23,18 +25,30 @@ def takes(people=PEOPLE, seed=SEED):
         yield clip.frames, spans.assign(start=spans.start/FPS, end=spans.end/FPS)
 
 
-def watched(predictor, frames, truth, fps):
-    "Events of one take, and of the windows whose middle lies in an action: how many there are, how many are right."
-    from har_nb.tools.events import Events, sliding
-    events, found, inside, right = Events(predictor.classes), [], 0, 0
+def windows_of(predictor, frames, fps):
+    "Each window of a take, in order: start, end (seconds), probabilities."
+    from har_nb.tools.events import sliding
     stream = ((frame, number/fps) for number, frame in enumerate(frames))
-    for start, end, pairs in sliding(stream, WINDOW, STEP, fps):
-        said = predictor.of_frames([frame for frame, _ in pairs], [seconds for _, seconds in pairs])
-        found.append(events.push(start, end, said.video))
+    return [(start, end, predictor.of_frames([frame for frame, _ in pairs], [seconds for _, seconds in pairs]).video)
+            for start, end, pairs in sliding(stream, WINDOW, STEP, fps)]
+
+
+def events_in(windows, classes, enter, leave):
+    "What `har watch` tells of them."
+    from har_nb.tools.events import Events
+    events = Events(classes, enter, leave)
+    found = [events.push(*window) for window in windows]
+    return [event for event in [*found, events.close()] if event]
+
+
+def right_in(windows, classes, truth):
+    "Of the windows whose middle lies in an action: how many there are, how many have it as their best class."
+    inside = right = 0
+    for start, end, probabilities in windows:
         now = truth[(truth.start <= (start + end)/2) & (truth.end > (start + end)/2)]
         inside += len(now)
-        right += said.top(1)[0][0] in set(now.action)
-    return [event for event in [*found, events.close()] if event], inside, right
+        right += classes[int(probabilities.argmax())] in set(now.action)
+    return inside, right
 
 
 def at_rate(frames, fps):
@@ -44,50 +58,55 @@ def at_rate(frames, fps):
 
 
 def on_takes(predictor, all_takes, fps):
-    "Sums over takes, as text."
+    "Sums over takes, as text: windows, then events for each pair of thresholds."
     from har_nb.tools.events import score
-    total, seconds = {}, 0.
-    for frames, truth in all_takes:
-        length = len(frames)/fps
-        events, inside, right = watched(predictor, frames, truth, fps)
-        counts = score(events, truth, length) | dict(inside=inside, right=right)
-        total = {name: total.get(name, 0) + number for name, number in counts.items()}
-        seconds += length
-    return (f'{total["found"]} of {total["actions"]} actions found, {total["missed"]} missed, '
-            f'{total["false_alarms"]} false alarms in {seconds:.0f} s, '
-            f'{3600*total["false_alarms"]/seconds:.0f} an hour; '
-            f'{100*total["right"]/total["inside"]:.1f}% of {total["inside"]} windows right')
+    seen = [(windows_of(predictor, frames, fps), truth, len(frames)/fps) for frames, truth in all_takes]
+    hours = sum(seconds for *_, seconds in seen)/3600
+    windows = [right_in(own, predictor.classes, truth) for own, truth, _ in seen]
+    inside, right = map(sum, zip(*windows, strict=True))
+    told = [f'{100*right/inside:.1f}% of {inside} windows right']
+    for enter, leave in THRESHOLDS:
+        counts = [score(events_in(own, predictor.classes, enter, leave), truth, seconds)
+                  for own, truth, seconds in seen]
+        found, missed, false = (sum(one[name] for one in counts) for name in ('found', 'missed', 'false_alarms'))
+        told.append(f'begin above {enter:g}, end below {leave:g}: {found} actions found, {missed} missed, '
+                    f'{false/hours:.0f} false alarms an hour')
+    return '; '.join(told)
 
 
-def trained(folder):
-    "TransNet on the demo's set, by its own table and preset: the run's predictor, its accuracy."
-    import os
-
-    from har_nb.data.synthetic import build
+def trained(dataset, table, rows):
+    "The last of some rows of a table, by its demo preset: the run's predictor, and its accuracy on the test clips."
     from har_nb.experiments.tables import run
     from har_nb.learning.predictor import load_predictor
-    from har_nb.papers.transnet.tables import table2
-    os.environ['MLFLOW_TRACKING_URI'] = f'sqlite:///{folder}/mlflow.db'
-    dataset = build(folder/'set', progress=False, **DEMO)
-    found = run(table2, dataset, rows=['MobileNet, none'], preset='demo', cache=folder/'cache', progress=False)
-    return load_predictor(found.run_ids[0][0]), found.test_acc_video[0]
+    found = run(table, dataset, rows=rows, preset='demo', cache=Path(dataset.root).parent/'cache', progress=False)
+    last = found.iloc[-1]
+    about = f'{last.row}, preset demo, {last.test_acc_video:.1f}% of the test clips right'
+    return load_predictor(last.run_ids[0]), about
 
 
 def events_and_reuse(folder, people=PEOPLE):
     "Events on long takes, whole windows against frames that are encoded once."
-    from har_nb.data.synthetic import FPS
+    from har_nb.data.synthetic import FPS, build
+    from har_nb.papers.mei.tables import table2 as mei
+    from har_nb.papers.transnet.tables import table2 as transnet
     from har_nb.tools.watch import Reusing
-    predictor, accuracy = trained(folder)
-    about = (f'TransNet (narrow MobileNet, preset demo, {accuracy:.1f}% of the test clips right) on long takes of '
-             f'{people} people that it does not know, windows of {WINDOW:g} s')
-    all_takes = list(takes(people))
+    os.environ['MLFLOW_TRACKING_URI'] = f'sqlite:///{folder}/mlflow.db'
+    dataset, all_takes = build(folder/'set', progress=False, **DEMO), list(takes(people))
+    actions, seconds = sum(len(truth) for _, truth in all_takes), sum(len(frames) for frames, _ in all_takes)/FPS
+    where = (f'{actions} actions in long takes ({seconds:.0f} s) of {people} people that it does not know, windows of '
+             f'{WINDOW:g} s')
+    predictor, about = trained(dataset, mei, ['two-stream'])
+    yield f'mei.table2 ({about}): {where}', on_takes(predictor, all_takes, FPS), 'told'
+    predictor, about = trained(dataset, transnet, ['MobileNet, none'])
     for fps in (FPS, 25):
         seen = [(at_rate(frames, fps), truth) for frames, truth in all_takes]
-        yield f'{about}, {fps} frames a second, every window whole', on_takes(predictor, seen, fps), 'told'
+        yield (f'transnet.table2 ({about}): the same at {fps} frames a second, every window whole',
+               on_takes(predictor, seen, fps), 'told')
         for near in (0., NEAR):
             reusing = Reusing(predictor, near)
             said = on_takes(reusing, seen, fps)
-            yield f'the same, frames encoded once, near {near:.3f} s', f'{said}; {reusing.encoded} encoded', 'told'
+            yield (f'the same, frames encoded once, a neighbour within {near:.3f} s taken for a frame',
+                   f'{said}; {reusing.encoded} frames encoded', 'told')
 
 
 def minute(folder, seconds=60, fps=25):
@@ -120,11 +139,12 @@ def real_time(folder):
     whole = Predictor(Recipe(names, *made, 112), net, Frames(Segments(12)))
     for name, predictor in (('every window whole', whole), ('frames encoded once', Reusing(whole)),
                             (f'frames encoded once, near {NEAR:.3f} s', Reusing(whole, NEAR))):
-        predictor.of_frames([still]*50, [number/25 for number in range(50)]) # not measured
+        predictor.of_frames([still]*50, [number/25 - 10 for number in range(50)]) # not measured
         clock = Clock()
         found = follow(predictor, played(path, clock), clock, Events(names), WINDOW, STEP, 25., 60.)
         yield ('a file of 60 s at its own rate, TransNet on MobileNetV1 (random weights), 112 pixels, a window of '
-               f'{WINDOW:g} s each {STEP:g} s, {torch.get_num_threads()} threads, {name}',
+               f'{WINDOW:g} s each {STEP:g} s, threads: {torch.get_num_threads()}, load average '
+               f'{os.getloadavg()[0]:.1f}; {name}',
                f'{1000*found.latency():.0f} ms behind, {1000*found.latency(.95):.0f} ms for 19 of 20; '
                f'{found.dropped} of {found.frames} frames dropped, {found.skipped} of '
                f'{found.skipped + found.windows} windows too late', 'under 500 ms, none dropped')

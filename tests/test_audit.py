@@ -333,6 +333,28 @@ def test_pairs_are_found_without_comparing_every_pair_closely():
     assert len(module._pairs(many, many, np.arange(len(many)), 32)) == 0
 
 
+@pytest.mark.parametrize('alike', [7.5, 25, 32, 47])
+def test_bands_find_what_a_comparison_of_all_pairs_finds(alike):
+    "Fingerprints that differ in a tenth to a fifth of their bits, plain and mirrored, within groups and across them."
+    random = np.random.default_rng(int(alike))
+    prints = random.integers(0, 2**63, (240, 4, 4), dtype=np.int64).astype(np.uint64)
+    flips = random.random((160, 4, 256)) < random.uniform(0, .22, (160, 1, 1))
+    prints[80:] = prints[np.arange(160) % 80] ^ np.packbits(flips, axis=2).view(np.uint64)
+    turned, groups = prints[random.permutation(240)], random.integers(0, 30, 240)
+    for other in (prints, turned):
+        found, expected = (how(prints, other, groups, alike) for how in (module._pairs, module._every_pair))
+        assert len(expected) > 10
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_clips_that_all_look_alike_are_compared_each_with_each(monkeypatch):
+    "Lists would hold everybody, eleven times; the answer is the same."
+    black, told = np.zeros((40, 4, 4), np.uint64), []
+    every = module._every_pair
+    monkeypatch.setattr(module, '_every_pair', lambda *a: told.append(1) or every(*a))
+    assert len(module._pairs(black, black, np.arange(40), 32)) == 40*39/2 and told
+
+
 def test_flat_pictures_have_no_fingerprint():
     plain, mirrored = fingerprints([np.full((64, 64), 7, np.uint8),
                                     np.arange(4096, dtype=np.uint16).reshape(64, 64).astype(np.uint8)])

@@ -12,6 +12,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 
@@ -94,8 +96,6 @@ def test_other_samples_are_an_error(bench, monkeypatch, clips):
 
 
 def test_plain_loop_and_store_pick_the_same_pictures(bench, clips):
-    import numpy as np
-
     from har_nb.samples.store import Frame, sample_video
     path = clips.paths[0]
     plain = np.stack(bench('instead').last_frames(path, 5))
@@ -294,8 +294,6 @@ def test_drawn_clips_differ(bench, tmp_path):
 
 
 def test_clips_of_stored_frames_are_found_in_one_pass(small_set, tmp_path):
-    import numpy as np
-
     from har_nb.samples.loaders import SampleSet
     from har_nb.samples.samplers import EveryKth, OneClip
     from har_nb.samples.store import Frames, decode_samples
@@ -318,3 +316,32 @@ def test_before_and_after_and_two_commands_at_a_time(root, bench, tmp_path):
 
 def test_an_earlier_commit_that_is_not_here_is_none(bench, tmp_path):
     assert bench('before').extracted('0'*40, tmp_path/'code') is None
+
+
+class Oracle:
+    "Knows what is shown: frames are numbers of classes."
+    classes = ('a', 'b')
+
+    def of_frames(self, frames, times):
+        from har_nb.learning.predictor import Prediction
+        said = np.eye(2)[frames[len(frames)//2]]
+        return Prediction(said[None], said, self.classes)
+
+
+def test_events_of_takes_are_counted_for_each_pair_of_thresholds(bench):
+    truth = pd.DataFrame(dict(action=['a', 'b'], start=[0., 4.], end=[4., 8.]))
+    told = bench('watch').on_takes(Oracle(), [([0]*40 + [1]*40, truth)], 10)
+    assert told.startswith('100.0% of 13 windows right; begin above 0.6')
+    assert told.count('2 actions found, 0 missed, 0 false alarms an hour') == 3
+    told = bench('watch').on_takes(Oracle(), [([0]*80, truth)], 10)
+    assert told.count('1 actions found, 1 missed, 0 false alarms an hour') == 3
+
+
+def test_the_demos_cost_is_a_line_a_table(bench, tmp_path):
+    costs, file = bench('demo_costs'), tmp_path/'demos.csv'
+    for table, seconds in (('mei.table2', 80), ('a.table', 5), ('mei.table2', 90)):
+        costs.write(file, [dict(table=table, seconds=seconds, whole='yes', threads=1, machine='m', date='2026-11-30')])
+    from har_nb.tools.tables import demo_costs
+    found = demo_costs(file)
+    assert {name: one['seconds'] for name, one in found.items()} == {'a.table': 5, 'mei.table2': 90}
+    assert found['a.table']['whole'] is True

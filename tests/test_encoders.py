@@ -10,8 +10,15 @@ from later import collecting
 if not collecting:
     import torch
 
+    from har_nb.data.video import frames as frames_of
+    from har_nb.experiments import encoders
+    from har_nb.experiments.tables import SettingsError, run
+    from har_nb.learning.features import frame_features
+    from har_nb.learning.predictor import load_predictor
+    from har_nb.learning.recipe import Make, describe
     from har_nb.models.weights import (
         KINETICS,
+        Preparation,
         about_hub,
         about_kinetics,
         about_timm,
@@ -21,6 +28,10 @@ if not collecting:
         kinetics,
         with_head,
     )
+    from har_nb.samples.loaders import sample_loader
+    from har_nb.samples.modalities import Frames, sample_video
+    from har_nb.samples.samplers import AllClips, EveryKth, Segments
+    from har_nb.samples.store import decode_samples
 
 SIZES = ((90, 121), (121, 90), (64, 64), (240, 427))
 
@@ -136,3 +147,82 @@ def test_files_of_torchvision_and_timm_are_read(tmp_path):
     with torch.no_grad():
         features = net.forward_features(small[0].transpose(0, 1))
         assert apart(encoder(small)[0], net.forward_head(features, pre_logits=True).mean(0)) < 1e-5
+
+
+# From a video file to what the net is handed
+
+SMALL = dict(resize=(28, 36), crop=(24, 24), mean=(.45, .4, .35), std=(.225, .2, .25))
+
+
+def tiny(width=8, **preparation):
+    "The description of an encoder that is quick."
+    body = Make('har_nb.models.r3d:small_3d', dict(num_classes=width))
+    prepare = describe(Preparation(**SMALL | preparation))
+    return Make('har_nb.models.weights:Encoder', dict(body=body, width=width, prepare=prepare))
+
+
+@pytest.mark.parametrize('name', ['r3d_18', 'mvit_v2_s'])
+def test_a_store_of_prepared_frames_gives_what_torchvision_gives(name, small_set, tmp_path):
+    "Decoded, stored, loaded and normalised by us; decoded by us, and all the rest by torchvision."
+    prepare, clips = about_kinetics(name).prepare, small_set.subset(['ClimbUp'])
+    (samples,), report = decode_samples(clips, [Frames(AllClips(3), prepare=prepare)], 7, tmp_path, workers=1,
+                                        progress=False, only=np.flatnonzero(clips.clips.split == 'test')[:1])
+    assert not len(report) and samples.shape == (3, *prepare.crop, 3)
+    loader = sample_loader(samples, clips, 'test', prepare.mean, prepare.std, batch_size=2, device='cpu')
+    batch = next(iter(loader))[0].as_subclass(torch.Tensor)
+    weights = getattr(import_module('torchvision.models.video'), f'{KINETICS[name]}_Weights').DEFAULT
+    shown = torch.from_numpy(frames_of(clips.paths[samples.clip[0]])).permute(0, 3, 1, 2)
+    for place, clip in enumerate(batch): assert apart(clip, weights.transforms()(shown[3*place:3*place + 3])) < 1e-5
+
+
+def test_prepared_frames_are_those_of_every_other_library(made):
+    "Scaling by Pillow, by averages and by neighbours: what is stored is what the preparation makes of the same frames."
+    video = made('h264')
+    shown = frames_of(video)
+    for scaling in ('bilinear', 'bilinear, antialias', 'pillow bilinear', 'pillow bicubic'):
+        prepare = Preparation(48, (40, 44), (.5,)*3, (.5,)*3, scaling, 'floor')
+        for sampler in (EveryKth(9), Segments(4), AllClips(8)):
+            (samples,), _ = sample_video(video, [Frames(sampler, prepare=prepare)], 224)
+            picked = shown[sampler(len(shown))]
+            expected = np.stack([prepare.pictures(clip) for clip in picked])
+            np.testing.assert_array_equal(samples, expected if sampler.length > 1 else expected[:, 0])
+
+
+def test_two_preparations_and_plain_frames_lie_apart():
+    plain, one = Frames(AllClips(8)), Frames(AllClips(8), prepare=Preparation(**SMALL))
+    assert len({repr(plain), repr(one), repr(Frames(AllClips(8), prepare=Preparation(**SMALL | dict(resize=30))))}) == 3
+    assert repr(plain) == 'Frames(sampler=AllClips(length=8))' and plain.shape(32) == (8, 32, 32, 3)
+    assert one.shape(32) == (8, 24, 24, 3) and describe(one).build() == one
+    with pytest.raises(ValueError, match='keep the shape that their encoder expects'): one.as_shown(None, 'crop')
+
+
+@pytest.mark.parametrize('row', ['frozen', 'fine-tuned'])
+def test_a_row_that_stands_on_an_encoder_is_run_and_used_again(tracking, small_set, tmp_path, row):
+    clips = small_set.subset(['ClimbUp', 'Running'])
+    result = run(encoders.kinetics, clips, rows=[row], encoder=tiny(), n=8, head_epochs=2, epochs=1,
+                 cache=tmp_path, progress=False)
+    assert result.note.tolist() == ['from random numbers']
+    again = load_predictor(result.run_ids[0][0])
+    assert again.modality == Frames(AllClips(8), prepare=Preparation(**SMALL)) and again.recipe.size == 24
+    assert again.recipe.mean == SMALL['mean']
+    video = clips.paths[np.flatnonzero(clips.clips.split == 'test')[0]]
+    prepare, shown = Preparation(**SMALL), frames_of(video)[:8]
+    with torch.no_grad(): expected = again.model.cpu()(prepare(shown)[None]).softmax(1)[0].numpy()
+    np.testing.assert_allclose(again.predict(video).samples[0], expected, atol=1e-5)
+
+
+def test_features_of_whole_clips_are_what_the_net_says_of_them(small_set, tmp_path):
+    clips, net = small_set.subset(['ClimbUp']), tiny().build().eval()
+    (samples,), _ = decode_samples(clips, [Frames(AllClips(8), prepare=net.prepare)], 24, tmp_path, workers=1,
+                                   progress=False, only=[0, 1])
+    found = frame_features(net, samples, tmp_path, *(SMALL['mean'], SMALL['std']), whole=True, progress=False)
+    assert found.shape == (8,)
+    shown = frames_of(clips.paths[0])[:8]
+    with torch.no_grad(): expected = net(net.prepare(shown)[None])[0].numpy()
+    np.testing.assert_allclose(found.read([0])[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_no_encoder_is_named():
+    with pytest.raises(SettingsError, match='small_3d is no encoder'):
+        encoders.preparation_of(Make('har_nb.models.r3d:small_3d', dict(num_classes=2)))
+    assert encoders.preparation_of(tiny()) == Preparation(**SMALL)

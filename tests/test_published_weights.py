@@ -2,6 +2,7 @@
 small set in the form of UCF101."""
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,15 +14,17 @@ from har_nb.learning.runs import load_table, runs_table
 if not collecting:
     import torch
 
-    from har_nb.experiments.tables import run
+    from har_nb.experiments.tables import as_they_are, run, settings_of
     from har_nb.learning.learner import fused_sgd
     from har_nb.learning.recipe import Make
     from har_nb.models.mfnet import mfnet
     from har_nb.models.resnext3d import resnext3d
     from har_nb.papers.dual_action import tables as dual_action
     from har_nb.papers.dual_action.tables import DEMO
+    from har_nb.papers.dual_action.training import AnyClip
     from har_nb.papers.kpsem import tables as kpsem
     from har_nb.papers.kpsem.tables import NARROW
+    from har_nb.samples.loaders import SampleLoader, SampleSet
 
 # in the order of the list; sorted, both pairs change places
 PAIRS = ('Hammering', 'HammerThrow', 'JumpingJack', 'JumpRope')
@@ -179,6 +182,37 @@ def test_the_fine_tuning_of_mars_is_run(tracking, small_set, tmp_path, preset, r
     assert result.set_index('row').runs[row] == 1 and len(videos) == len(clips.test)
     assert trained['params.plateau_on'] == ('test' if preset == 'mars_leaky' else 'valid')
     assert trained['params.dampening'] == '0.9' and trained['metrics.epochs'] == 1
+    assert trained['tags.leaky'] == str(preset == 'mars_leaky'), 'the test decides, though no clip has siblings'
+    assert result.attrs['leaky'] == (preset == 'mars_leaky')
+
+
+def test_what_is_fused_of_rows_that_leak_leaks():
+    table, rows = dual_action.table1, {row.name: row for row in dual_action.table1.rows}
+    for preset, leaks in (('mars', False), ('mars_leaky', True)):
+        shared = settings_of(table, preset)
+        assert {name: table.leaks_in(row, shared) for name, row in rows.items()} == dict.fromkeys(rows, leaks)
+    still = as_they_are(table, shared | dict(weights='a', flow_weights='b'))
+    assert still.rows and not any(still.leaks_in(row, shared) for row in still.rows), 'nothing is trained'
+
+
+def test_the_clip_that_validates_is_drawn_once():
+    "Authors draw another one in each epoch (craston/MARS, dataset/dataset.py, lines 92 to 98)."
+    class Stored:
+        clip, modality = np.repeat(np.arange(6), [40, 8, 55, 40, 90, 17]), None
+        def of(self, rows): return np.flatnonzero(np.isin(self.clip, rows))
+    named = SimpleNamespace(classes=('a',), labels=np.zeros(6, int))
+    def epochs(split_idx, seed):
+        clips = SampleSet(Stored(), named, np.arange(6), split_idx, AnyClip(8, seed))
+        loader, seen = SampleLoader(clips, bs=3, num_workers=0), []
+        for _ in range(4):
+            loader.randomize()
+            loader.before_iter()
+            seen.append(clips.rows.copy())
+        assert seen[0].shape == (6, 8)
+        return [(one == seen[0]).all() for one in seen[1:]], seen[0]
+    (same, first), (again, second) = epochs(1, 0), epochs(1, 1)
+    assert all(same) and all(again) and (first != second).any(), 'each seed has its own, and keeps it'
+    assert not any(epochs(0, 0)[0]), 'training sees another one each time'
 
 
 def test_the_fine_tuning_of_multifiber_is_run(tracking, small_set, tmp_path):

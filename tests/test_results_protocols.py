@@ -85,7 +85,7 @@ def test_the_papers_table_is_named_and_called_leaky(small_set, tmp_path, trackin
     history = metric_history([own], ['acc_image', 'test_acc_image'])
     assert len(history[history.metric == 'acc_image']) == 1, 'stopped after its first epoch, by the test'
     assert history[history.metric == 'acc_image'].value.item() == pytest.approx(result.test_acc_image[0]/100, abs=1e-6)
-    assert compare(table).attrs['decided'] == mei.AS_PRINTED
+    assert compare(table).attrs['decided'] == mei.AS_PRINTED and compare(table).attrs['leaky']
 
 
 def test_the_new_settings_leave_keys_alone(small_set):

@@ -87,6 +87,17 @@ def test_frames_encoded_once_give_the_events_of_the_timeline(trained, by_frames)
     assert reusing.encoded <= info.n_frames and found.dropped == 0
 
 
+def test_frames_of_a_source_before_are_not_taken_for_those_of_now(by_frames):
+    "Two takes have frames at the same times."
+    reusing, rng = Reusing(by_frames), np.random.default_rng(0)
+    times = [number/30 for number in range(60)]
+    for _ in range(2):
+        frames = rng.integers(0, 255, (60, 40, 48, 3)).astype(np.uint8)
+        for first in (0, 15, 30):
+            own = frames[first:], [first/30 + seconds for seconds in times[:60 - first]]
+            np.testing.assert_allclose(reusing.of_frames(*own).video, by_frames.of_frames(*own).video, atol=1e-5)
+
+
 def test_only_nets_that_see_each_frame_alone_reuse_them(run, by_frames):
     assert reusable(by_frames) and not reusable(load_predictor(run))
 
@@ -97,7 +108,7 @@ def test_the_bench_counts_events_on_long_takes(root, by_frames, monkeypatch):
     (frames, truth), = bench.takes(people=1)
     assert len(truth) == 8 and truth.end.max() < len(frames)/30
     said = bench.on_takes(by_frames, [(frames, truth)], 30)
-    assert said.startswith('0 of 8 actions found, 8 missed, 0 false alarms in 2'), said
+    assert said.count('0 actions found, 8 missed') == 3 and 'of 25 windows right' in said, said
     assert len(bench.at_rate(frames, 25)) == int(len(frames)*25/30)
 
 

@@ -317,8 +317,19 @@ def _distances(a, b):
     return np.minimum(bits.min(2).mean(1), bits.min(1).mean(1))
 
 # %% ../../nbs/data/08_audit.ipynb #41d9e91b
-def _pairs(prints, turned, groups, alike, block=128):
-    "Pairs of places, first < second, of different groups, with their distance."
+def _near(prints, turned, first, second, alike, block=50_000):
+    "Those of some pairs of places that are alike, with their distance."
+    found = [np.zeros((0, 3))]
+    for at in range(0, len(first), block):
+        a, b = first[at:at + block], second[at:at + block]
+        coarse = _bits(prints[a][:, :, None, 0], turned[b][:, None, :, 0]).min((1, 2)) <= _COARSE
+        a, b = a[coarse], b[coarse]
+        distance = _distances(prints[a], turned[b])
+        found.append(np.c_[a, b, distance][distance <= alike])
+    return np.concatenate(found)
+
+def _every_pair(prints, turned, groups, alike, block=128):
+    "Pairs of places, first < second, of different groups, with their distance; each with each."
     found = [np.zeros((0, 3))]
     for at in range(0, len(prints), block):
         here = prints[at:at + block]
@@ -328,10 +339,54 @@ def _pairs(prints, turned, groups, alike, block=128):
                 np.minimum(near, _bits(here[:, i, 0, None], turned[None, at:, j, 0]), out=near)
         first, second = np.nonzero(near <= _COARSE)
         kept = (first < second) & (groups[at + first] != groups[at + second])
-        for some in np.array_split(np.stack([first, second], 1)[kept] + at, kept.sum()//50_000 + 1):
-            distance = _distances(prints[some[:, 0]], turned[some[:, 1]])
-            found.append(np.c_[some, distance][distance <= alike])
+        found.append(_near(prints, turned, first[kept] + at, second[kept] + at, alike))
     return np.concatenate(found)
+
+# %% ../../nbs/data/08_audit.ipynb #41d9e91d
+def _packed(bits): # N up to 32 of them -> N uint64
+    whole = np.zeros((len(bits), 4), np.uint8)
+    packed = np.packbits(bits, axis=1)
+    whole[:, :packed.shape[1]] = packed
+    return whole.view(np.uint32)[:, 0].astype(np.uint64)
+
+def _entries(bits, moments):
+    "Of one band of all moments: each neighbour (upper 32 bits) with the place of the clip it comes from, in order."
+    flips = np.r_[np.uint64(0), _packed(np.eye(bits.shape[1], dtype=np.uint8))]
+    place = np.arange(len(bits), dtype=np.uint64)//np.uint64(moments)
+    return np.sort(((_packed(bits)[:, None] ^ flips) << np.uint64(32) | place[:, None]).ravel())
+
+# %% ../../nbs/data/08_audit.ipynb #41d9e91f
+def _behind(entries):
+    "How many entries of the same neighbour stand behind each."
+    ends = np.flatnonzero(np.diff(entries >> np.uint64(32), append=~np.uint64(0))) + 1
+    return np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(entries)) - 1
+
+def _meetings(entries, behind, at_once=2**20):
+    "Pairs of places of clips that meet."
+    some = np.flatnonzero(behind)
+    for part in np.split(some, np.searchsorted(np.cumsum(behind[some]), np.arange(at_once, behind.sum(), at_once))):
+        n = behind[part]
+        later = np.repeat(part - np.cumsum(n) + n, n) + np.arange(n.sum()) + 1
+        yield tuple((entries[at] & np.uint64(0xffffffff)).astype(np.int64) for at in (np.repeat(part, n), later))
+
+# %% ../../nbs/data/08_audit.ipynb #41d9e921
+def _pairs(prints, turned, groups, alike):
+    "As `_every_pair`, without comparing each with each."
+    n, moments, bands = len(prints), prints.shape[1], max(8, int(alike)//3 + 1)
+    both = prints if prints is turned else np.concatenate([prints, turned])
+    bits = np.unpackbits(np.ascontiguousarray(both).view(np.uint8).reshape(len(both)*moments, -1), axis=1)
+    met = [np.zeros(0, int)]
+    for band in range(bands):
+        entries = _entries(bits[:, band::bands], moments)
+        behind = _behind(entries)
+        if behind.sum() > 16*n*n: return _every_pair(prints, turned, groups, alike)
+        for one, other in _meetings(entries, behind):
+            apart = (one < n) != (other < n) if len(both) > n else one != other
+            one, other = one[apart] % n, other[apart] % n
+            met.append(np.unique(np.minimum(one, other)*n + np.maximum(one, other)))
+    first, second = np.divmod(np.unique(np.concatenate(met)), max(n, 1))
+    kept = (first != second) & (groups[first] != groups[second])
+    return _near(prints, turned, first[kept], second[kept], alike)
 
 # %% ../../nbs/data/08_audit.ipynb #b205a648
 def _alike(files, paths, groups, alike):

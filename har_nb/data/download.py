@@ -86,26 +86,31 @@ def _version(url, response):
                    modified=response.headers.get('Last-Modified'))
     return version, begin
 
-# %% ../../nbs/data/05_download.ipynb #db960bd5
+# %% ../../nbs/data/05_download.ipynb #e1dcf996
 _PASSING = {408, 425, 429}
 _HOPELESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema,
              requests.exceptions.SSLError, requests.exceptions.TooManyRedirects)
 
+def _accept(url, part, response):
+    "`DownloadError` for an answer that is final, `_Again` for one that may pass."
+    answer = f'the server answers {response.status_code} {response.reason}'.rstrip()
+    if response.status_code == 416:
+        part.begin({})
+        raise _Again(f'{answer}: the file has changed')
+    if response.status_code >= 500 or response.status_code in _PASSING: raise _Again(answer)
+    if not response.ok: raise DownloadError(url, answer, 'Check the address, or get the file in a browser')
+    is_page = response.headers.get('Content-Type', '').startswith('text/html')
+    if is_page and not part.path.stem.endswith(('.html', '.htm')):
+        raise DownloadError(url, 'the server sends a web page, not a file',
+                            'Open the address in a browser: it may ask for an account or a licence')
+
+# %% ../../nbs/data/05_download.ipynb #db960bd5
 def _attempt(url, part, size, bar, timeout):
     "One connection: go on where the part ends, or begin anew."
     headers = {'Accept-Encoding': 'identity'}
     if part.size: headers |= {'Range': f'bytes={part.size}-'} | ({'If-Range': part.validator} if part.validator else {})
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-        answer = f'the server answers {response.status_code} {response.reason}'.rstrip()
-        if response.status_code == 416:
-            part.begin({})
-            raise _Again(f'{answer}: the file has changed')
-        if response.status_code >= 500 or response.status_code in _PASSING: raise _Again(answer)
-        if not response.ok: raise DownloadError(url, answer, 'Check the address, or get the file in a browser')
-        is_page = response.headers.get('Content-Type', '').startswith('text/html')
-        if is_page and not part.path.stem.endswith(('.html', '.htm')):
-            raise DownloadError(url, 'the server sends a web page, not a file',
-                                'Open the address in a browser: it may ask for an account or a licence')
+        _accept(url, part, response)
         version, begin = _version(url, response)
         # an answer to If-Range may leave out the date
         same = all(version[name] in (None, part.version.get(name)) for name in ('total', 'etag', 'modified'))
@@ -447,6 +452,26 @@ def _ytdlp_options(folder, attempts, timeout, largest, bar):
         noprogress=True, no_warnings=True, cachedir=False, logger=_Silence(), postprocessors=[],
         fixup='never', progress_hooks=[follow])
 
+# %% ../../nbs/data/05_download.ipynb #b6d6cad4
+def _ytdlp(address):
+    "The module yt-dlp; `DownloadError` where it is not installed."
+    try:
+        import yt_dlp
+    except ImportError:
+        raise DownloadError(address, 'fetching videos takes yt-dlp, which is not installed',
+                            'pip install har_nb[collect]') from None
+    return yt_dlp
+
+def _load(yt_dlp, address, aside, options):
+    "One video into a folder; `DownloadError` with what yt-dlp says."
+    try:
+        with yt_dlp.YoutubeDL(options) as loader: loader.download([address])
+    except yt_dlp.utils.YoutubeDLError as error:
+        with suppress(OSError): aside.rmdir() # unless there is a beginning to go on from
+        said = re.sub(r'\x1b\[[\d;]*m|^ERROR:\s*|; please report.*', '', str(error)).strip().rstrip('.')
+        raise DownloadError(address, f'yt-dlp: {said}',
+                            'If it plays in a browser: pip install --upgrade yt-dlp') from None
+
 # %% ../../nbs/data/05_download.ipynb #cf7cb087
 def fetch_video(
     address:str,        # of a page or a file
@@ -460,11 +485,7 @@ def fetch_video(
     "Fetch one video through yt-dlp; `DownloadError` where that cannot be done or yt-dlp is not installed."
     folder = Path(folder)
     if _climbs(name) or len(_plain(name).parts) != 1: raise ValueError(f'{name!r} is not the name of a file')
-    try:
-        import yt_dlp
-    except ImportError:
-        raise DownloadError(address, 'fetching videos takes yt-dlp, which is not installed',
-                            'pip install har_nb[collect]') from None
+    yt_dlp = _ytdlp(address)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder/name):
@@ -472,14 +493,7 @@ def fetch_video(
             aside = folder/f'.{name}.fetching'
             aside.mkdir(exist_ok=True)
             with progress_bar(about=name, unit='B', shown=progress) as bar:
-                options = _ytdlp_options(aside, attempts, timeout, largest, bar)
-                try:
-                    with yt_dlp.YoutubeDL(options) as loader: loader.download([address])
-                except yt_dlp.utils.YoutubeDLError as error:
-                    with suppress(OSError): aside.rmdir() # unless there is a beginning to go on from
-                    said = re.sub(r'\x1b\[[\d;]*m|^ERROR:\s*|; please report.*', '', str(error)).strip().rstrip('.')
-                    raise DownloadError(address, f'yt-dlp: {said}',
-                                        'If it plays in a browser: pip install --upgrade yt-dlp') from None
+                _load(yt_dlp, address, aside, _ytdlp_options(aside, attempts, timeout, largest, bar))
             came = _video(aside, 'video')
             if not came: raise DownloadError(address, 'no video came', 'Does it play in a browser?')
             path = came.replace(folder/f'{name}{came.suffix}')

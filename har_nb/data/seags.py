@@ -519,6 +519,26 @@ def _effect_jobs(facts, rows, chosen, seed, codec, encoder):
             for fact, key, painted in zip(facts.itertuples(), keys, chosen, strict=True)]
     return keys, jobs
 
+# %% ../../nbs/data/11_seags.ipynb #cb1df03e
+def _may_paint(dataset, root, share):
+    if not 0 < share <= 1: raise ValueError(f'share is above 0 and at most 1, not {share}')
+    if 'start' in dataset.clips:
+        raise ValueError(f'{dataset.name}: its clips are parts of longer files, build them first')
+    if os.path.abspath(root) == os.path.abspath(dataset.root):
+        raise ValueError(f'{root} is the set itself: choose another folder')
+
+# %% ../../nbs/data/11_seags.ipynb #9d6c74d9
+def _paint_missing(shop, cut, jobs, report, lines, workers, progress):
+    "Paint the clips that are not there; the keys of those that fail."
+    there = shop.find()
+    todo = [job for job in jobs if job.cuts[0].key not in there]
+    failed = failures(shop, cut, todo, workers, 'painting', progress)
+    lost = {job.cuts[0].key: error for job, error in failed}
+    for job in jobs:
+        if error := lost.get(job.cuts[0].key):
+            report.append(_row(job.video.name, lines[job.video], 'not painted', error.reason))
+    return list(lost)
+
 # %% ../../nbs/data/11_seags.ipynb #9819f0cd
 def add_effects(
     dataset:ActionDataset,      # of whole files
@@ -532,11 +552,7 @@ def add_effects(
     """A set with text, stickers and filters on some clips; goes on where it was stopped.
 
     Clips that fail are rows of report.csv."""
-    if not 0 < share <= 1: raise ValueError(f'share is above 0 and at most 1, not {share}')
-    if 'start' in dataset.clips:
-        raise ValueError(f'{dataset.name}: its clips are parts of longer files, build them first')
-    if os.path.abspath(root) == os.path.abspath(dataset.root):
-        raise ValueError(f'{root} is the set itself: choose another folder')
+    _may_paint(dataset, root, share)
     (codec, suffix, encoder, note), clips = choose_codec(codec), dataset.clips
     report = [_row('', 0, 'encoder', note, 'note')] if note else []
     with Workshop(root) as shop:
@@ -547,15 +563,11 @@ def add_effects(
         chosen = rows.path.isin(list(_chosen(rows, share, seed))).to_numpy()
         names = _names_of(dataset, rows, chosen, suffix)
         keys, jobs = _effect_jobs(facts, rows, chosen, seed, codec, encoder)
-        there, numbers = shop.find(), dict(zip(facts.path, facts.line, strict=True))
-        todo = [job for job in jobs if job.cuts[0].key not in there]
-        failed = failures(shop, partial(_dressed, shop, codec, suffix), todo, workers, 'painting', progress)
-        lost = {job.cuts[0].key: error for job, error in failed}
-        for job in jobs:
-            if error := lost.get(job.cuts[0].key):
-                report.append(_row(job.video.name, numbers[job.video], 'not painted', error.reason))
+        cut = partial(_dressed, shop, codec, suffix)
+        lines = dict(zip(facts.path, facts.line, strict=True))
+        lost = _paint_missing(shop, cut, jobs, report, lines, workers, progress)
         rows = _with_effects(shop, rows.assign(path=names, key=keys), chosen, encoder, seed)
-        rows = rows[~rows.key.isin(list(lost))].reset_index(drop=True)
+        rows = rows[~rows.key.isin(lost)].reset_index(drop=True)
         painted = _dataset(shop.root, rows, rows.split.tolist())
         painted = replace(painted, classes=dataset.classes, protocol=dataset.protocol,
                           split_name=dataset.split_name)

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/data/13_sports.ipynb #f7192bc6
 from .dataset import ActionDataset, for_each_file
 from .lists import from_lists
 from har_nb.data.people import (
@@ -104,6 +105,7 @@ class Take(NamedTuple):
     order: np.ndarray       # per shown frame: its source image
     camera: np.ndarray      # source images, 2, 3
 
+# %% ../../nbs/data/13_sports.ipynb #f0e8a898
 STILL, LENGTH = 5, 70       # shown frames of rest at either end, at least; frames of a take at its usual pace
 
 def take_of(number:int, take:int, factors:Factors, size:tuple, seed:int):
@@ -141,6 +143,7 @@ def actor(take:Take, action, rng):
     stage = np.array([[take.scale*take.facing, 0, take.x], [0, take.scale, take.y]])
     return Layer(poses, take.person, parts_of(take.person, view_of(action, take.person), held), stage)
 
+# %% ../../nbs/data/13_sports.ipynb #175ec33e
 def bystander(take:Take, rng):
     "Somebody in the background who does something and undoes it."
     person = replace(Person.draw(int(rng.integers(1000, 10**6))), pace=.5)
@@ -163,6 +166,7 @@ def _corners(layer, camera, pictures):
              for name, frame in bone_frames(layer.poses, layer.person).items()}
     return [carried(bones[part.bone], part.polygon) for part in layer.parts]
 
+# %% ../../nbs/data/13_sports.ipynb #45769f26
 def film_layers(take:Take, layers:list,
                 pictures,           # numbers of source images
                 shadow=True,        # of the person
@@ -232,6 +236,7 @@ def in_words(factors:Factors)->dict: # camera, effects, speed, distance: 'moving
                 clutter='yes' if factors.others else 'no',
                 speed=speed, distance='far' if factors.height < .49 else 'near')
 
+# %% ../../nbs/data/13_sports.ipynb #d70aec5c
 def index_of(settings:dict, # of a set, as set.json has them
             ):              # DataFrame: file, label, group, split, person, take, the words, and the factors in numbers
     "Every clip of a set, and what it is like; nothing is drawn."
@@ -333,6 +338,7 @@ def is_sports(root)->bool: # folder of a set
     mark = Path(root)/'set.json'
     return mark.is_file() and json.loads(mark.read_text()).get('set') == 'sports'
 
+# %% ../../nbs/data/13_sports.ipynb #1d580b8a
 def changed(dataset:ActionDataset,  # from `build_sports`
             root,                   # folder of the new clips; made if it is not there
             change:dict,            # such as a value of `CHANGES`: names of `Factors` and values

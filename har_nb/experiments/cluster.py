@@ -104,7 +104,7 @@ def decode_samples(
     cache = Path(cache)
     if only is not None: # the clips of a test are few
         return store.decode_samples(dataset, modalities, size, cache, progress=progress, limit=limit, only=only)
-    clips, _ = store.keyed_clips(dataset, cache, 8, progress)
+    clips, _ = store.keyed_clips(dataset, cache, 8, progress, modalities)
     _, archives, modality_of = store.open_archives(dataset, modalities, size, cache, limit)
     with ExitStack() as alone:
         if store.missing_clips(clips, archives, modality_of):

@@ -22,6 +22,7 @@ from urllib.parse import quote, urlencode
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/experiments/00_results.ipynb #b6be593d
 from ..core import HarError, name_of
 from har_nb.learning.metrics import (
     accuracy,

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..core import importing_fastai, stable_id
 from .results import COSTS, Predictions, drawing
-from .tables import Job, Row, Settings, SettingsError
+from .tables import Job, Row, Settings, SettingsError, later
 from ..learning.callbacks import Checkpoint, TrackingCallback, VideoAccuracy
 from ..learning.explain import log_grad_cam
 from ..learning.features import NoValidation, both, feature_loader, frame_features, two_phases
@@ -29,6 +29,7 @@ from ..learning.learner import make_learner, one_thread, predict_probabilities, 
 from ..learning.recipe import Make, Recipe, log_recipe, recipe_of, save_for_prediction
 from ..learning.runs import current_run
 from ..learning.tracking import open_store
+from ..learning.uneven import FocalLoss, class_weights
 from ..models.backbones import Weights, WeightsError, head_name
 from ..models.cost import cost
 from ..models.two_stream import fuse
@@ -54,6 +55,17 @@ class Fitting(Settings):
     weight_decay:float|None = None # None: the optimiser's
     mixed_precision:bool = True # where the device has it
     channels_last:bool = False # the layout of 3D nets that tensor cores prefer, where the device has them
+    focal_gamma:float = later(0.) # of the focal loss, to which easy samples count less; 0: cross-entropy
+    class_weights:float = later(0.) # beta of `class_weights`; 0: all classes count alike; 1: by inverse frequency
+    balanced_sampling:bool = later(False) # each class comes equally often in an epoch
+
+    def __post_init__(self):
+        if self.focal_gamma < 0: raise SettingsError(f'focal_gamma is at least 0, not {self.focal_gamma}')
+        if not 0 <= self.class_weights <= 1:
+            raise SettingsError(f'class_weights is between 0 and 1, not {self.class_weights}')
+        if self.balanced_sampling and self.class_weights:
+            raise SettingsError('with balanced_sampling each class comes equally often; with class_weights as well, '
+                                'rare classes would count twice', 'Ask for one of the two')
 
 # %% ../../nbs/experiments/02_training.ipynb #0bd00762
 @dataclass(frozen=True)
@@ -146,7 +158,8 @@ def log_weights(
     try: run_id = current_run()
     except RuntimeError: return
     said = dict(weights='random numbers')
-    if file == 'imagenet': said = dict(weights='as torchvision or timm publishes them', weights_digest=digest)
+    if file in ('imagenet', 'published'):
+        said = dict(weights='as torchvision or timm publishes them', weights_digest=digest)
     elif file is not None:
         with open(file, 'rb') as opened: digest = hashlib.file_digest(opened, 'sha256').hexdigest()
         said = dict(weights=Path(file).name, weights_digest=digest[:16])
@@ -183,6 +196,9 @@ class Training:
         expects = self.seen if self.seen.mean else self.expects
         return dict(mean=expects.mean, std=expects.std)
     @property
+    def drawn(self)->dict: # how training loaders draw their samples
+        return dict(balanced=self.fitting.balanced_sampling)
+    @property
     def recipe(self)->Recipe:
         seen, job = self.seen, self.job
         return recipe_of(job.samples, job.dataset.classes, self.net, self.expects, seen.sample, seen.modality)
@@ -202,14 +218,15 @@ def loaders(self:Training):
     chance = [*seen.crops, *([RandomZoom(how.zoom)] if how.zoom < 1 else [])]
     if not len(self.watched.valid): return self.unwatched(chance)
     return make_loaders(job.samples, self.watched, self.at_once, self.device, seen.choice, seen.valid_choice,
-                        seed=job.seed, flip=how.flip, augment=chance, **self.normal)
+                        seed=job.seed, flip=how.flip, augment=chance, **self.drawn, **self.normal)
 
 @patch
 def unwatched(self:Training, chance):
     "Training where no clip validates: `NoValidation` never looks at the second loader."
     seen, how, job = self.seen, self.augmentation, self.job
     loader = sample_loader(job.samples, job.dataset, 'train', batch_size=self.at_once, choice=seen.choice,
-                           device=self.device, seed=job.seed, flip=how.flip, augment=chance, **self.normal)
+                           device=self.device, seed=job.seed, flip=how.flip, augment=chance, **self.drawn,
+                           **self.normal)
     result = DataLoaders(loader, loader, device=self.device)
     result.vocab, result.c = job.dataset.classes, len(job.dataset.classes)
     return result
@@ -241,6 +258,19 @@ def as_it_is(self:Training)->None:
     self.model.to(self.device)
     self.tracking().keep()
 
+# %% ../../nbs/experiments/02_training.ipynb #f0ca1056
+@patch
+def loss(self:Training,
+    loaders # of what is fitted
+): # FocalLoss; None: cross-entropy
+    "The loss that the settings ask for."
+    how, weights = self.fitting, None
+    if not (how.focal_gamma or how.class_weights): return None
+    if how.class_weights:
+        counts = np.bincount(loaders.train.dataset.labels, minlength=len(self.job.dataset.classes))
+        weights = class_weights(counts, how.class_weights)
+    return FocalLoss(how.focal_gamma, weights)
+
 # %% ../../nbs/experiments/02_training.ipynb #0dc48b7a
 @patch
 def fit(self:Training,
@@ -255,9 +285,10 @@ def fit(self:Training,
     pieces = [Accumulate(how.batch_size)] if self.at_once < how.batch_size else []
     layout = [ChannelsLast3d()] if how.channels_last and self.device.type == 'cuda' else []
     unseen = [] if len(self.watched.valid) else [NoValidation()]
-    learn = make_learner(loaders or self.loaders(), learns or self.model, metrics or [VideoAccuracy()],
+    loaders = loaders or self.loaders()
+    learn = make_learner(loaders, learns or self.model, metrics or [VideoAccuracy()],
                          [self.tracking(), *pieces, *layout, *unseen, *callbacks], weight_decay=how.weight_decay,
-                         mixed_precision=how.mixed_precision, **options)
+                         loss=self.loss(loaders), mixed_precision=how.mixed_precision, **options)
     if how.momentum is not None: learn.moms = (how.momentum,)*3
     with one_thread() if learns else nullcontext(): # a part of the net sees features, which are tiny
         if not how.one_cycle: at_constant_rate(learn, how.epochs, how.lr, job.checkpoint)
@@ -276,13 +307,14 @@ def fit_in_two_phases(self:Training,
     how, job = self.fitting, self.job
     watch = watch and len(job.dataset.valid) > 0
     common = dict(dataset=job.dataset, watch=watch, batch_size=how.batch_size, seed=job.seed)
-    mirrored, last = dict(flip=self.augmentation.flip), how.freeze_epochs if how.epochs else 0
-    def whole(): return both(sample_loader, samples or job.samples, train=mirrored, **common, **self.normal)
-    on_features = both(feature_loader, views, **common) if how.freeze_epochs else None
+    train, last = dict(flip=self.augmentation.flip, **self.drawn), how.freeze_epochs if how.epochs else 0
+    def whole(): return both(sample_loader, samples or job.samples, train=train, **common, **self.normal)
+    on_features = both(feature_loader, views, train=self.drawn, **common) if how.freeze_epochs else None
     on_samples = whole() if how.epochs else None
     def track(done): return [self.tracking(done, save=done == last)]
-    return two_phases(self.model, after, on_features, on_samples, how.epochs, how.freeze_epochs, how.lr,
-                      how.weight_decay, watch, track, progress=False, checkpoint=job.checkpoint)
+    return two_phases(self.model, after, on_features, on_samples, how.epochs, how.freeze_epochs, how.lr, watch, track,
+                      progress=False, checkpoint=job.checkpoint, weight_decay=how.weight_decay,
+                      loss=self.loss(on_samples or on_features))
 
 # %% ../../nbs/experiments/02_training.ipynb #6eb76acb
 @patch
@@ -326,18 +358,20 @@ def with_shifts(
 
 # %% ../../nbs/experiments/02_training.ipynb #9a4ad027
 def head_on_features(
-    training:Training # of a net for images, which is not fitted yet
+    training:Training, # of a net for images, or for clips, which is not fitted yet
+    whole:bool=False # it is one for clips
 )->tuple: # training and validation loaders, test loader, head
     "Loaders over what the frozen part of a backbone gives, and the head that is left to train."
     job, model, batch_size = training.job, training.model, training.fitting.batch_size
     name = head_name(model)
     head = model.get_submodule(name)
     def view(mirrored):
-        return frame_features(model, job.samples, job.cache, mirrored=mirrored, progress=False, **training.normal)
+        return frame_features(model, job.samples, job.cache, mirrored=mirrored, whole=whole, progress=False,
+                              **training.normal)
     model.set_submodule(name, nn.Identity())
     views = [view(mirrored) for mirrored in ([False, True] if training.augmentation.flip else [False])]
     model.set_submodule(name, head)
-    loaders = both(feature_loader, views, training.watched, batch_size=batch_size, seed=job.seed)
+    loaders = both(feature_loader, views, training.watched, batch_size=batch_size, seed=job.seed, train=training.drawn)
     return loaders, feature_loader(views[:1], job.dataset, 'test', batch_size=batch_size), head
 
 # %% ../../nbs/experiments/02_training.ipynb #1f7db2a0

@@ -108,13 +108,14 @@ def alone(
 
 # %% ../../nbs/learning/11_features.ipynb #81997dac
 @torch.inference_mode()
-def _fill(out, net, samples, view, mirrored, batch_size, device, progress):
+def _fill(out, net, samples, view, mirrored, whole, batch_size, device, progress):
     "Features of all samples, batch by batch, into `out`."
     frames = samples.shape[0] if len(samples.shape) == 4 else 1
     step = max(1, batch_size//frames)
     for first in progress_bar(range(0, len(samples), step), 'features', unit='batch', shown=progress):
         taken = samples.read(slice(first, first + step))
-        pictures = view.encodes(as_batch(taken.reshape(-1, *taken.shape[-3:])).to(device)).as_subclass(torch.Tensor)
+        seen = taken if whole else taken.reshape(-1, *taken.shape[-3:])
+        pictures = view.encodes(as_batch(seen).to(device)).as_subclass(torch.Tensor)
         with memory_told(lambda: f'{" x ".join(map(str, pictures.shape))} pictures'): # noqa: B023
             made = net(pictures.flip(-1) if mirrored else pictures).float().cpu().numpy().astype(out.dtype)
         if not np.isfinite(made).all():
@@ -168,34 +169,36 @@ def _ready(net, device):
 
 # %% ../../nbs/learning/11_features.ipynb #537f528e
 @torch.inference_mode()
-def _shape(net, samples, device):
-    "The shape of all features, by the features of one black picture."
-    one = net(torch.zeros(1, 3, *samples.size, device=device)).shape[1:]
-    return (len(samples), *samples.shape[:-3], *one)
+def _shape(net, samples, whole, device):
+    "The shape of all features, by the features of one black picture, or clip."
+    before, seen = ((), samples.shape[:-1]) if whole else (samples.shape[:-3], samples.size)
+    one = net(torch.zeros(1, 3, *seen, device=device)).shape[1:]
+    return (len(samples), *before, *one)
 
 # %% ../../nbs/learning/11_features.ipynb #f16fb06b
 def frame_features(
-    net:nn.Module, # pictures B 3 H W, normalised -> B ...; used in evaluation mode, and left as it was
+    net:nn.Module, # pictures B 3 H W (clips B 3 T H W), normalised -> B ...; used in evaluation mode, left as it was
     samples, # decoded `Samples`: images or clips
     cache, # folder; a file that is there already is used
     mean=IMAGENET_MEAN, std=IMAGENET_STD, # what the net expects, for values in 0..1
     mirrored:bool=False, # of the frames left to right
+    whole:bool=False, # the net sees clips as they are, not frame by frame
     batch_size:int=64, # frames; changes nothing but speed
     dtype:str='float32', # 'float16' takes half the room
     device=None, # default: fastai's default device
     progress:bool=True # show a bar
 )->Features:
-    "Features of every frame, computed where they are not there yet. `StoreError` where they cannot be kept."
+    "Features of every frame or clip, computed where they are not there yet. `StoreError` where they cannot be kept."
     device = torch.device(device or default_device())
     about = dict(samples=samples.key, net=net_digest(net), mean=list(map(float, mean)), std=list(map(float, std)),
                  mirrored=bool(mirrored))
-    file = _place(cache, [*about.values(), dtype])
+    file = _place(cache, [*about.values(), dtype, *(['whole'] if whole else [])])
     found = _open(file, (len(samples),))
     if found is not None: return Features(found, samples, file.stem, False)
     about['modality'] = str(samples.modality)
-    def fill(out): _fill(out, net, samples, View(mean, std), mirrored, batch_size, device, progress)
+    def fill(out): _fill(out, net, samples, View(mean, std), mirrored, whole, batch_size, device, progress)
     with _ready(net, device):
-        found, computed = _made(file, _shape(net, samples, device), dtype, fill, about)
+        found, computed = _made(file, _shape(net, samples, whole, device), dtype, fill, about)
     return Features(found, samples, file.stem, computed)
 
 # %% ../../nbs/learning/11_features.ipynb #983978fe
@@ -231,13 +234,15 @@ def feature_loader(
     split:str, # 'train', 'valid' or 'test'
     batch_size:int=32, # clips
     seed:int=0, # of the order, and of the choice of views
-    device=None # default: fastai's default device
+    device=None, # default: fastai's default device
+    balanced:bool=False # in training each class comes equally often
 )->SampleLoader: # batches B T ... float32 and B labels
     "A loader over the features of one split: shuffled where it is 'train', in the order of the clips elsewhere."
     views = views if isinstance(views, (tuple, list)) else (views,)
     rows = np.flatnonzero(dataset.clips.split.to_numpy() == split)
     return SampleLoader(FeatureSet(views, dataset, rows, 0 if split == 'train' else 1), seed=seed, bs=batch_size,
-                        shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device())
+                        shuffle=split == 'train', drop_last=False, num_workers=0, device=device or default_device(),
+                        balanced=balanced)
 
 # %% ../../nbs/learning/11_features.ipynb #6ee8d137
 def both(
@@ -299,14 +304,14 @@ def two_phases(
     epochs:int, # with the whole net
     freeze_epochs:int, # before them, on features
     lr:float=1e-3, # highest rate of `after`; in the second phase half of it, and a hundredth of that for the body
-    weight_decay:float|None=None, # default the optimiser's
     watch:bool=True, # False: nothing is validated; the loaders train on the clips for validation, too (see `both`)
     callback=None, # function of the number of epochs done -> fastai callbacks of a phase
     progress:bool|None=None, # show bars; None: where somebody watches
-    checkpoint=None # file for the state of the last phase
+    checkpoint=None, # file for the state of the last phase
+    **options # of `make_learner`: `weight_decay`, `loss`
 ): # -> fastai Learner of the last phase
     "Fine-tune in two phases, the first one on features. Raises `LossError`."
-    learn, learner = None, partial(_learner, watch=watch, callback=callback, weight_decay=weight_decay)
+    learn, learner = None, partial(_learner, watch=watch, callback=callback, **options)
     if freeze_epochs:
         learn = learner(on_features, after, 0)
         with one_thread(): fit(learn, freeze_epochs, lr, progress=progress, checkpoint=None if epochs else checkpoint)

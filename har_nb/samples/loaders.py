@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TensorClip', 'as_batch', 'merged', 'View', 'BatchTransform', 'mirrored', 'RandomFlip', 'RandomCrop', 'RandomZoom',
-           'RandomColour', 'SampleSet', 'SampleLoader', 'sample_loader', 'make_loaders', 'show_batch', 'show_results']
+           'RandomColour', 'SampleSet', 'balanced_order', 'SampleLoader', 'sample_loader', 'make_loaders', 'show_batch',
+           'show_results']
 
 # %% ../../nbs/samples/04_loaders.ipynb #23e8bf60
 import copy
@@ -196,6 +197,22 @@ def new_empty(self:SampleSet): # what an exported learner keeps
     for name in ('rows', 'clip', 'labels', '_labels'): setattr(empty, name, np.empty(0, int))
     return empty
 
+# %% ../../nbs/samples/04_loaders.ipynb #ba1a0c01
+def balanced_order(
+    labels:np.ndarray, # of all samples
+    rng:random.Random # decides which come, and when
+)->list: # numbers of samples, as many as there are
+    "An order in which each class comes equally often; no sample comes again before all of its class came."
+    classes = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+    rng.shuffle(classes) # the first ones get what cannot be divided
+    share, rest = divmod(len(labels), len(classes))
+    order = []
+    for number, own in enumerate(classes):
+        wanted = share + (1 if number < rest else 0)
+        rounds = -(-wanted//len(own))
+        order += [sample for _ in range(rounds) for sample in rng.sample(own, len(own))][:wanted]
+    return rng.sample(order, len(order))
+
 # %% ../../nbs/samples/04_loaders.ipynb #dd66d78d
 class SampleLoader(TfmdDL):
     "A fastai loader that gathers whole batches of bytes ahead of time; the same seed gives the same batches."
@@ -203,10 +220,13 @@ class SampleLoader(TfmdDL):
         dataset, # a `SampleSet`
         seed:int=0, # of the order of the samples, and of all that is random
         num_workers:int=1, # threads that gather batches in advance; 0: gather each when it is asked for
+        balanced:bool=False, # where it shuffles, each class comes equally often
         **kwargs # as for `TfmdDL`
     ):
         super().__init__(dataset, num_workers=num_workers, **kwargs)
-        self.rng = random.Random(seed)
+        self.rng, self.balanced = random.Random(seed), balanced
+    def shuffle_fn(self, idxs):
+        return balanced_order(self.dataset.labels, self.rng) if self.balanced else super().shuffle_fn(idxs)
     def before_iter(self):
         super().before_iter()
         state, self.epoch_seed = self.rng.getstate(), self.rng.getrandbits(48)
@@ -265,7 +285,7 @@ def sample_loader(
     size:int|None=None, # side of what the network sees, in pixels; default as it is
     augment=(), # further transforms of training batches, for example `[RandomZoom(), RandomColour()]`
     choice=None, # makes clips of stored frames: any of `har_nb.samples.samplers`
-    **settings # of `SampleLoader`: `seed` of all that is random, `device`, `num_workers` (threads that gather ahead)
+    **settings # of `SampleLoader`: `seed` of all that is random, `device`, `balanced`, `num_workers` (gather ahead)
 )->SampleLoader: # batches B 3 size size (or B 3 T size size) float32 and B labels
     "A loader over one split: shuffled and augmented where it is 'train', in the order of the clips elsewhere."
     train = split == 'train'

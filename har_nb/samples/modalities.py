@@ -101,7 +101,7 @@ class Modality:
         cls.__repr__ = Modality.__repr__
         if 'stream' in vars(cls): cls.passing = vars(cls).get('passing', False) # not inherited with another `stream`
     def __repr__(self):
-        neutral = {f.name: f.default for f in fields(Modality)}
+        neutral = {f.name: f.default for f in fields(self) if f.kw_only}
         said = sorted((f for f in fields(self) if f.repr), key=lambda f: f.name in neutral)
         values = [(f.name, getattr(self, f.name)) for f in said]
         words = [f'{name}={value!r}' for name, value in values if name not in neutral or value != neutral[name]]
@@ -113,6 +113,7 @@ class Modality:
         return (*images, *height_width(size), self.channels)
     # each kind has a `stream(frames, size, n_frames)` of its own, which gives samples uint8, and None between them
     def as_shown(self, fps:float|None=None, aspect:str='squash'): return replace(self, fps=fps, aspect=aspect)
+    def elsewhere(self, path)->tuple: return () # folders outside a clip's file or folder that it reads, too
 
 # %% ../../nbs/samples/01_modalities.ipynb #931c290f
 @patch
@@ -237,13 +238,20 @@ def arrange(
 class Frames(Modality):
     "The frames a sampler picks: images where it takes one at a time, clips otherwise."
     sampler:object # one of `har_nb.samples.samplers`, or another frozen value like them
+    prepare:object|None = field(default=None, kw_only=True) # what an encoder's library does: `pictures`, `crop`
     passing = True
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prepare and self.aspect != 'squash':
+            raise ValueError(f'aspect={self.aspect!r}: prepared frames keep the shape that their encoder expects')
+    def shape(self, size): return super().shape(self.prepare.crop if self.prepare else size)
+    def scaled(self, frame, size): return self.prepare.pictures(frame[None])[0] if self.prepare else resize(frame, size)
     def stream(self,
         frames:Iterable, # H W C uint8
         size, # side, or (height, width), in pixels
         n_frames:int|None=None # how many will come, where the sampler must know
     )->Iterator: # of height width C or T height width C uint8, or None
-        for sample in arrange(self.sampler, (partial(resize, frame, size) for frame in frames), n_frames):
+        for sample in arrange(self.sampler, (partial(self.scaled, frame, size) for frame in frames), n_frames):
             yield None if sample is None else np.stack(sample).reshape(self.shape(size))
 
 # %% ../../nbs/samples/01_modalities.ipynb #3f8fe170

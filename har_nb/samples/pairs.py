@@ -44,6 +44,7 @@ class Pair(Modality):
     @property
     def from_files(self): return self.second.from_files
     def n_frames(self, path)->int: return self.second.n_frames(path)
+    def elsewhere(self, path)->tuple: return self.second.elsewhere(path)
     def read(self, path, size, start:int=0, stop:int|None=None)->Iterator: # as `stream`, the second half from files
         first, second = [], list(self.second.read(path, size, start, stop))
         stream_video(path, [self.first], size, lambda _, sample: first.append(sample.copy()), start, stop)

@@ -44,7 +44,7 @@ _all_ = ['Frame', 'Frames', 'MotionEmbedding', 'StoreError', 'sample_video']
 def _state(path):
     "Size and time of change: as long as they stay, so does the content. `VideoError` where there is nothing."
     try:
-        found = [path.stat(), *(file.stat() for file in path.iterdir())] if path.is_dir() else [path.stat()]
+        found = [path.stat(), *(file.stat() for file in path.rglob('*'))] if path.is_dir() else [path.stat()]
         return [sum(s.st_size for s in found), max(s.st_mtime_ns for s in found)]
     except OSError as error: raise VideoError(path, f'cannot be opened ({error.strerror})', 'Check the path') from None
 
@@ -53,7 +53,7 @@ def _sum(path):
     with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
 def _folder_sum(path):
-    names = [[file.name, _sum(file)] for file in sorted(path.iterdir())]
+    names = [[file.name, _folder_sum(file) if file.is_dir() else _sum(file)] for file in sorted(path.iterdir())]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 # %% ../../nbs/samples/03_store.ipynb #c17950a1
@@ -261,11 +261,15 @@ def keyed_clips(
     cache, # folder; remembers what files hold
     workers:int, # files looked at together
     progress:bool, # show a bar
+    modalities=(), # what is taken; where one reads other folders, too, they count with the file
 )->tuple[list, dict]: # a dict for each clip; row -> problem
     "Key and state of each clip, None where its file cannot be read, and those problems by row."
     digests, faults = Digests(cache/'digests.jsonl'), {}
     def look(path):
-        try: return digests(path)
+        try:
+            digest, state = digests(path)
+            others = [digests(folder)[0] for modality in modalities for folder in modality.elsewhere(path)]
+            return _short_digest([digest, *others]) if others else digest, state
         except VideoError as error: return error
     paths = list(dict.fromkeys(dataset.paths))
     with ThreadPoolExecutor(workers) as pool:
@@ -332,7 +336,7 @@ def decode_samples(
     cache, workers, passing = Path(cache), workers or os.cpu_count() or 1, {}
     rows = np.arange(len(dataset)) if only is None else np.asarray(only, int)
     whole, dataset = len(dataset), replace(dataset, clips=dataset.clips.iloc[rows].reset_index(drop=True))
-    clips, faults = keyed_clips(dataset, cache, workers, progress)
+    clips, faults = keyed_clips(dataset, cache, workers, progress, modalities)
     order, archives, modality_of = open_archives(dataset, modalities, size, cache, limit)
     if missing_clips(clips, archives, modality_of):
         with ExitStack() as alone:

@@ -180,7 +180,7 @@ def show(
             'groups.\n')
     out.table('rows', readable(result), values=result)
     out.note(**{name: about[name] for name in ABOUT if name in about}, remarks=[other.strip(), *remarks(result)])
-    if about['leaky']: out.say('\nLeaky: test clips have siblings in training.')
+    if about['leaky']: out.say('\nLeaky: test clips have siblings in training, or have a say in it.')
     if about['preset']: out.say(f"\nPreset {about['preset']}: cut down, not as printed.")
     for text in remarks(result): out.say(f'\n{text}')
     _show_beside(literature(result), decisions(result), about)

@@ -84,7 +84,7 @@ class Reusing:
         from har_nb.samples.samplers import EveryKth
         self.predictor, self.near, self.encoded = predictor, near, 0
         self.single = replace(predictor.modality, sampler=EveryKth(1))
-        self.vectors = {} # seconds -> L
+        self.vectors, self.began = {}, -math.inf # seconds -> L; where the last window began
 
     @property
     def classes(self): return self.predictor.classes
@@ -113,6 +113,8 @@ def of_frames(self:Reusing,
     import torch
 
     from har_nb.learning.predictor import Prediction
+    if times[0] < self.began: self.vectors = {} # another source
+    self.began = times[0]
     self.vectors = {known: vector for known, vector in self.vectors.items() if known >= times[0] - self.near}
     numbers = self.predictor.modality.sampler(len(frames))[0]
     new = list(dict.fromkeys(number for number in numbers if self._at(times[number]) is None))

@@ -19,15 +19,25 @@ def by_accuracy(result):
     return [best[accuracy] for accuracy in sorted(best, reverse=True)]
 
 
+def close_pane(page):
+    "MLflow's assistant comes by itself the first time, and hides columns."
+    page.get_by_text('MLflow Assistant').first.wait_for()
+    page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').first.click()
+    page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').first.wait_for(state='detached')
+
+
 def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
     address, result = ui[0], table[0]
     page.goto(address)
     page.get_by_text(result.attrs['table']).first.wait_for()
     page.keep('ui_experiments')
+    close_pane(page)
+    page.keep('ui_experiments_wide')
 
     page.goto(f"{address}/{result.attrs['rows']}")
     page.get_by_text('two-stream, seed 0').first.wait_for()
     listed = until(lambda: len(names(page)) == len(result) and names(page))
+    assert not page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').count() # it stays closed
     page.keep('ui_by_accuracy')
     for tied in by_accuracy(result):
         shown, listed = listed[:len(tied)], listed[len(tied):]
@@ -61,6 +71,7 @@ def test_models_have_a_page_each_and_in_the_registry(ui, table, page, monkeypatc
 
     page.goto(f'{address}/#/experiments/{experiment}/models?{training}')
     for name in result.row: page.get_by_text(name, exact=True).first.wait_for()
+    close_pane(page)
     page.keep('ui_models')
 
     page.goto(f'{address}/#/experiments/{experiment}/models/{model.model_id}?{training}')

@@ -326,7 +326,7 @@ def as_it_is(
     motion = bool(settings.get('motion'))
     own = {name: row.settings[name] for name in ('thinner',) if name in row.settings}
     return replace(row, work=as_published, settings=own | dict(motion=motion, whole_weights=start), needs=(),
-                   modality=flow_alone if motion else frames_alone, note=lambda s: 'weights as they came')
+                   modality=flow_alone if motion else frames_alone, leaks=None, note=lambda s: 'weights as they came')
 
 # %% ../../../nbs/papers/dual_action/00_training.ipynb #44f24a38
 def scores(
