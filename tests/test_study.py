@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
         return encoded(*args, **kwargs)
     every = module.candidates_of
     monkeypatch.setattr(module, 'candidates_of', lambda seen, heads: every(seen, heads)[1:4])
-    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], ['heads: no time'])) # as many fits as all others
+    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], ['heads: no time'], 1e6)) # as many fits as all others
     words = ['study', folder, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48,
              '--unknown']
     monkeypatch.setattr(frozen, 'encoded', once)
@@ -73,6 +73,7 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
     table, board = load_table('predictions.parquet', run), load_table('candidates.csv', run)
     assert len(table) == clips and board.candidate.iloc[0] == 'chosen'
     assert set(board.candidate) >= {'small_resnet: mean of frames', 'chance'}
+    assert 'Fine-tuned, beside' in load_text('report.md', run) and not any('tuned' in name for name in board.candidate)
     assert 'data:image/png;base64' in load_text('report.html', run)
     path = open_dataset(folder, 'person').paths[0]
     said = load_predictor(run).predict(path)
