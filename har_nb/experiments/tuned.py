@@ -20,7 +20,7 @@ from .choice import t_interval
 
 # %% ../../nbs/experiments/10_tuned.ipynb #3300217a
 SHARE, EPOCHS, BATCH, SEEN = .2, 6, 8, (0, 6, 11) # of the layers; clips; which of twelve frames
-RATES = 1e-4, 1e-3 # of the encoder's layers, and of the linear head
+RATES = 1e-4, 3e-3 # of the encoder's layers, and of the linear head
 
 def last_layers(
     net:nn.Module,
