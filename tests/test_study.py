@@ -73,7 +73,8 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
     table, board = load_table('predictions.parquet', run), load_table('candidates.csv', run)
     assert len(table) == clips and board.candidate.iloc[0] == 'chosen'
     assert set(board.candidate) >= {'small_resnet: mean of frames', 'chance'}
-    assert 'Fine-tuned, beside' in load_text('report.md', run) and not any('tuned' in name for name in board.candidate)
+    assert 'Fine-tuned, beside' in load_text('report.md', run)
+    assert not any('tuned' in name for name in board.candidate)
     assert 'data:image/png;base64' in load_text('report.html', run)
     path = open_dataset(folder, 'person').paths[0]
     said = load_predictor(run).predict(path)
