@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
         return encoded(*args, **kwargs)
     every = module.candidates_of
     monkeypatch.setattr(module, 'candidates_of', lambda seen, heads: every(seen, heads)[1:4])
-    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], ['heads: no time'], 1e6)) # as many fits as all others
+    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], ['heads: no time'], 1e6))
     words = ['study', folder, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48,
              '--unknown']
     monkeypatch.setattr(frozen, 'encoded', once)
