@@ -7,7 +7,7 @@ from test_study import folder, weights  # noqa: F401
 from har_nb.learning.runs import load_table, load_text
 
 if not collecting:
-    from test_study import small_resnet # noqa: F401 -- what its fixtures need is there, too
+    from test_study import small_resnet  # noqa: F401 -- what its fixtures need is there, too
 
     from har_nb.data.lists import open_dataset
     from har_nb.experiments import study as module
