@@ -922,6 +922,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'har_nb/experiments/results.py'),
                                             'har_nb.experiments.results._markdown': ( 'experiments/results.html#_markdown',
                                                                                       'har_nb/experiments/results.py'),
+                                            'har_nb.experiments.results._named': ( 'experiments/results.html#_named',
+                                                                                   'har_nb/experiments/results.py'),
                                             'har_nb.experiments.results._of_set': ( 'experiments/results.html#_of_set',
                                                                                     'har_nb/experiments/results.py'),
                                             'har_nb.experiments.results._option': ( 'experiments/results.html#_option',

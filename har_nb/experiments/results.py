@@ -401,7 +401,10 @@ def substitutes(
     return [f'{note}: {", ".join(dict.fromkeys(its.row))}' for note, its in noted.groupby('note', sort=False)]
 
 # %% ../../nbs/experiments/00_results.ipynb #65fc32ca
-def _said(settings): return ', '.join(f'{name} = {value}' for name, value in settings.items())
+def _named(value): # a file by its name: its folder is that of one machine
+    return Path(value).name if isinstance(value, str) and '/' in value and ':' not in value else value
+
+def _said(settings): return ', '.join(f'{name} = {_named(value)}' for name, value in settings.items())
 
 def remarks(
     result:pd.DataFrame # as `compare` gives it
