@@ -190,12 +190,14 @@ def _tell(name, about):
     if about.get('counted'): return out.say(f'\nIts numbers are counted, nothing is trained: har run {name}')
     out.say(f"\nPrinted on {about['set']}, accuracy per {about['unit']} in percent:\n")
     def printed(row): return '' if row['printed'] is None else f"{row['printed']:.2f}"
-    out.table('rows', [dict(row=row['row'], printed=printed(row)) | {'fuses or needs': ', '.join(row['made_of'])}
+    out.table('rows', [dict(row=row['row'], printed=printed(row)) | {'fuses or needs': ' + '.join(row['made_of'])}
                        for row in about['rows']])
-    out.say('\nSettings, as printed; --set NAME=VALUE changes one:\n')
+    whose = ('as in the table' if about['paper'] == 'comparison' else
+             'as printed where the paper prints them, the rest decided below')
+    out.say(f'\nSettings: {whose}; --set NAME=VALUE changes one:\n')
     out.table('settings', [dict(setting=key) | value for key, value in about['settings'].items()])
     for preset, own in about['presets'].items():
-        out.say(f'\n--preset {preset}: ' + (', '.join(f'{key}={value}' for key, value in own.items()) or 'as printed'))
+        out.say(f'\n--preset {preset}: ' + (', '.join(f'{key}={value}' for key, value in own.items()) or 'as above'))
         if preset == 'demo': out.say(f"  {duration(about['demo'])}")
     if about['protocols']: out.say(f"\nProtocols: {', '.join(about['protocols'])}")
     out.say(f"\nChosen by validation: {about['chosen_by_validation'] or 'nothing'}")
