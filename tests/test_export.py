@@ -20,6 +20,7 @@ if not collecting:
     import torch
 
     from har_nb.learning import export as E
+    from har_nb.learning.judged import export_judged
     from har_nb.learning.recipe import Make, Recipe, backbone_model, log_recipe, save_for_prediction
     from har_nb.models.backbones import small_resnet
     from har_nb.models.zoo import NETS, inputs
@@ -170,19 +171,19 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('float32', 'floa
 @pytest.mark.parametrize('precision', [*SLOW, 'int8'])
 def test_a_file_is_judged_by_accuracy(placed, tmp_path, precision):
     file = tmp_path/'net.onnx'
-    _, judged = E.export_judged(placed, file, precision, most_loss=1., most_clips=8)
+    _, judged = export_judged(placed, file, precision, most_loss=1., most_clips=8)
     again, says = E.read_export(file)
     assert judged.clips == 8 and 0 <= judged.before <= 1 and 0 <= judged.after <= 1
     assert says['run'] == placed and len(says['classes']) == 8 and again(torch.zeros(3, 3, 32, 32)).shape == (3, 8)
     with pytest.raises(E.ExportError, match='points less, more than'):
-        E.export_judged(placed, tmp_path/'worse.onnx', precision, most_loss=-2., most_clips=4)
+        export_judged(placed, tmp_path/'worse.onnx', precision, most_loss=-2., most_clips=4)
     assert [one.name for one in tmp_path.glob('*.onnx')] == ['net.onnx'], 'a file that loses too much is not written'
 
 
 def test_what_cannot_be_judged_is_said(runs, placed, tmp_path):
     with pytest.raises(E.ExportError, match='written as .onnx only'):
-        E.export_judged(placed, tmp_path/'net.pt2', 'int8')
+        export_judged(placed, tmp_path/'net.pt2', 'int8')
     with pytest.raises(E.ExportError, match='does not say which clips'):
-        E.export_judged(runs.one, tmp_path/'net.onnx', 'float16')
+        export_judged(runs.one, tmp_path/'net.onnx', 'float16')
     with pytest.raises(E.ExportError, match='--data FOLDER'):
-        E.export_judged(placed, tmp_path/'net.onnx', 'int8', root=tmp_path)
+        export_judged(placed, tmp_path/'net.onnx', 'int8', root=tmp_path)

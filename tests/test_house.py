@@ -275,7 +275,7 @@ ALLOWED = { # file -> (text of the line, why it neither waits for a guessed time
     'nbs/samples/05_flow.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/dual_action/00_training.ipynb': [('perf_counter', MEASURED)],
     'nbs/papers/transnet/02_ablations.ipynb': [('perf_counter', MEASURED)],
-    'nbs/learning/14_export.ipynb': [('perf_counter', MEASURED)],
+    'nbs/learning/16_judged.ipynb': [('perf_counter', MEASURED)],
     'nbs/tools/12_sources.ipynb': [('time.monotonic()', 'the clock of what is watched; tests wind their own'),
                                    ('time.sleep(max', 'likewise'),
                                    ('timeout=longest', 'a source that stalls')],

@@ -242,7 +242,7 @@ def figure(args)->None:
 # %% ../../nbs/tools/06_commands.ipynb #ff89b553
 def export(args)->None:
     "har export RUN FILE"
-    from har_nb.learning.export import export_judged
+    from har_nb.learning.judged import export_judged
     how = dict(tolerance=args.tolerance, root=args.data, most_clips=args.clips)
     found, judged = export_judged(args.run, args.file, args.precision, args.max_loss, **how)
     screen().note(file=args.file, difference=found, precision=args.precision, **(asdict(judged) if judged else {}))
