@@ -114,6 +114,7 @@ def described(
     "What is to be known of a table before it is measured."
     about = dict(paper=paper_of(table.name), title=table.title, citation=table.paper)
     if hasattr(table, 'count'): return about | dict(counted=True, rows=[])
+    about |= dict(literature=[dict(line) for line in table.context])
     rows = [dict(row=row.name, printed=row.printed, made_of=list(row.needs)) for row in table.rows]
     presets = {name: {key: name_of(value) for key, value in own.items()} for name, own in table.presets.items()}
     if 'demo' in presets: about |= dict(demo=demo_costs().get(table.name))
@@ -192,6 +193,9 @@ def _tell(name, about):
     def printed(row): return '' if row['printed'] is None else f"{row['printed']:.2f}"
     out.table('rows', [dict(row=row['row'], printed=printed(row)) | {'fuses or needs': ' + '.join(row['made_of'])}
                        for row in about['rows']])
+    if about['literature']:
+        out.say('\nThe literature, as printed:\n')
+        out.table('literature', about['literature'])
     whose = ('as in the table' if about['paper'] == 'comparison' else
              'as printed where the paper prints them, the rest decided below')
     out.say(f'\nSettings: {whose}; --set NAME=VALUE changes one:\n')

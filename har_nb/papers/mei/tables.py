@@ -171,7 +171,8 @@ table2_as_printed = Table('mei.table2_as_printed', "Table 2 by the paper's own p
 BACKBONES = dict(EfficientNetB0='efficientnet_b0', DenseNet201='densenet201', MobileNetV2='mobilenet_v2',
                  ResNet50='resnet50', InceptionV3='inception_v3')
 SEAGS = dict(settings=TRAINING | dict(interval=5), dataset='SEAGS_V1', check=check_stream, fetch=fetch_weights,
-             decided=DECIDED, chosen=CHOSEN, presets=dict(demo=dict(weights=None, size=80, interval=10, epochs=4, lr=2e-3), small=SMALL))
+             decided=DECIDED, chosen=CHOSEN,
+             presets=dict(demo=dict(weights=None, size=80, interval=10, epochs=4, lr=2e-3), small=SMALL))
 
 # %% ../../../nbs/papers/mei/00_tables.ipynb #91383d02
 def streams(
