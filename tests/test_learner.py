@@ -222,3 +222,79 @@ def test_no_bars_off_a_terminal(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, 'ipykernel', raising=False)
     L.fit(learner(), 1, 1e-2)
     assert capsys.readouterr() == ('', '')
+
+
+# Batch norm inside the convolution before it
+
+def unlike_new(net):
+    "Statistics and factors as after a training."
+    random = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if getattr(module, 'running_var', None) is None: continue
+        for name, low in (('running_mean', -.5), ('running_var', .5), ('weight', .5), ('bias', -.5)):
+            if (value := getattr(module, name, None)) is not None: value.data.uniform_(low, low + 1, generator=random)
+    return net.eval()
+
+
+if not collecting:
+    class Residual(nn.Module):
+        "Named layers, a sum, one convolution without a norm, one that is used twice, one whose output two things need."
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+            self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8, affine=False)
+            self.twice, self.after = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+            self.seen, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        def forward(self, x):
+            x = self.bn1(self.conv1(x)).relu()
+            x = x + self.bn2(self.conv2(x))
+            x = self.after(self.twice(self.twice(x)))
+            both = self.seen(x)
+            return (both + self.norm(both)).mean((2, 3))
+
+
+def nets_to_fold():
+    "Name -> net, the shape of its input, norms that stay."
+    from torchvision.models import mobilenet_v2, resnet18
+
+    from har_nb.models.backbones import freeze_batch_norm, same_padding, small_resnet
+    from har_nb.models.r3d import small_3d
+    return dict(
+        mobilenet_v2=(mobilenet_v2(num_classes=7), (3, 64, 64), 0), resnet18=(resnet18(num_classes=7), (3, 64, 64), 0),
+        frozen=(freeze_batch_norm(same_padding(unlike_new(mobilenet_v2(num_classes=7)))), (3, 63, 65), 0),
+        small_resnet=(small_resnet(num_classes=7), (3, 48, 48), 0),
+        clips=(small_3d(num_classes=7), (3, 4, 24, 24), None), own=(Residual(), (3, 20, 20), 2))
+
+
+@pytest.mark.parametrize('name', ['mobilenet_v2', 'resnet18', 'frozen', 'small_resnet', 'clips', 'own'])
+def test_a_folded_net_gives_the_same_numbers_and_leaves_the_net_alone(name):
+    net, shape, stay = nets_to_fold()[name]
+    unlike_new(net)
+    kept, x = copy.deepcopy(net.state_dict()), torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(): expected = net(x)
+    quick = L.folded(net)
+    assert quick is not net
+    with torch.no_grad(): found, again = quick(x), net(x)
+    assert (found - expected).abs().max() < 1e-4*expected.abs().max() and torch.equal(again, expected)
+    assert all(torch.equal(value, kept[key]) for key, value in net.state_dict().items())
+    norms = sum(getattr(module, 'running_var', None) is not None for module in quick.modules())
+    if stay is not None: assert norms == stay, 'what is used twice, or looked at by others, keeps its norm'
+
+
+def test_activations_that_a_library_puts_into_its_norm_stay():
+    timm = pytest.importorskip('timm')
+    net = unlike_new(timm.create_model('mobilenetv3_small_050', num_classes=5))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(): expected, found = net(x), L.folded(net)(x)
+    assert (found - expected).abs().max() < 1e-4*expected.abs().max()
+
+
+def test_what_cannot_be_followed_or_is_listened_to_stays_as_it_is():
+    class ByContent(nn.Sequential):
+        def forward(self, x): return super().forward(x) if x.mean() > 0 else x
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    assert L.folded(net := ByContent(*layers).eval()) is net
+    assert L.folded(net := nn.Sequential(*layers)) is net, 'in training a norm is no constant'
+    net.eval()[1].register_forward_hook(lambda *a: None)
+    assert L.folded(net) is net
+    assert L.folded(net := nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()) is net, 'there is nothing to fold'

@@ -461,6 +461,17 @@ def log_summary(
     link = f"[Every row by accuracy]({about['rows']}), or unfold the list below."
     describe(f"## {about['table']}\n\n{link}\n\n{to_markdown(result)}", run_id, experiment=True)
 
+# %% ../../nbs/experiments/00_results.ipynb #82a590ef
+def _each_run(both, place):
+    "McNemar's test of two rows in one protocol, split and seed."
+    tables = [load_table('predictions.parquet', one.loc[place].run_id) for one in both]
+    if tables[0].path.tolist() != tables[1].path.tolist():
+        raise NotRun('the two rows were not measured on the same videos')
+    right = [(t.predicted == t.label).to_numpy() for t in tables]
+    test, difference = mcnemar(*right), 100*(right[0].mean() - right[1].mean())
+    return dict(zip(('protocol', 'split', 'seed'), place, strict=True), difference=difference,
+                only_first=test.only_first, only_second=test.only_second, p=test.p)
+
 # %% ../../nbs/experiments/00_results.ipynb #755d0702
 def paired(
     table, # a `Table`
@@ -477,15 +488,7 @@ def paired(
     shared = both[0].index.intersection(both[1].index)
     if not len(shared):
         raise NotRun(f'{first} and {second} have no finished run of the same split and seed in {table.name}')
-    lines = []
-    for protocol,split,seed in shared:
-        tables = [load_table('predictions.parquet', one.loc[(protocol, split, seed)].run_id) for one in both]
-        if tables[0].path.tolist() != tables[1].path.tolist():
-            raise NotRun(f'{first} and {second} were not measured on the same videos')
-        right = [(t.predicted == t.label).to_numpy() for t in tables]
-        test = mcnemar(*right)
-        lines.append(dict(protocol=protocol, split=split, seed=seed, difference=100*(right[0].mean() - right[1].mean()),
-                          only_first=test.only_first, only_second=test.only_second, p=test.p))
+    lines = [_each_run(both, place) for place in shared]
     rights = [_right(one.loc[shared].reset_index()) for one in both]
     difference, low, high, p = paired_difference(rights[0].right, rights[1].right, rights[0].group)
     result = pd.DataFrame([*lines, dict(protocol='all', split='all', seed='', difference=100*difference, low=100*low,
@@ -746,16 +749,14 @@ def _cell(value, how='{:.1f}'): return how.format(value) if pd.notna(value) else
 def _with_sd(line, name):
     return _cell(line[name]) + _cell(line[f'{name}_sd'], ' ± {:.1f}') if pd.notna(line.get(name)) else ''
 
-# %% ../../nbs/experiments/00_results.ipynb #0be49189
-def rendered(
-    lines:pd.DataFrame # some of those that `published` gives, of one table, set and preset
-)->str:
-    "Published lines in Markdown, with what they were measured on, how, and how to measure them again."
-    first, shown = lines.iloc[0], pd.DataFrame({'row': [f'{row} ({note})' if note else row
-                                                       for row, note in zip(lines.row, lines.note, strict=True)]})
+# %% ../../nbs/experiments/00_results.ipynb #b1b2d620
+def _columns(lines): # of one table, set and preset
+    named = [f'{row} ({note})' if note else row for row, note in zip(lines.row, lines.note, strict=True)]
+    shown = pd.DataFrame({'row': named})
     if (lines.flow != '').any(): shown['flow'] = list(lines.flow)
     if lines.protocol.nunique() > 1: shown['protocol'] = list(lines.protocol)
-    if lines.printed.notna().any(): shown[f'printed ({first.printed_on})'] = [_cell(p, '{:.2f}') for p in lines.printed]
+    if lines.printed.notna().any():
+        shown[f'printed ({lines.printed_on.iloc[0]})'] = [_cell(p, '{:.2f}') for p in lines.printed]
     rows = [line for _, line in lines.iterrows()]
     shown['video'] = [_with_sd(line, 'mean') for line in rows]
     if 'order_pairs' in lines and lines.order_pairs.notna().any():
@@ -765,7 +766,14 @@ def rendered(
     for name, title, how in SHOWN_COSTS:
         short = 'ms' if name == 'latency_ms' else name
         if lines[short].notna().any(): shown[title] = [_cell(value, how) for value in lines[short]]
-    shown = shown.assign(seeds=list(lines.seeds))
+    return shown.assign(seeds=list(lines.seeds))
+
+# %% ../../nbs/experiments/00_results.ipynb #0be49189
+def rendered(
+    lines:pd.DataFrame # some of those that `published` gives, of one table, set and preset
+)->str:
+    "Published lines in Markdown, with what they were measured on, how, and how to measure them again."
+    first, shown = lines.iloc[0], _columns(lines)
     protocols = ', '.join(dict.fromkeys(lines.protocol))
     head = [f"{first.table} on {first['set']}, {protocols}: {first.videos} test videos in {first.groups} groups; "
             'accuracy per video in percent']

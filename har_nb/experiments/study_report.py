@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from ..core import figure_style
 from .choice import curve_points, extrapolated, scoreboard
 from .results import drawing, markdown_table
 from ..learning.metrics import confusion, per_class, plot_confusion, predictions_table
@@ -72,6 +73,7 @@ def advice(
     return told
 
 # %% ../../nbs/experiments/07_study_report.ipynb #064b5ef4
+@figure_style()
 def plot_curve(
     result, # `Nested`, judged
 ): # axes
@@ -79,7 +81,7 @@ def plot_curve(
     points, n_groups = curve_points(result), len(np.unique(result.groups))
     further = np.linspace(points.groups.min(), 2*n_groups, 30)
     drawn = np.array([extrapolated(result, wanted) for wanted in further])*100
-    ax = plt.subplots(figsize=(5, 3), dpi=80, layout='constrained')[1]
+    ax = plt.subplots(figsize=(5, 3), layout='constrained')[1]
     ax.fill_between(further, drawn[:, 1], drawn[:, 2], alpha=.15)
     ax.plot(further, drawn[:, 0], '--')
     ax.errorbar(points.groups, 100*points.accuracy,
@@ -100,17 +102,19 @@ def worst_clips(
     return wrong[['path', 'label', 'predicted', 'sure',
                   'row']].rename(columns=dict(predicted='said')).reset_index(drop=True)
 
+@figure_style()
 def plot_strips(
     found, # `Study`
     samples, # what was decoded
     worst:pd.DataFrame, # from `worst_clips`
 ): # figure
     "First, middle and last images of clips."
-    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.5*len(worst)), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.5*len(worst)), layout='constrained', squeeze=False)
     for ax, clip in zip(axes[:, 0], worst.itertuples(), strict=True):
         images = samples.read([clip.row])[0]
         ax.imshow(np.hstack(images[np.linspace(0, min(11, len(images) - 1), 5).astype(int)]))
-        ax.set_title(f'{Path(clip.path).name}: {clip.label}, taken for {clip.said} ({clip.sure:.0f}%)', fontsize=8)
+        said = f'{clip.label}, taken for {clip.said} ({clip.sure:.0f}%)'
+        ax.set_title(f'{Path(clip.path).name}: {said}', fontsize='small')
         ax.axis('off')
     return figure
 

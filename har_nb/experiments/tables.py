@@ -649,6 +649,22 @@ def _compared(table, parent, report):
     if not helper(): log_summary(result, parent)
     return result
 
+# %% ../../nbs/experiments/01_tables.ipynb #4fc20db3
+def _asked_for(table, preset, rows, asked):
+    "The table, the settings that its rows share, and the rows to measure."
+    shared = settings_of(table, preset, **asked)
+    if not untrained(shared): return table, shared, choose(table, rows)
+    chosen = rows_as_they_are(table, shared, rows)
+    return replace(table, rows=tuple(chosen)), shared, chosen # what they are then is told
+
+# %% ../../nbs/experiments/01_tables.ipynb #4732cee9
+def _decoded(dataset, chosen, shared, parts, decode):
+    "Modality -> samples, and the report of files."
+    modalities = list(dict.fromkeys(row.sees(shared | row.settings) for row in chosen if row.modality))
+    only = dict(only=tested(parts)) if untrained(shared) else {}
+    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], **only))
+    return dict(zip(modalities, samples, strict=True)), report
+
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74b
 def run(
     table:Table,
@@ -664,19 +680,16 @@ def run(
 )->pd.DataFrame: # printed beside measured, as `compare` gives it
     "Train and measure a table's rows; all goes to MLflow. Raises `SettingsError`, `BadClips`, `RowsFailed`."
     options, asked = Options.out_of(table, seeds, asked)
-    shared = settings_of(table, preset, **asked)
-    chosen = rows_as_they_are(table, shared, rows) if untrained(shared) else choose(table, rows)
-    if untrained(shared): table = replace(table, rows=tuple(chosen)) # what they are then is told
+    table, shared, chosen = _asked_for(table, preset, rows, asked)
     preset = '' if preset in (None, 'paper') else preset
     if table.fetch: agreed(lambda: table.fetch([shared | row.settings for row in chosen if row.modality]))
     parts = options.parts(table, dataset, trained=not untrained(shared))
     progress, cache = progress and not helper(), Path(cache)
-    modalities = list(dict.fromkeys(row.sees(shared | row.settings) for row in chosen if row.modality))
-    only = dict(only=tested(parts)) if untrained(shared) else {}
-    samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], cache, progress=progress, **only))
-    if (bad := (report.severity == 'error')).any() and not options.skip_bad: raise BadClips(report[bad])
+    samples, report = _decoded(dataset, chosen, shared, parts, partial(decode, cache=cache, progress=progress))
+    if (report.severity == 'error').any() and not options.skip_bad: raise BadClips(report[report.severity == 'error'])
     close_dead_runs()
-    key = _table_key(table, shared, options.folds, parts, samples[0].content if samples else '')
+    content = next(iter(samples.values())).content if samples else ''
+    key = _table_key(table, shared, options.folds, parts, content)
     known = agreed(lambda: known_runs().iloc[:0] if options.again else known_runs())
     params = shared | dict(folds=options.folds, validation_by=options.validation_by)
     tags = _table_tags(table, dataset, preset, key, parts, options.command)
@@ -684,7 +697,7 @@ def run(
     with repeatable(options.deterministic), _parent(table, key, opened, cache, options.again) as parent:
         log_table(report, 'report_of_files.csv')
         log_printed(table, shared, preset, options.other())
-        plan = planned(chosen, parts, seeds, shared, dict(zip(modalities, samples, strict=True)), cache)
+        plan = planned(chosen, parts, seeds, shared, samples, cache)
         failures = measure_all(plan, partial(run_row, table, settings=shared, parent=parent, known=known, preset=preset,
                                              pairs=options.pairs), progress)
         result = _compared(table, parent, report)
