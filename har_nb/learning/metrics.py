@@ -18,8 +18,9 @@ from ..core import figure_style, keep_memory, memory_told
 # %% ../../nbs/learning/00_metrics.ipynb #0d5c0002
 def probabilities_of(
     model, # module that gives logits, in evaluation mode
-    batches # of inputs, in order: tensors, or several together
-)->np.ndarray: # N C float32, rows sum to one
+    batches, # of inputs, in order: tensors, or several together
+    several:bool=False # labels a sample: each has a probability of its own
+)->np.ndarray: # N C float32; rows sum to one where a sample has one class
     "Class probabilities of every sample. Raises `NoMemory`."
     import torch
     device, found = next(model.parameters()).device, []
@@ -29,7 +30,7 @@ def probabilities_of(
             inputs = batch if isinstance(batch, (tuple, list)) else (batch,)
             with memory_told(lambda: ' and '.join(' x '.join(map(str, x.shape)) for x in inputs)): # noqa: B023
                 logits = model(*(x.to(device) for x in inputs))
-                found.append(logits.float().softmax(1).cpu().numpy())
+                found.append((logits.float().sigmoid() if several else logits.float().softmax(1)).cpu().numpy())
     return np.concatenate(found)
 
 # %% ../../nbs/learning/00_metrics.ipynb #98e774a5
