@@ -6,6 +6,7 @@
 __all__ = ['OPTIONS', 'figures_of', 'find_figure', 'drawn', 'figure']
 
 # %% ../../nbs/tools/03_figures.ipynb #f16d6002
+import re
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
@@ -19,12 +20,12 @@ from .terminal import UsageError, screen
 def figures_of(
     paper:str # 'mei'
 )->dict: # name -> function
-    "The figures of a paper: functions of its tables and figures whose names begin with `figure`."
+    "The figures of a paper: functions of its tables and figures, named by a number."
     known = {}
     for part in ('tables', 'figures'):
         try: module = import_module(f'har_nb.papers.{paper}.{part}')
         except ModuleNotFoundError: continue
-        own = {key: one for key, one in vars(module).items() if key.startswith('figure') and callable(one)}
+        own = {key: one for key, one in vars(module).items() if re.match(r'figure\d', key) and callable(one)}
         known |= {f'{paper}.{key}': one for key, one in own.items()}
     return known
 

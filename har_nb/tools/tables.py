@@ -195,7 +195,8 @@ def _tell(name, about):
                        for row in about['rows']])
     if about['literature']:
         out.say('\nThe literature, as printed:\n')
-        out.table('literature', about['literature'])
+        cells = [{key: '' if cell is None else cell for key, cell in line.items()} for line in about['literature']]
+        out.table('literature', cells)
     whose = ('as in the table' if about['paper'] == 'comparison' else
              'as printed where the paper prints them, the rest decided below')
     out.say(f'\nSettings: {whose}; --set NAME=VALUE changes one:\n')
