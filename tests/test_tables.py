@@ -35,6 +35,7 @@ if not collecting:
     from har_nb.experiments.training import fused
     from har_nb.learning.callbacks import Checkpoint
     from har_nb.learning.recipe import Make, Recipe, make
+    from har_nb.models.backbones import WeightsError
     from har_nb.papers.mei.ablations import embedding
     from har_nb.papers.mei.tables import gradient, stream, table2
 
@@ -224,3 +225,16 @@ def test_a_description_takes_weights_where_they_belong_and_reads_as_what_it_was(
     assert make(outer).state_dict().keys() == net.state_dict().keys()
     with pytest.raises(ValueError, match='takes no weights'):
         Make('har_nb.samples.modalities:Frame', {}).build('imagenet')
+
+
+def test_weights_that_cannot_be_had_end_a_run_before_anything_is_decoded(small_set, monkeypatch):
+    tried = []
+
+    def nothing(backbone):
+        tried.append(backbone)
+        raise WeightsError('no network')
+
+    monkeypatch.setattr('har_nb.models.backbones._download', nothing)
+    with pytest.raises(SettingsError, match='no network'):
+        run(table2, small_set, decode=lambda *args, **more: pytest.fail('decoded first'))
+    assert len(tried) == 1, 'one try for all rows'

@@ -180,6 +180,7 @@ class Table:
     decided:tuple = () # of (what, ours, why): what the paper leaves open
     protocols:dict = field(default_factory=dict) # name -> (ActionDataset) -> ActionDataset; empty: that of the set
     check:Callable|None = None # (settings) -> None; raises `SettingsError` for what cannot work
+    fetch:Callable|None = None # (settings of each row) -> None; downloads what rows begin with, or raises as `check`
     validation:float = .3 # share of the training groups that validates; 0: none
     chosen:str = '' # what is chosen by validation: 'when to stop'; '': nothing
     later:dict = field(default_factory=dict) # settings that came after its first runs -> what they are where unsaid
@@ -504,7 +505,7 @@ def run_row(
         log_origin(job, {name: value for name, value in settings.items() if value != whole.get(name)}, pairs)
         log_dataset(job.dataset)
         if missing := [name for name in row.needs if name not in job.done]:
-            raise RuntimeError(f'{row.name} needs {", ".join(missing)}, which failed')
+            raise RuntimeError(f'{row.name} needs {" and ".join(missing)}, which failed')
         started = time.perf_counter()
         if not trained:
             with system_metrics(): predictions = call_row(row.work, job, own)
@@ -683,6 +684,7 @@ def run(
     options, asked = Options.out_of(table, seeds, asked)
     table, shared, chosen = _asked_for(table, preset, rows, asked)
     preset = '' if preset in (None, 'paper') else preset
+    if table.fetch: agreed(lambda: table.fetch([shared | row.settings for row in chosen if row.modality]))
     parts = options.parts(table, dataset, trained=not untrained(shared))
     progress, cache = progress and not helper(), Path(cache)
     samples, report = _decoded(dataset, chosen, shared, parts, partial(decode, cache=cache, progress=progress))

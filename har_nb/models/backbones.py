@@ -269,7 +269,7 @@ def _from_timm(backbone):
     try: model = backbone(weights='timm')
     except Exception as error:
         raise WeightsError(f'{_name(backbone)}: weights could not be downloaded ({type(error).__name__}: {error}). '
-                           'Fetch them elsewhere and pass the file: weights=PATH') from error
+                           'Fetch them elsewhere and pass the file: weights=PATH (--weights PATH)') from error
     return model, Weights(mean=model.pretrained_cfg['mean'], std=model.pretrained_cfg['std'])
 
 # %% ../../nbs/models/00_backbones.ipynb #77082efe
@@ -285,7 +285,7 @@ def _download(backbone):
     try: model = backbone(weights=published)
     except OSError as error:
         raise WeightsError(f'{_name(backbone)}: {published.url} could not be downloaded ({error}). Fetch it elsewhere '
-                           'and pass the file: weights=PATH') from error
+                           'and pass the file: weights=PATH (--weights PATH)') from error
     preset = published.transforms()
     return model, Weights(mean=preset.mean, std=preset.std)
 

@@ -87,12 +87,17 @@ def _drawn_options(sets):
     "har data synthetic and sports: the built-in sets."
     c = add(sets, 'synthetic', later('synthetic'), 'draw the built-in set',
             ('har data synthetic FOLDER --people 30 --seed 7',))
-    c.add_argument('folder')
-    for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)
-    for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
-    c = add(sets, 'sports', later('sports'), 'draw the built-in set with power: 56 people to learn from, 24 to test',
+    c.add_argument('folder', help='where it is written')
+    for name, default, text in (('people', 15, 'each does all eight actions'),
+                                ('takes', 2, 'clips of a person and action'),
+                                ('seed', 0, 'another one draws other people (default: 0)')):
+        c.add_argument(f'--{name}', type=int, default=default, help=text)
+    c.add_argument('--camera-motion', action='store_true', help='the camera moves')
+    c.add_argument('--effects', action='store_true', help='text, stickers and filters over the picture')
+    c = add(sets, 'sports', later('sports'),
+            'draw a built-in set large enough for small differences to show: 56 people to learn from, 24 to test',
             ('har data sports FOLDER --level plain',))
-    c.add_argument('folder')
+    c.add_argument('folder', help='where it is written')
     c.add_argument('--level', default='hard', choices=('plain', 'hard'))
     for name,default in dict(train=56, test=24, takes=2, seed=101).items():
         c.add_argument(f'--{name}', type=int, default=default)

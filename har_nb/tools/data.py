@@ -197,7 +197,9 @@ def synthetic(args)->None:
     from har_nb.data.synthetic import build
     dataset = build(args.folder, people=args.people, takes=args.takes, seed=args.seed,
                     camera_motion=args.camera_motion, effects=args.effects)
-    screen().table('summary', dataset.summary(), index=True)
+    out = screen()
+    out.table('summary', dataset.summary(), index=True)
+    out.say(f'\nWritten to {args.folder}; next: har run mei.table2 --preset demo --data {args.folder}')
 
 # %% ../../nbs/tools/01_data.ipynb #3c69b2d8
 def sports(args)->None:

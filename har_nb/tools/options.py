@@ -137,6 +137,13 @@ def _training_options(c):
                    help="spread rows over Dask's workers: tcp://host:8786, or a number of processes on this machine "
                         "(pip install 'har_nb[cluster]')")
 
+# %% ../../nbs/tools/08_options.ipynb #0a710051
+def _means(name): # of a setting
+    "What a setting means, in the words of the commands or of the first table that explains it."
+    if said := MEANS.get(name) or tables.COMMON.get(name): return said
+    told = (about.get('settings', {}).get(name, {}).get('means') for about in tables.read_index().values())
+    return next(filter(None, told), name.replace('_', ' '))
+
 # %% ../../nbs/tools/08_options.ipynb #0a71001a
 def _setting_options(c):
     "har run: every setting of a table has an option."
@@ -144,7 +151,7 @@ def _setting_options(c):
                    help='any setting of the table; har tables TABLE names them')
     for name,kind in SETTINGS.items():
         c.add_argument(f'--{name.replace("_", "-")}', type=kind, metavar=kind.__name__.upper(),
-                       help=MEANS.get(name, tables.COMMON.get(name, name.replace('_', ' '))))
+                       help=_means(name))
 
 # %% ../../nbs/tools/08_options.ipynb #0a71001c
 def _compare_options(to):
@@ -167,8 +174,11 @@ def _compare_options(to):
 def _figure_options(to):
     "har figure: a picture of a paper."
     c = add(to, 'figure', commands.figure, 'draw a figure of a paper from your own videos and runs',
-             ('har figure mei.figure7 --data FOLDER',))
-    c.add_argument('name', help='for example mei.figure7, kpsem.figure10')
+             ('har figure mei.figure7 --data FOLDER', 'har figure kpsem.figure10 --run RUN --data FOLDER',
+              'har figure kpsem.figure9 --run RUN --against RUN --data FOLDER'))
+    c.add_argument('name', metavar='FIGURE',
+                   help='for example mei.figure7; a wrong name lists all. kpsem.figure7 to figure9 need --run and '
+                        '--against')
     c.add_argument('--data', help='folder of videos')
     c.add_argument('--group', help='column of index.csv that must never be split')
     c.add_argument('--run', help='id of a run: of a row, or of a whole table where the figure shows one')

@@ -114,6 +114,7 @@ def described(
     "What is to be known of a table before it is measured."
     about = dict(paper=paper_of(table.name), title=table.title, citation=table.paper)
     if hasattr(table, 'count'): return about | dict(counted=True, rows=[])
+    about |= dict(literature=[dict(line) for line in table.context])
     rows = [dict(row=row.name, printed=row.printed, made_of=list(row.needs)) for row in table.rows]
     presets = {name: {key: name_of(value) for key, value in own.items()} for name, own in table.presets.items()}
     if 'demo' in presets: about |= dict(demo=demo_costs().get(table.name))
@@ -190,12 +191,18 @@ def _tell(name, about):
     if about.get('counted'): return out.say(f'\nIts numbers are counted, nothing is trained: har run {name}')
     out.say(f"\nPrinted on {about['set']}, accuracy per {about['unit']} in percent:\n")
     def printed(row): return '' if row['printed'] is None else f"{row['printed']:.2f}"
-    out.table('rows', [dict(row=row['row'], printed=printed(row)) | {'fuses or needs': ', '.join(row['made_of'])}
+    out.table('rows', [dict(row=row['row'], printed=printed(row)) | {'fuses or needs': ' + '.join(row['made_of'])}
                        for row in about['rows']])
-    out.say('\nSettings, as printed; --set NAME=VALUE changes one:\n')
+    if about['literature']:
+        out.say('\nThe literature, as printed:\n')
+        cells = [{key: '' if cell is None else cell for key, cell in line.items()} for line in about['literature']]
+        out.table('literature', cells)
+    whose = ('as in the table' if about['paper'] == 'comparison' else
+             'as printed where the paper prints them, the rest decided below')
+    out.say(f'\nSettings: {whose}; --set NAME=VALUE changes one:\n')
     out.table('settings', [dict(setting=key) | value for key, value in about['settings'].items()])
     for preset, own in about['presets'].items():
-        out.say(f'\n--preset {preset}: ' + (', '.join(f'{key}={value}' for key, value in own.items()) or 'as printed'))
+        out.say(f'\n--preset {preset}: ' + (', '.join(f'{key}={value}' for key, value in own.items()) or 'as above'))
         if preset == 'demo': out.say(f"  {duration(about['demo'])}")
     if about['protocols']: out.say(f"\nProtocols: {', '.join(about['protocols'])}")
     out.say(f"\nChosen by validation: {about['chosen_by_validation'] or 'nothing'}")

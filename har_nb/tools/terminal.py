@@ -171,7 +171,7 @@ def show(
     result # as `compare` gives it
 )->None:
     "Print a table that was measured."
-    from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes
+    from har_nb.experiments.results import decisions, literature, readable, remarks, substitutes, unlike
     from har_nb.learning.runs import page_address
     about, out = result.attrs, screen()
     other = ''.join(f'Not what the paper has: {text}. ' for text in substitutes(result))
@@ -181,7 +181,7 @@ def show(
     out.table('rows', readable(result), values=result)
     out.note(**{name: about[name] for name in ABOUT if name in about}, remarks=[other.strip(), *remarks(result)])
     if about['leaky']: out.say('\nLeaky: test clips have siblings in training, or have a say in it.')
-    if about['preset']: out.say(f"\nPreset {about['preset']}: cut down, not as printed.")
+    if about['preset']: out.say(f"\nPreset {about['preset']}: {unlike(about['preset'])}.")
     for text in remarks(result): out.say(f'\n{text}')
     _show_beside(literature(result), decisions(result), about)
     _show_next(result, f"{page_address()}/{about['rows']}")

@@ -47,6 +47,7 @@ DECIDED = (('levels', 'four stages and the features before the last layer', 'the
            ('epoch', 'the best by validation loss', 'not printed'),
            ('average of clips', 'of probabilities', 'not printed'),
            ('fusion', 'on probabilities, its width ours', '"scores", and no width, are printed'),
+           ('clips that the fusion learns from', 'those of training', 'no clips are printed'),
            ('MAE and Gram rows of Table 2', 'each replaces the squared error, as in equation 4',
             'they are "gradually added"; rows of left_open keep it'),
            ('frames', '25 a second as printed; in small and demo as in the file', 'fewer samples for small machines'))

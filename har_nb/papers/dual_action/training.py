@@ -346,7 +346,7 @@ def scores(
 def weighed(
     job:Job, # split, seed, stored pairs, and the streams done before
     members:tuple=(), # names of two rows
-    learn_from:str='train', # 'train' (as printed) or 'valid': clips that the module learns from
+    learn_from:str='train', # 'train' (ours) or 'valid': clips that the module learns from; none are printed
     steps:int=300, fusion_lr:float=.01, hidden:int|None=None, # as for `fit_fusion`
     n:int=16, average:str='probabilities', batch_size:int=32
 )->Predictions:

@@ -22,6 +22,7 @@ from har_nb.papers.mei.tables import (
     TRAINING,
     check_stream,
     equal,
+    fetch_weights,
     frame,
     gradient,
     stream,
@@ -55,7 +56,7 @@ FUSIONS = (
 
 # %% ../../../nbs/papers/mei/01_ablations.ipynb #672946cc
 embedding = Table('mei_ablations.embedding', 'What a motion embedded image is made of, and how two streams are fused',
-    PAPER, rows=(*STREAMS, *FUSIONS), dataset='not printed', check=check_stream, chosen=CHOSEN,
+    PAPER, rows=(*STREAMS, *FUSIONS), dataset='not printed', check=check_stream, fetch=fetch_weights, chosen=CHOSEN,
     settings=dict(backbone='efficientnet_b0') | TRAINING | dict(interval=5), presets=dict(demo=SCRATCH, small=SMALL),
     decided=(('rows', 'all but N = 10, Gradient Division and the mean', 'the paper measures none of the others'),))
 
