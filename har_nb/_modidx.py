@@ -777,6 +777,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'har_nb/experiments/diagnose.py')},
             'har_nb.experiments.encoders': { 'har_nb.experiments.encoders.check_encoder': ( 'experiments/encoders.html#check_encoder',
                                                                                             'har_nb/experiments/encoders.py'),
+                                             'har_nb.experiments.encoders.encoder_of': ( 'experiments/encoders.html#encoder_of',
+                                                                                         'har_nb/experiments/encoders.py'),
                                              'har_nb.experiments.encoders.on_encoder': ( 'experiments/encoders.html#on_encoder',
                                                                                          'har_nb/experiments/encoders.py'),
                                              'har_nb.experiments.encoders.preparation_of': ( 'experiments/encoders.html#preparation_of',
