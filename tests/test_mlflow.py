@@ -181,4 +181,7 @@ def test_the_page_opens_on_the_newest_table(trained):
     whole = parent()
     place = newest_page()
     assert place.startswith(f'#/experiments/{whole.info.experiment_id}/runs?')
-    assert whole.info.run_id in place and 'test_acc_video' in place
+    assert place.endswith(f'workflowType=machine_learning&viewStateShareKey={whole.info.run_id}')
+    kept = open_store().get_experiment(whole.info.experiment_id).tags[f'mlflow.sharedViewState.{whole.info.run_id}']
+    view = json.loads(kept)
+    assert whole.info.run_id in view['searchFilter'] and 'metrics.`test_acc_video`' in view['selectedColumns']

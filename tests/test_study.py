@@ -12,6 +12,7 @@ if not collecting:
     import torch
 
     from har_nb.data.lists import open_dataset
+    from har_nb.experiments import frozen
     from har_nb.experiments import study as module
     from har_nb.experiments.choice import Block, Candidate, choose, outer_fold, similarity
     from har_nb.learning.predictor import load_predictor
@@ -43,7 +44,7 @@ def weights(tmp_path):
 
 def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, monkeypatch):
     read, stopped = [], []
-    ours, encoded = store.stream_video, module.encoded
+    ours, encoded = store.stream_video, frozen.encoded
     def counted(path, *args, **kwargs):
         read.append(path)
         return ours(path, *args, **kwargs)
@@ -53,23 +54,27 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
         stopped.append(args)
         return encoded(*args, **kwargs)
     every = module.candidates_of
-    monkeypatch.setattr(module, 'candidates_of', lambda seen: every(seen)[1:4])
+    monkeypatch.setattr(module, 'candidates_of', lambda seen, heads: every(seen, heads)[1:4])
+    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], ['heads: no time'], 1e6))
     words = ['study', folder, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48,
              '--unknown']
-    monkeypatch.setattr(module, 'encoded', once)
+    monkeypatch.setattr(frozen, 'encoded', once)
     assert har(*words).code == 130 # stopped while the encoder looks
     clips = len(read)
     assert clips == len(set(map(str, read))) == len(open_dataset(folder, 'person'))
-    monkeypatch.setattr(module, 'encoded', lambda *args, **kwargs: stopped.append(args) or encoded(*args, **kwargs))
+    monkeypatch.setattr(frozen, 'encoded', lambda *args, **kwargs: stopped.append(args) or encoded(*args, **kwargs))
     done = har(*words)
     assert done.code == 0, done.err
     assert len(read) == clips, 'decoded again' # all candidates share one decoding, and the second call reads none
     assert len(stopped) == len(module.PARTS) # one file of features a part: those of the first call are used
+    assert 'left out: heads: no time' in done.err
     assert 'plan for' in done.err and 'Accuracy' in done.out and 'largest class' in done.out and 'chance' in done.out
     run = done.out.partition('--run ')[2].split(';')[0]
     table, board = load_table('predictions.parquet', run), load_table('candidates.csv', run)
     assert len(table) == clips and board.candidate.iloc[0] == 'chosen'
     assert set(board.candidate) >= {'small_resnet: mean of frames', 'chance'}
+    assert 'Fine-tuned, beside' in load_text('report.md', run)
+    assert not any('tuned' in name for name in board.candidate)
     assert 'data:image/png;base64' in load_text('report.html', run)
     path = open_dataset(folder, 'person').paths[0]
     said = load_predictor(run).predict(path)

@@ -1,6 +1,7 @@
 "The command line shows itself: what it draws, what it says to programs, what it offers, and what it answers to slips."
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from later import collecting
 
 from har_nb.tools.cli import main, parser
-from har_nb.tools.completion import SHELLS
+from har_nb.tools.completion import SHELLS, _subparsers
 from har_nb.tools.tables import read_index
 from har_nb.tools.terminal import Screen
 
@@ -123,6 +124,28 @@ def test_help_has_groups_and_examples(har):
     assert 'tables of the papers:' in whole and 'trained runs:' in whole
     run = har('run', '--help').out
     assert 'examples:' in run and 'the data and how they are split' in run and 'default: None' not in run
+
+
+def commands_of(one, name):
+    "Every command by its words, with its parser."
+    parts = _subparsers(one)
+    if not parts: yield name, one
+    for word, part in parts.items(): yield from commands_of(part, f'{name} {word}')
+
+
+def test_every_command_has_examples_and_json_but_those_that_open_something():
+    found = dict(commands_of(parser(), 'har'))
+    assert [name for name, one in found.items() if not (one.epilog or '').startswith('examples:')] == []
+    silent = [name for name, one in found.items() if '--json' not in one.format_help()]
+    assert silent == ['har ui', 'har lab', 'har completion']
+
+
+def test_how_long_a_demo_takes_is_told_or_that_nobody_measured_it(har):
+    for name, about in read_index().items():
+        if 'demo' not in about.get('presets', {}): continue
+        text = har('tables', name).out
+        if about['demo']: assert re.search(r'(about|more than) \d+ (s|minutes) of\s+processor', text), name
+        else: assert 'was not measured' in text, name
 
 
 def offered(shell, *words):

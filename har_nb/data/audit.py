@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import HarError
+from ..core import COLOURS, GAINED, LOST, HarError, figure_style
 from .dataset import SPLITS, ActionDataset, for_each_file, split_groups
 from .lists import ListError, inventory, split_named
 from .look import fingerprints, look, parts_of
@@ -544,18 +544,19 @@ def before_training(
 
 # %% ../../nbs/data/08_audit.ipynb #bf7f38ea
 @patch
+@figure_style()
 def plot(self:Audit, size=(9, 3)): # inches
     "Clips by class and split; durations by class; share of each split with siblings in another. A matplotlib figure."
     import matplotlib.pyplot as plt
     counts, overlap = self.tables['classes'].iloc[:-1].drop(columns='groups'), self.tables['overlap']
     media = self.tables.get('media')
-    figure, axes = plt.subplots(1, 2 + (media is not None), figsize=size, dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(1, 2 + (media is not None), figsize=size, layout='constrained', squeeze=False)
     places, left = np.arange(len(counts)), np.zeros(len(counts))
-    colours = dict(train='tab:blue', valid='tab:olive', test='tab:orange')
+    colours = dict(train=COLOURS[0], valid=COLOURS[5], test=COLOURS[4])
     for split in counts:
         axes[0, 0].barh(places, counts[split], left=left, height=.8, color=colours[split], label=split)
         left = left + counts[split].to_numpy()
-    axes[0, 0].legend(fontsize=7, ncols=3, loc='upper center', bbox_to_anchor=(.5, -.1), frameon=False)
+    axes[0, 0].legend(fontsize='small', ncols=3, loc='upper center', bbox_to_anchor=(.5, -.1), frameon=False)
     axes[0, 0].set(title='clips of each class')
     if media is not None:
         durations = [media.duration[media.label == name].dropna() for name in counts.index]
@@ -564,13 +565,14 @@ def plot(self:Audit, size=(9, 3)): # inches
         axes[0, 1].set(xlabel='seconds', title='duration')
     for ax in axes[0, :-1]:
         shown = places if len(places) <= 30 else []
-        ax.set_yticks(shown, counts.index[shown] if ax is axes[0, 0] and len(shown) else ['']*len(shown), fontsize=7)
+        names = counts.index[shown] if ax is axes[0, 0] and len(shown) else ['']*len(shown)
+        ax.set_yticks(shown, names, fontsize='small')
         ax.set_ylim(len(places) - .4, -.6)
     last, pairs = axes[0, -1], overlap.index[::-1]
-    marks = ['tab:red' if share else 'tab:green' for share in overlap.share[pairs]]
+    marks = [LOST if share else GAINED for share in overlap.share[pairs]]
     bars = last.barh(pairs, 100*overlap.share[pairs], color=marks)
-    last.bar_label(bars, [f'{share:.1%}' for share in overlap.share[pairs]], fontsize=8, padding=2)
+    last.bar_label(bars, [f'{share:.1%}' for share in overlap.share[pairs]], fontsize='small', padding=2)
     last.set(xlim=(0, 125), xticks=(0, 50, 100), xlabel='% of the later split',
              title='clips with a sibling' if len(pairs) else 'there is one split only')
-    figure.suptitle(f'{self.name}, {self.split}: {self.verdict}', fontsize=9, color='k' if self.ok else 'tab:red')
+    figure.suptitle(f'{self.name}, {self.split}: {self.verdict}', fontsize='medium', color='k' if self.ok else LOST)
     return figure

@@ -9,6 +9,7 @@ __all__ = ['SEAGS_V1_PRINTED', 'media', 'table1', 'plot_clips_per_class', 'plot_
 import numpy as np
 import pandas as pd
 
+from ..core import COLOURS, figure_style
 from .audit import survey
 from .dataset import ActionDataset
 from .video import frames
@@ -65,17 +66,18 @@ def _bars(data, x, y, ax, **kwargs):
     import seaborn
     seaborn.barplot(data, x=x, y=y, ax=ax, errorbar=None, **kwargs)
     many = data[x].nunique() > 15
-    for bars in ax.containers if not many else []: ax.bar_label(bars, fmt='%.3g', fontsize=7)
+    for bars in ax.containers if not many else []: ax.bar_label(bars, fmt='%.3g', fontsize='small')
     ax.set_xlabel('')
     ax.tick_params(axis='x', rotation=90 if many else 40, labelsize=6 if many else 8)
     ax.margins(x=.01, y=.1)
     for label in ax.get_xticklabels(): label.set_horizontalalignment('center' if many else 'right')
 
 # %% ../../nbs/data/09_statistics.ipynb #7bf175dd
+@figure_style()
 def _panels(n, classes, height=3):
     import matplotlib.pyplot as plt
     size = max(3.6 + 2.4*n, .12*n*classes), height
-    figure, axes = plt.subplots(1, n, figsize=size, dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=size, layout='constrained', squeeze=False)
     return figure, axes[0]
 
 # %% ../../nbs/data/09_statistics.ipynb #f40a20cd
@@ -106,11 +108,11 @@ def plot_durations(
     minutes = each['sum'].max() >= 120
     figure, axes = _panels(2, len(dataset.classes))
     total = each.assign(sum=each['sum']/(60 if minutes else 1))
-    _bars(total, 'label', 'sum', axes[0], color='tab:blue')
+    _bars(total, 'label', 'sum', axes[0], color=COLOURS[0])
     axes[0].set(title='total', ylabel='minutes' if minutes else 'seconds')
-    _bars(each, 'label', 'mean', axes[1], color='tab:orange')
+    _bars(each, 'label', 'mean', axes[1], color=COLOURS[1])
     axes[1].set(title='mean duration of a clip', ylabel='seconds')
-    figure.suptitle(dataset.name, fontsize=9)
+    figure.suptitle(dataset.name, fontsize='medium')
     return figure
 
 # %% ../../nbs/data/09_statistics.ipynb #c502c86f
@@ -133,15 +135,16 @@ def plot_flips_and_effects(
     return _gallery(rows, titles)
 
 # %% ../../nbs/data/09_statistics.ipynb #b7ac34e7
+@figure_style()
 def _gallery(rows, titles):
     import matplotlib.pyplot as plt
     n = max(len(images) for images in rows.values())
     size = 1.5*n + .9, 1.2*len(rows) + .2
-    figure, axes = plt.subplots(len(rows), n, figsize=size, dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(len(rows), n, figsize=size, layout='constrained', squeeze=False)
     for line, (row, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(line, images, strict=True):
             ax.imshow(image)
             ax.set(xticks=[], yticks=[])
-        line[0].set_ylabel(row.replace(', ', ',\n'), fontsize=8)
-    for ax, title in zip(axes[0], titles or [''] * n, strict=True): ax.set_title(title, fontsize=8)
+        line[0].set_ylabel(row.replace(', ', ',\n'), fontsize='small')
+    for ax, title in zip(axes[0], titles or [''] * n, strict=True): ax.set_title(title, fontsize='small')
     return figure

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..core import HarError
+from ..core import COLOURS, HarError, figure_style
 from ..data.dataset import ActionDataset
 from ..data.sports import draw_clip, factors_of, is_sports
 from har_nb.data.synthetic import (
@@ -400,7 +400,7 @@ def _draw_differences(ax, table):
     "A point for each probe with its interval, and the share of answers that changed."
     place, middles = np.arange(len(table)), table.difference.to_numpy()
     reach = np.nan_to_num(np.abs(table[['low', 'high']].to_numpy().T - middles))
-    ax.errorbar(middles, place, xerr=reach, fmt='o', markersize=4, color='#3a5f8a')
+    ax.errorbar(middles, place, xerr=reach, fmt='o', markersize=4, color=COLOURS[0])
     ax.axvline(0, color='grey', linewidth=.8)
     beside = ax.get_yaxis_transform()
     for y, changed in zip(place, table.changed, strict=True):
@@ -411,6 +411,7 @@ def _draw_differences(ax, table):
     ax.tick_params(labelsize='small')
 
 # %% ../../nbs/experiments/05_diagnose.ipynb #64d7aa71
+@figure_style()
 def plot_diagnosis(
     diagnosis:Diagnosis,
 ): # figure
@@ -418,7 +419,7 @@ def plot_diagnosis(
     from matplotlib import pyplot as plt
     table = diagnosis.table
     lines = len(table) + 2 # above them the headings, below them the scale
-    figure = plt.figure(figsize=(8, .4*lines), dpi=80)
+    figure = plt.figure(figsize=(8, .4*lines))
     _draw_strips(figure, diagnosis.strips, table.probe, lines)
     _draw_differences(figure.add_axes((.67, 1/lines, .23, len(table)/lines)), table)
     return figure

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['judged_result', 'classes_table', 'percent', 'advice', 'plot_curve', 'worst_clips', 'plot_strips', 'doubt_lines',
-           'page', 'as_html', 'log_report']
+           'tuned_lines', 'page', 'as_html', 'log_report']
 
 # %% ../../nbs/experiments/07_study_report.ipynb #4d6546b2
 import base64
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from ..core import figure_style
 from .choice import curve_points, extrapolated, scoreboard
 from .results import drawing, markdown_table
 from ..learning.metrics import confusion, per_class, plot_confusion, predictions_table
@@ -72,6 +73,7 @@ def advice(
     return told
 
 # %% ../../nbs/experiments/07_study_report.ipynb #064b5ef4
+@figure_style()
 def plot_curve(
     result, # `Nested`, judged
 ): # axes
@@ -79,7 +81,7 @@ def plot_curve(
     points, n_groups = curve_points(result), len(np.unique(result.groups))
     further = np.linspace(points.groups.min(), 2*n_groups, 30)
     drawn = np.array([extrapolated(result, wanted) for wanted in further])*100
-    ax = plt.subplots(figsize=(5, 3), dpi=80, layout='constrained')[1]
+    ax = plt.subplots(figsize=(5, 3), layout='constrained')[1]
     ax.fill_between(further, drawn[:, 1], drawn[:, 2], alpha=.15)
     ax.plot(further, drawn[:, 0], '--')
     ax.errorbar(points.groups, 100*points.accuracy,
@@ -100,17 +102,19 @@ def worst_clips(
     return wrong[['path', 'label', 'predicted', 'sure',
                   'row']].rename(columns=dict(predicted='said')).reset_index(drop=True)
 
+@figure_style()
 def plot_strips(
     found, # `Study`
     samples, # what was decoded
     worst:pd.DataFrame, # from `worst_clips`
 ): # figure
     "First, middle and last images of clips."
-    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.5*len(worst)), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.5*len(worst)), layout='constrained', squeeze=False)
     for ax, clip in zip(axes[:, 0], worst.itertuples(), strict=True):
         images = samples.read([clip.row])[0]
         ax.imshow(np.hstack(images[np.linspace(0, min(11, len(images) - 1), 5).astype(int)]))
-        ax.set_title(f'{Path(clip.path).name}: {clip.label}, taken for {clip.said} ({clip.sure:.0f}%)', fontsize=8)
+        said = f'{clip.label}, taken for {clip.said} ({clip.sure:.0f}%)'
+        ax.set_title(f'{Path(clip.path).name}: {said}', fontsize='small')
         ax.axis('off')
     return figure
 
@@ -126,8 +130,9 @@ def doubt_lines(
     "How sure the classifier is, and what it does with what it does not know."
     sure, n_groups = found.doubt, len(np.unique(found.result.groups[found.judged]))
     lines = ['## How sure', '',
-             f'{n_groups} groups allow a promise of {100*sure.level:.0f}%. Measured on groups that the numbers were '
-             'not chosen on:', '',
+             f'{n_groups} groups allow a promise of {100*sure.level:.0f}%: one of {n_groups + 1} is the strangest, '
+             f'so at most {percent(1 - 1/(n_groups + 1))}%. Measured on groups that the numbers were not chosen on:',
+             '',
              f'- log loss {sure.loss_before:.2f}, calibrated {sure.loss:.2f} (temperature {sure.temperature:.2f})',
              f'- classes of at least {percent(sure.set_above)}% together hold the right one in '
              f'{percent(sure.covered)}% of the clips; they are {sure.set_size:.1f} on average',
@@ -144,6 +149,16 @@ def doubt_lines(
             'are in order by chance):', '', shown, '']
 
 # %% ../../nbs/experiments/07_study_report.ipynb #066a7f10
+def tuned_lines(
+    tuned, # `Tuned`
+)->list: # of lines of Markdown
+    "What fine-tuning reached, on one fold; it was measured when all was chosen."
+    return ['## Fine-tuned, beside', '',
+            f'The last {tuned.layers} of {tuned.of} layers of the first encoder and a linear head on first, middle and '
+            f'last frame, trained on four folds of the first partition: {percent(tuned.accuracy)} '
+            f'({percent(tuned.low)} to {percent(tuned.high)}) on the {tuned.clips} clips of its first fold, where what '
+            f'was chosen reaches {percent(tuned.chosen)}. It cannot be chosen, and one fold says little.', '']
+
 def page(
     found, # `Study`
     figures, # names of files
@@ -172,6 +187,7 @@ def page(
         lines.insert(6, f'On the {len(test)} clips of its own test, read once: '
                         f'{percent((found.test.argmax(1) == dataset.labels[test]).mean())}.\n')
     if found.doubt: lines += doubt_lines(found)
+    if found.tuned: lines += tuned_lines(found.tuned)
     return '\n'.join([*lines, '## Figures', '', *[f'![{name}]({name})' for name in figures], ''])
 
 def as_html(

@@ -41,6 +41,7 @@ from har_nb.experiments.results import (
     log_results,
     log_summary,
     measure,
+    share_view,
     to_markdown,
 )
 from ..learning.learner import repeatable
@@ -641,6 +642,7 @@ def _table_tags(table, dataset, preset, key, parts, command):
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74e
 def _compared(table, parent, report):
     "Printed beside measured, logged to the open run of the table with the report of its files."
+    if not helper(): share_view(parent)
     result = agreed(lambda: compare(table, parent))
     result.attrs['report'] = report.to_dict('records')
     log_table(result.drop(columns='run_ids'), 'table.csv')

@@ -17,6 +17,7 @@ import seaborn as sns
 import torch
 from torch import nn
 
+from ..core import GAINED, LOST, figure_style
 from ..data.video import VideoError, iter_frames, probe
 from .learner import predict_probabilities
 from .metrics import mcnemar, per_class, table_classes, table_labels, table_probabilities
@@ -40,6 +41,7 @@ def metric_history(
     return table.assign(run=table.run.where(~twins, table.run + ' ' + table.run_id.str[:6]))
 
 # %% ../../nbs/learning/07_explain.ipynb #88308597
+@figure_style()
 def plot_curves(
     history, # from `metric_history`; or the ids of runs
     metrics=None # names of the panels beside the loss, default all whose name begins with acc
@@ -51,7 +53,7 @@ def plot_curves(
     panels = ([losses] if losses else []) + [[m] for m in metrics]
     if not panels:
         raise ValueError('nothing to draw: these runs have logged neither a loss nor an accuracy for each epoch')
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.2), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.2), layout='constrained',
                                 squeeze=False)
     for ax,names in zip(axes[0], panels, strict=True):
         for colour,run in zip(sns.color_palette(n_colors=len(runs)), runs, strict=True):
@@ -87,6 +89,7 @@ def class_differences(
     return result[result['count'] > 0].sort_values(['difference', 'accuracy'], ascending=False, ignore_index=True)
 
 # %% ../../nbs/learning/07_explain.ipynb #4100ac94
+@figure_style()
 def plot_class_differences(
     differences:pd.DataFrame, # from `class_differences`
     margin:float=0., # only classes that gained or lost at least so much, 0..1
@@ -97,10 +100,10 @@ def plot_class_differences(
     if not len(shown):
         raise ValueError(f'no class differs by {margin:.0%} or more; the largest difference is '
                          f'{differences.difference.abs().max():.1%}')
-    if ax is None: ax = plt.subplots(figsize=(6, min(.9 + .26*len(shown), 20)), dpi=80, layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(6, min(.9 + .26*len(shown), 20)), layout='constrained')[1]
     place, wide = np.arange(len(shown))[::-1], max(.1, shown.difference.abs().max())
     sides = [(shown.difference < 0).any(), (shown.difference >= 0).any()]
-    ax.barh(place, shown.difference, color=np.where(shown.difference >= 0, '#3a7d44', '#b5452c'))
+    ax.barh(place, shown.difference, color=np.where(shown.difference >= 0, GAINED, LOST))
     for y,row in zip(place, shown.itertuples(), strict=True):
         ax.text(row.difference + np.copysign(.02*wide, row.difference or 1), y,
                 f'{row.baseline:.0%} → {row.accuracy:.0%}', va='center', ha='left' if row.difference >= 0 else 'right',
@@ -137,6 +140,7 @@ def video_strip(
                            if number in wanted], 1)
 
 # %% ../../nbs/learning/07_explain.ipynb #39c8632e
+@figure_style()
 def plot_top_losses(
     table:pd.DataFrame, # predictions, a row for each video
     root, # folder of the videos
@@ -145,7 +149,7 @@ def plot_top_losses(
 ): # figure
     "The worst test videos as strips of frames, true and predicted class above; an unreadable file shows its reason."
     worst = top_losses(table, k)
-    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.05*len(worst)), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(len(worst), 1, figsize=(6, 1.05*len(worst)), layout='constrained',
                                 squeeze=False)
     for ax,row in zip(axes[:, 0], worst.to_dict('records'), strict=True):
         span = [int(row[c]) if pd.notna(row.get(c)) else default for c,default in (('start', 0), ('stop', None))]
@@ -207,6 +211,7 @@ def grad_cam(
     return (maps/maps.amax(tuple(range(1, maps.ndim)), keepdim=True).clamp_min(1e-12)).cpu().numpy()
 
 # %% ../../nbs/learning/07_explain.ipynb #9c29f38e
+@figure_style()
 def plot_grad_cam(
     images:np.ndarray, # B H W 3 uint8: what the model saw, before it was normalised
     maps:np.ndarray, # B H W from `grad_cam`
@@ -216,7 +221,7 @@ def plot_grad_cam(
     "Pictures, and below each the same one with its map over it: bright is what spoke for the class."
     columns = min(columns, len(images))
     lines = -(-len(images)//columns)
-    figure, axes = plt.subplots(2*lines, columns, figsize=(1.1*columns, 2.35*lines), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(2*lines, columns, figsize=(1.1*columns, 2.35*lines), layout='constrained',
                                 squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i,(image,heat) in enumerate(zip(images, maps, strict=True)):

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core import keep_memory, memory_told
+from ..core import figure_style, keep_memory, memory_told
 
 # %% ../../nbs/learning/00_metrics.ipynb #0d5c0002
 def probabilities_of(
     model, # module that gives logits, in evaluation mode
-    batches # of inputs, in order: tensors, or several together
-)->np.ndarray: # N C float32, rows sum to one
+    batches, # of inputs, in order: tensors, or several together
+    several:bool=False # labels a sample: each has a probability of its own
+)->np.ndarray: # N C float32; rows sum to one where a sample has one class
     "Class probabilities of every sample. Raises `NoMemory`."
     import torch
     device, found = next(model.parameters()).device, []
@@ -29,7 +30,7 @@ def probabilities_of(
             inputs = batch if isinstance(batch, (tuple, list)) else (batch,)
             with memory_told(lambda: ' and '.join(' x '.join(map(str, x.shape)) for x in inputs)): # noqa: B023
                 logits = model(*(x.to(device) for x in inputs))
-                found.append(logits.float().softmax(1).cpu().numpy())
+                found.append((logits.float().sigmoid() if several else logits.float().softmax(1)).cpu().numpy())
     return np.concatenate(found)
 
 # %% ../../nbs/learning/00_metrics.ipynb #98e774a5
@@ -104,6 +105,7 @@ def per_class(
     return pd.DataFrame({'class': list(classes), 'count': true} | shares)
 
 # %% ../../nbs/learning/00_metrics.ipynb #cacf0eec
+@figure_style()
 def plot_confusion(
     counts:np.ndarray, # C C from `confusion`
     classes:list, # C names
@@ -113,7 +115,7 @@ def plot_confusion(
     import seaborn as sns
     from matplotlib import pyplot as plt
     few, side = len(classes) <= 20, min(2.2 + .38*len(classes), 12)
-    if ax is None: ax = plt.subplots(figsize=(side + .8, side), dpi=80, layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(side + .8, side), layout='constrained')[1]
     share = counts/np.maximum(counts.sum(1, keepdims=True), 1)
     ticks = dict(xticklabels=classes, yticklabels=classes) if few else {}
     numbers = counts if few else None
@@ -124,6 +126,7 @@ def plot_confusion(
     return ax
 
 # %% ../../nbs/learning/00_metrics.ipynb #cacf0eed
+@figure_style()
 def plot_per_class(
     table:pd.DataFrame, # from `per_class`
     ax=None # matplotlib axes, default new ones
@@ -131,7 +134,7 @@ def plot_per_class(
     "Accuracy of each class, best first; the line is their mean, the balanced accuracy."
     import seaborn as sns
     from matplotlib import pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(6, min(1 + .25*len(table), 20)), dpi=80, layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=(6, min(1 + .25*len(table), 20)), layout='constrained')[1]
     sns.barplot(table.sort_values('accuracy', ascending=False), x='accuracy', y='class', color=sns.color_palette()[0],
                 ax=ax)
     ax.axvline(table.accuracy.mean(), color='grey', linestyle=':')

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import printable
+from ..core import figure_style, printable
 from ..data.lists import NOT_UTF8, walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .metrics import table_classes, table_probabilities
@@ -217,11 +217,12 @@ def _colours(probabilities, actions):
     return dict(zip(told, sns.color_palette('husl' if len(told) > 8 else 'Set2', len(told)), strict=True))
 
 # %% ../../nbs/learning/10_predict.ipynb #e86addee
+@figure_style()
 def _panels(with_truth, edges):
     "A figure with a panel for the curves, and a narrow one for each band."
     from matplotlib import pyplot
     bands = ('predicted', 'truth')[:1 + with_truth]
-    figure, axes = pyplot.subplots(1 + len(bands), 1, figsize=(7, 1.9 + .33*len(bands)), dpi=80, layout='constrained',
+    figure, axes = pyplot.subplots(1 + len(bands), 1, figsize=(7, 1.9 + .33*len(bands)), layout='constrained',
                                    sharex=True, height_ratios=[4, *[.8]*len(bands)])
     for ax,label in zip(axes[1:], bands, strict=True):
         ax.set(yticks=[], ylim=(0, 1))

@@ -78,7 +78,7 @@ def batches(self:Predictor,
 @patch
 def _of_own(self:Predictor, images):
     "Probabilities of the samples that this net itself sees."
-    try: return probabilities_of(self.model, self.batches(images))
+    try: return probabilities_of(self.model, self.batches(images), self.recipe.several)
     except NoMemory as e:
         raise PredictError(f'no memory for {self.batch_size} samples at a time',
                            'Take fewer: predictor.batch_size = 8') from e

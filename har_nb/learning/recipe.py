@@ -174,6 +174,7 @@ class Recipe:
     sample:str='image' # what one prediction is for: 'image', 'clip', or 'video' for members fused video by video
     members:tuple=() # instead of a model: ids of the runs that are fused
     fuse:Make|None=None # function of the members' probabilities, with its further arguments
+    several:bool=False # labels a clip: each class has a probability of its own
 
     def __post_init__(self):
         for name in ('classes', 'mean', 'std', 'members'): object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -191,7 +192,7 @@ class Recipe:
 # %% ../../nbs/learning/08_recipe.ipynb #01652d98
 @patch
 def to_json(self:Recipe)->str:
-    said = {f.name: _encode(value) for f in fields(self) if (value := getattr(self, f.name)) not in (None, ())}
+    said = {f.name: _encode(value) for f in fields(self) if (value := getattr(self, f.name)) not in (None, (), False)}
     return json.dumps({'recipe': 1} | said, indent=1)
 
 # %% ../../nbs/learning/08_recipe.ipynb #3e5ea03d

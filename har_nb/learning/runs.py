@@ -6,7 +6,7 @@
 __all__ = ['ABOUT', 'current_run', 'when_finished', 'log_params', 'log_metrics', 'log_text', 'log_figure', 'local_folder',
            'log_table', 'load_table', 'load_text', 'source_tags', 'log_dataset', 'describe', 'system_metrics',
            'Terminated', 'RunIsOpen', 'tracked_run', 'is_open', 'joined_run', 'close_dead_runs', 'runs_table',
-           'page_address', 'ui_command']
+           'page_address', 'run_address', 'ui_command']
 
 # %% ../../nbs/learning/04_runs.ipynb #5be35d05
 import json
@@ -354,6 +354,13 @@ def page_address()->str:
     "Where the page of the runs is found: the server's address, or that of `har ui`."
     uri = tracking_uri()
     return uri.rstrip('/') if uri.startswith(('http:', 'https:')) else 'http://127.0.0.1:5000'
+
+def run_address(
+    run_id:str
+)->str:
+    "Where the page of a run is found."
+    place = open_store().get_run(run_id).info.experiment_id
+    return f'{page_address()}/#/experiments/{place}/runs/{run_id}?workflowType=machine_learning'
 
 # %% ../../nbs/learning/04_runs.ipynb #f0ac3743
 def ui_command(

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from plum import dispatch
 from torch.nn import functional
 
-from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai, normalised, per_channel, unit
+from ..core import GAINED, IMAGENET_MEAN, IMAGENET_STD, LOST, importing_fastai, normalised, per_channel, unit
 
 with importing_fastai():
     from fastai.data.core import DataLoaders, TfmdDL
@@ -321,8 +321,8 @@ def show_batch(x:TensorClip, y, samples, ctxs=None, max_n=6, nrows=None, ncols=N
 @dispatch
 def show_results(x:TensorImageBase, y:TensorCategory, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None,
                  figsize=None, **kwargs):
-    "Images, or strips of frames; above them the true class and the predicted one, in green or red."
+    "Images, or strips of frames; above them the true class and the predicted one, vermilion where they differ."
     ctxs = show_batch(x, y, samples, ctxs=ctxs, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, **kwargs)
     for (_, true), (said, *_), ctx in zip(samples, outs, ctxs, strict=False):
-        ctx.set_title(f'{true} → {said}', color='green' if true == said else 'red', fontsize=9)
+        ctx.set_title(f'{true} → {said}', color=GAINED if true == said else LOST, fontsize='medium')
     return ctxs

@@ -40,13 +40,17 @@ def _audit_options(to):
 # %% ../../nbs/tools/09_cli.ipynb #9d668715
 def _set_options(sets):
     "har data list, get, check and statistics: sets that are there or can be fetched."
-    add(sets, 'list', later('catalog'), 'the data sets of the papers')
-    c = add(sets, 'get', later('get'), 'fetch a data set of the papers, unpack and check it; call it again to go on')
+    add(sets, 'list', later('catalog'), 'the data sets of the papers', ('har data list',))
+    c = add(sets, 'get', later('get'), 'fetch a data set of the papers, unpack and check it; call it again to go on',
+            ('har data get ucf101', 'har data get hmdb51 --to FOLDER'))
     c.add_argument('name', help='as in har data list')
     c.add_argument('--to', help='folder (default: data/NAME)')
-    folder_options(add(sets, 'check', later('check'),
-                 'hold a folder against its lists and decode every file; exit status 1 on errors'))
-    c = add(sets, 'statistics', later('statistics'), 'clips, durations, audio (Table 1 of the MEI paper)')
+    c = add(sets, 'check', later('check'),
+            'hold a folder against its lists and decode every file; exit status 1 on errors',
+            ('har data check FOLDER --json',))
+    folder_options(c)
+    c = add(sets, 'statistics', later('statistics'), 'clips, durations, audio (Table 1 of the MEI paper)',
+            ('har data statistics FOLDER --picture set.png',))
     folder_options(c)
     c.add_argument('--picture', help='draw clips and durations of each class beside this name')
 
@@ -62,7 +66,8 @@ def _building(command):
 # %% ../../nbs/tools/09_cli.ipynb #a2055b9e
 def _cut_options(sets):
     "har data seags and effects: sets that are made of other videos."
-    c = add(sets, 'seags', later('seags'), 'cut a table of sources into a data set of the SEAGS_V1 form')
+    c = add(sets, 'seags', later('seags'), 'cut a table of sources into a data set of the SEAGS_V1 form',
+            ('har data seags sources.csv FOLDER',))
     c.add_argument('sources', help='CSV: video, class, and if known start, end, platform, has_effects, intro, outro')
     c.add_argument('folder')
     c.add_argument('--protocol', default='source', choices=('source', 'clip'),
@@ -70,7 +75,8 @@ def _cut_options(sets):
     c.add_argument('--no-duplicates', action='store_true',
                    help='do not look for clips of different sources that look the same')
     _building(c)
-    c = add(sets, 'effects', later('effects'), 'add text, stickers and filters to some clips of a set')
+    c = add(sets, 'effects', later('effects'), 'add text, stickers and filters to some clips of a set',
+            ('har data effects CLEAN FOLDER --share 0.3',))
     c.add_argument('source', help='folder of the clean set')
     c.add_argument('folder', help='of the new set')
     c.add_argument('--share', type=float, default=.5, help='of the clean clips, in each class and split')
@@ -79,11 +85,13 @@ def _cut_options(sets):
 # %% ../../nbs/tools/09_cli.ipynb #0a710028
 def _drawn_options(sets):
     "har data synthetic and sports: the built-in sets."
-    c = add(sets, 'synthetic', later('synthetic'), 'draw the built-in set')
+    c = add(sets, 'synthetic', later('synthetic'), 'draw the built-in set',
+            ('har data synthetic FOLDER --people 30 --seed 7',))
     c.add_argument('folder')
     for name,default in dict(people=15, takes=2, seed=0).items(): c.add_argument(f'--{name}', type=int, default=default)
     for name in ('camera-motion', 'effects'): c.add_argument(f'--{name}', action='store_true')
-    c = add(sets, 'sports', later('sports'), 'draw the built-in set with power: 56 people to learn from, 24 to test')
+    c = add(sets, 'sports', later('sports'), 'draw the built-in set with power: 56 people to learn from, 24 to test',
+            ('har data sports FOLDER --level plain',))
     c.add_argument('folder')
     c.add_argument('--level', default='hard', choices=('plain', 'hard'))
     for name,default in dict(train=56, test=24, takes=2, seed=101).items():
@@ -99,9 +107,9 @@ def _page_options(to):
     c = add(to, 'demo', pages.demo, 'build the built-in set and run Table 2 of the MEI paper on it',
              ('har demo --seeds 3',))
     c.add_argument('--seeds', type=int, default=1, help='runs of each row; 3 show how far they spread')
-    c = add(to, 'ui', pages.ui, 'the MLflow page on this machine', json=False)
+    c = add(to, 'ui', pages.ui, 'the MLflow page on this machine', ('har ui --port 5001',), False)
     c.add_argument('--port', type=int, default=5000)
-    c = add(to, 'lab', pages.lab, 'JupyterLab on the notebooks', json=False)
+    c = add(to, 'lab', pages.lab, 'JupyterLab on the notebooks', ('har lab --no-browser',), False)
     c.add_argument('--port', type=int, default=8888)
     c.add_argument('--no-browser', action='store_true')
     c = add(to, 'completion', completion.completion, 'what a shell needs to complete the words of har',

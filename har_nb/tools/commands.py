@@ -269,7 +269,7 @@ def rerun(args)->None:
 def study(args)->None:
     "har study FOLDER"
     from har_nb.experiments.study import study as work
-    from har_nb.learning.runs import load_table, load_text, page_address
+    from har_nb.learning.runs import load_table, load_text, run_address
     from har_nb.tools.data import data_folder, open_any
     if not 0 < args.minutes < math.inf: raise UsageError('--minutes is a number above 0')
     if args.size < 16: raise UsageError('--size is at least 16 pixels')
@@ -280,7 +280,7 @@ def study(args)->None:
     out = screen()
     out.note(run=run_id, candidates=load_table('candidates.csv', run_id).to_dict('records'))
     out.say(load_text('report.md', run_id))
-    out.say(f'Run {run_id}: har predict VIDEO --run {run_id}; report.html lies in it: {page_address()}')
+    out.say(f'Run {run_id}: har predict VIDEO --run {run_id}; report.html lies in it: {run_address(run_id)}')
 
 # %% ../../nbs/tools/06_commands.ipynb #d1a6e502
 def diagnose(args)->None:

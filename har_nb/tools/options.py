@@ -42,7 +42,7 @@ def add(
     name:str, # as it is typed
     work:Callable, # takes what was parsed
     text:str, # what it does
-    examples=(), # lines that can be copied
+    examples, # lines that can be copied
     json:bool=True # it can print JSON
 )->Parser:
     "A command with its help."

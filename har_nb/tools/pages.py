@@ -69,7 +69,8 @@ def demo(args)->None:
     out.say(AFTER_DEMO)
 
 # %% ../../nbs/tools/07_pages.ipynb #cc55c66f
-PANE = 'The assistant that it opens on the right hides columns; closed once (x), it stays closed in this browser.'
+PANE = '''Once in a browser: close the assistant on the right, which hides columns, and choose Model training at the
+top left; both are remembered.'''
 
 def ui(args)->None:
     "har ui"

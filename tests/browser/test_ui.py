@@ -38,6 +38,8 @@ def test_page_lists_a_tables_runs_by_accuracy_and_opens_one(ui, table, page):
     page.get_by_text('two-stream, seed 0').first.wait_for()
     listed = until(lambda: len(names(page)) == len(result) and names(page))
     assert not page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').count() # it stays closed
+    for metric in ('test_acc_video', 'seconds'):
+        page.locator('.ag-header-cell', has_text=metric).first.wait_for()
     page.keep('ui_by_accuracy')
     for tied in by_accuracy(result):
         shown, listed = listed[:len(tied)], listed[len(tied):]

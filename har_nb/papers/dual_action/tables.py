@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from ...core import COLOURS, figure_style
 from ...experiments.results import NotRun, children
 from ...experiments.tables import Row, SettingsError, Table, literature
 from ...experiments.training import fused
@@ -232,6 +233,7 @@ def name_beside(
                     annotation_clip=False, arrowprops=dict(arrowstyle='-', color='.75', lw=.6))
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #85ac9a37
+@figure_style()
 def plot_cost(
     table=table1, # whose newest run is drawn
     parent=None, # id of one run of the table; default its newest
@@ -242,12 +244,12 @@ def plot_cost(
     if np.isnan(flow_ms):
         raise NotRun(f'{table.name}: no run of it trained {FLOW.name}, so the time of flow is not there',
                      'Draw the table that trained it')
-    figure, ax = plt.subplots(figsize=(6.5, 3), dpi=80, layout='constrained')
+    figure, ax = plt.subplots(figsize=(6.5, 3), layout='constrained')
     points = {}
     for row in table.rows:
         its = runs[runs['tags.row'] == row.name]
         if not len(its): continue
-        shape, colour, extra = ('s', 'tab:orange', flow_ms) if needs_flow(row) else ('o', 'tab:blue', 0)
+        shape, colour, extra = ('s', COLOURS[1], flow_ms) if needs_flow(row) else ('o', COLOURS[0], 0)
         x, y = its['metrics.latency_ms'].median() + extra, 100*its['metrics.test_acc_video'].mean()
         points[row.name] = x, y
         ax.plot(x, y, shape, color=colour)

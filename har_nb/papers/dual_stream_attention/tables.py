@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ...core import importing_fastai, stable_id
+from ...core import figure_style, importing_fastai, stable_id
 from ...experiments.results import NotRun, Predictions, children
 from ...experiments.tables import Job, Row, SettingsError, Table, literature
 from ...experiments.training import Augmentation, Fitting, Seen, Training
@@ -200,6 +200,7 @@ def plot_curves(
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #66e4e964
+@figure_style()
 def plot_accuracy(
     table=table1, # whose newest run is drawn
     rows=None, # names of rows, default all that were run
@@ -212,7 +213,7 @@ def plot_accuracy(
     wanted = [row.name for row in table.rows if rows is None or row.name in rows]
     drawn = [(row, protocol) for row in wanted for protocol in protocols if (row, protocol) in ids]
     if not drawn: raise NotRun(f'{table.name}: no finished run of {" or ".join(wanted)}')
-    figure, axes = plt.subplots(1, len(drawn), figsize=(max(3.4, 3*len(drawn)), 2.7), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(1, len(drawn), figsize=(max(3.4, 3*len(drawn)), 2.7), layout='constrained',
                                 squeeze=False, sharey=True)
     for ax, (row, protocol) in zip(axes[0], drawn, strict=True):
         plot_curves(ax, ids[row, protocol])
@@ -236,6 +237,7 @@ def as_the_net_sees(
     return (torch.from_numpy(samples).movedim(-1, 1).float()/255 - like(mean))/like(std)
 
 # %% ../../../nbs/papers/dual_stream_attention/00_tables.ipynb #11b7e8f6
+@figure_style()
 def plot_attention(
     model, # a `TwoStacks` net
     samples:np.ndarray, # B T H W 3+m uint8, as stored
@@ -250,7 +252,7 @@ def plot_attention(
     maps = {name: looked_at(each, samples.shape[2:4], place).cpu().numpy() for name, each in found.items()}
     shown = np.linspace(0, samples.shape[1] - 1, frames).round().astype(int)
     columns = frames + len(maps)
-    figure, axes = plt.subplots(len(samples), columns, figsize=(1.15*columns, 1.3*len(samples)), dpi=80,
+    figure, axes = plt.subplots(len(samples), columns, figsize=(1.15*columns, 1.3*len(samples)),
                                 layout='constrained', squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for number, (line, sample) in enumerate(zip(axes, samples, strict=True)):

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ...core import IMAGENET_MEAN, IMAGENET_STD, Taps
+from ...core import IMAGENET_MEAN, IMAGENET_STD, Taps, figure_style
 from ...data.synthetic import render_clip
 from ...experiments.results import NotRun, children, compare
 from ...experiments.tables import Table
@@ -53,6 +53,7 @@ def known_clip(
     return pictures, (seen - mean)/std, clip.joints[picked]
 
 # %% ../../../nbs/papers/kpsem/02_figures.ipynb #98971d47
+@figure_style()
 def strips(
     nets:dict, # name -> net for clips; the baseline first
     clip:torch.Tensor, # 3 T H W, as the nets see it
@@ -66,7 +67,7 @@ def strips(
     inner = {name: net.net if isinstance(net, WithKPSEM) else net for name, net in nets.items()}
     layers = {name: net.get_submodule(stage) if stage else last_spatial_layer(net, clip[None])
               for name, net in inner.items()}
-    figure, axes = plt.subplots(len(nets), frames, figsize=(1.5*frames, 1.25*len(nets)), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(len(nets), frames, figsize=(1.5*frames, 1.25*len(nets)), layout='constrained',
                                 squeeze=False)
     for line, (name, net) in zip(axes, nets.items(), strict=True):
         heat = grad_cam(net, clip[None], target, layers[name])[0]
@@ -113,6 +114,7 @@ def strongest(
     return best//length.shape[1], best % length.shape[1]
 
 # %% ../../../nbs/papers/kpsem/02_figures.ipynb #4389b89f
+@figure_style()
 def key_points(
     net:WithKPSEM,
     clip:torch.Tensor, # 3 T H W, as the net sees it
@@ -124,7 +126,7 @@ def key_points(
     (seen, cell, step), size = look(net, clip), pictures.shape[1:3]
     pixels = lambda places: in_pixels(places, cell, size)
     shown = np.linspace(0, seen.rkps.shape[2] - 1, frames).round().astype(int)
-    figure, axes = plt.subplots(k, frames, figsize=(1.5*frames, 1.2*k), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(k, frames, figsize=(1.5*frames, 1.2*k), layout='constrained', squeeze=False)
     for line, channel, group in zip(axes, *strongest(seen, k), strict=True):
         for ax, t in zip(line, shown, strict=True):
             ax.imshow(pictures[t*step])
@@ -288,6 +290,7 @@ def examples(
     return found.sort_values('margin', ascending=False, kind='stable', ignore_index=True).head(k)
 
 # %% ../../../nbs/papers/kpsem/02_figures.ipynb #09aacf6d
+@figure_style()
 def plot_examples(
     found:pd.DataFrame, # from `examples`
     root, # folder of the videos
@@ -296,7 +299,7 @@ def plot_examples(
 )->plt.Figure:
     "Strips of frames, and what both rows said of them (figure 8). Raises `VideoError`."
     if not len(found): raise ValueError('there is no such video to show')
-    figure, axes = plt.subplots(len(found), 1, figsize=(6, 1.5*len(found)), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(len(found), 1, figsize=(6, 1.5*len(found)), layout='constrained', squeeze=False)
     for ax, line in zip(axes[:, 0], found.to_dict('records'), strict=True):
         span = [int(line[c]) if pd.notna(line.get(c)) else default for c, default in (('start', 0), ('stop', None))]
         ax.imshow(video_strip(f"{root}/{line['path']}", frames, *span)); ax.set(xticks=[], yticks=[])
@@ -371,13 +374,14 @@ def _legend_below(ax):
     ax.figure.legend(*ax.get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize='x-small')
 
 # %% ../../../nbs/papers/kpsem/02_figures.ipynb #d0fc9361
+@figure_style()
 def panel(
     result:pd.DataFrame, # of one of `FIGURE5`, from `run` or `compare`
     ax=None, # matplotlib axes, default new ones, with a legend below
 ): # axes
     "Accuracy against a setting, beside the baseline (figure 5)."
     alone = ax is None
-    if alone: ax = plt.subplots(figsize=(3.4, 2.6), dpi=80, layout='constrained')[1]
+    if alone: ax = plt.subplots(figsize=(3.4, 2.6), layout='constrained')[1]
     base, rows = result.iloc[0], result.iloc[1:]
     accuracy = f"test_acc_{result.attrs['unit']}"
     below, above = (rows[accuracy] - rows.low).clip(lower=0), (rows.high - rows[accuracy]).clip(lower=0)
@@ -393,6 +397,7 @@ def panel(
     return ax
 
 # %% ../../../nbs/papers/kpsem/02_figures.ipynb #b9c1bb00
+@figure_style()
 def figure5(
     run:str|None=None, # id of one run of one of its tables; default: the newest run of each
 ): # figure
@@ -402,7 +407,7 @@ def figure5(
         try: found.append(compare(table, run))
         except NotRun: continue
     if not found: raise NotRun('no panel of figure 5 was run', 'har run kpsem.figure5a --data FOLDER, or b, c, d')
-    figure, axes = plt.subplots(1, len(found), figsize=(3.2*len(found), 2.8), dpi=80, layout='constrained',
+    figure, axes = plt.subplots(1, len(found), figsize=(3.2*len(found), 2.8), layout='constrained',
                                 squeeze=False, sharey=True)
     for ax, result in zip(axes[0], found, strict=True): panel(result, ax)
     for ax in axes[0][1:]: ax.set_ylabel('')

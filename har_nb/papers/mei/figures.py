@@ -13,22 +13,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from ...core import figure_style
 from ...data.statistics import plot_clips_per_class, plot_durations, plot_flips_and_effects
 from ...data.video import frames as frames_of
 from ...motion.mei import mei_weights, motion_embed
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #5fc44d53
+@figure_style()
 def diagram(
     boxes, # (x, y, text, colour) each, on a grid of columns and rows
     arrows, # (from, to): places in `boxes`
     size=(8, 2.2), # inches
 ): # axes
     "Boxes and arrows."
-    ax = plt.subplots(figsize=size, dpi=80, layout='constrained')[1]
+    ax = plt.subplots(figsize=size, layout='constrained')[1]
     for x, y, text, colour in boxes:
         ax.add_patch(FancyBboxPatch((x - .42, y - .3), .84, .6, boxstyle='round,pad=.02', facecolor=colour,
                                     edgecolor='.4'))
-        ax.text(x, y, text, ha='center', va='center', fontsize=8)
+        ax.text(x, y, text, ha='center', va='center', fontsize='small')
     for start, end in arrows:
         (x0, y0), (x1, y1) = boxes[start][:2], boxes[end][:2]
         ax.add_patch(FancyArrowPatch((x0 + .45, y0), (x1 - .45, y1), arrowstyle='-|>', mutation_scale=9, color='.4'))
@@ -47,31 +49,33 @@ def figure1():
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #20d9aaba
 def _show(ax, picture, title=''):
-    ax.imshow(picture); ax.set_title(title, fontsize=8); ax.axis('off')
+    ax.imshow(picture); ax.set_title(title, fontsize='small'); ax.axis('off')
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #c9657384
+@figure_style()
 def workflow(
     frames:np.ndarray, # T H W 3 uint8: one batch
     division='gradient', # as for `mei_weights`
 ): # figure
     "Frames, what each contributes, and the image they become (figures 2 and 3)."
     weights, n = mei_weights(len(frames), division), len(frames)
-    fig, axes = plt.subplots(2, n + 1, figsize=(1.5*(n + 1), 2.6), dpi=80, layout='constrained')
+    fig, axes = plt.subplots(2, n + 1, figsize=(1.5*(n + 1), 2.6), layout='constrained')
     for column, frame, weight in zip(axes.T, frames, weights, strict=False):
         _show(column[0], frame)
         _show(column[1], (frame*(weight/weights.max())).astype(np.uint8), f'x {weight}/{weights.sum()}')
     axes[0, n].axis('off')
     _show(axes[1, n], motion_embed(frames, n, n, division)[0], 'MEI')
-    fig.suptitle(f'{division.capitalize()} Division', fontsize=9)
+    fig.suptitle(f'{division.capitalize()} Division', fontsize='medium')
     return fig
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #96e4afe9
+@figure_style()
 def divisions(
     batches, # one batch of frames T H W 3 uint8 for each row
     names=('last frame', 'Gradient Division', 'Equal Division'), # of the columns
 ): # figure
     "The last frame of each batch beside its embeddings by Gradient and by Equal Division (figure 7)."
-    fig, axes = plt.subplots(len(batches), 3, figsize=(6, 1.6*len(batches)), dpi=80, layout='constrained',
+    fig, axes = plt.subplots(len(batches), 3, figsize=(6, 1.6*len(batches)), layout='constrained',
                              squeeze=False)
     for number, (row, batch) in enumerate(zip(axes, batches, strict=True)):
         pictures = (batch[-1], *(motion_embed(batch, len(batch), len(batch), division)[0]
@@ -89,11 +93,12 @@ def changed(
     return float((np.abs(image - batch[-1]).max(-1) > threshold).mean())
 
 # %% ../../../nbs/papers/mei/02_figures.ipynb #41c24ad7
+@figure_style()
 def examples(
     batches:dict, # name -> frames T H W 3 uint8
 ): # figure
     "Embeddings above the frames they end in, with the share of the picture that changed (figure 8)."
-    fig, axes = plt.subplots(2, len(batches), figsize=(2*len(batches), 3.2), dpi=80, layout='constrained')
+    fig, axes = plt.subplots(2, len(batches), figsize=(2*len(batches), 3.2), layout='constrained')
     for (above, below), (name, batch) in zip(axes.T, batches.items(), strict=True):
         _show(above, motion_embed(batch, len(batch), len(batch))[0], f'{name}: {changed(batch):.0%}')
         _show(below, batch[-1])

@@ -9,10 +9,12 @@ __all__ = ['samples', 'figure3']
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ...core import figure_style
 from ...data.masks import People, drawn_people, people_from
 from ...data.video import frames
 
 # %% ../../../nbs/papers/transnet/03_figures.ipynb #f16d5f05
+@figure_style()
 def samples(
     stills:dict, # class -> frame H W 3 uint8
     people:People, # pictures and masks
@@ -23,12 +25,12 @@ def samples(
     pairs = [*people.pictures[:4], *people.masks[:4]]
     lines = [[*stills.values()], pairs, [*clip]]
     columns = max(map(len, lines))
-    figure, axes = plt.subplots(3, columns, figsize=(1.25*columns, 4), dpi=80, layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(3, columns, figsize=(1.25*columns, 4), layout='constrained', squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for line, pictures in zip(axes, lines, strict=True):
         for ax, picture in zip(line, pictures, strict=False): ax.imshow(picture, cmap='gray')
-    for ax, name in zip(axes[0], stills, strict=False): ax.set_title(name, fontsize=7)
-    for line, title in zip(axes[1:], titles, strict=True): line[0].set_title(title, fontsize=8, loc='left')
+    for ax, name in zip(axes[0], stills, strict=False): ax.set_title(name, fontsize='small')
+    for line, title in zip(axes[1:], titles, strict=True): line[0].set_title(title, fontsize='small', loc='left')
     return figure
 
 # %% ../../../nbs/papers/transnet/03_figures.ipynb #f16d5f07
