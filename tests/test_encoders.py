@@ -225,4 +225,13 @@ def test_features_of_whole_clips_are_what_the_net_says_of_them(small_set, tmp_pa
 def test_what_is_no_encoder_is_named():
     with pytest.raises(SettingsError, match='small_3d is no encoder'):
         encoders.preparation_of(Make('har_nb.models.r3d:small_3d', dict(num_classes=2)))
+    with pytest.raises(SettingsError, match='There are r3d_18'): encoders.preparation_of('r3d_50')
     assert encoders.preparation_of(tiny()) == Preparation(**SMALL)
+    assert encoders.preparation_of('mvit_v2_s') == about_kinetics('mvit_v2_s').prepare
+
+
+def test_the_table_of_encoders_is_a_command(har, small_set):
+    "Without weights there is nothing to begin with but random numbers, which the row says; a wrong name is told."
+    said = har('run', 'encoders.kinetics', '--data', small_set.root, '--set', 'encoder=r3d_50')
+    assert said.code == 1 and 'There are r3d_18' in said.err
+    assert encoders.kinetics.rows[0].sees(dict(encoder='r3d_18', n=4)).shape(9) == (4, 112, 112, 3)
