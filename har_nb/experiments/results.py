@@ -273,7 +273,7 @@ def _line(runs, printed, unit, metrics):
 
 # %% ../../nbs/experiments/00_results.ipynb #5a9e0002
 VIEW = 'mlflow.sharedViewState.' # a tag of an experiment; a key of the address follows
-COLUMNS = 'test_acc_video', 'test_acc_image', 'parameters', 'seconds'
+COLUMNS = 'metrics.`test_acc_image`', 'metrics.`test_acc_video`', 'attributes.`Dataset`' # what a laptop has room for
 
 def _listed(run_id):
     "Which runs MLflow's page lists: the rows of a table, best first."
@@ -286,10 +286,9 @@ def share_view(
     "Keep how the rows of a table are listed, with the columns of their metrics; `compare` links to it."
     shown = _listed(run_id) | dict(startTime='ALL', lifecycleFilter='Active', modelVersionFilter='All Runs',
                                    datasetsFilter=[])
-    columns = [f'metrics.`{name}`' for name in COLUMNS] + ['attributes.`Dataset`', 'attributes.`Models`']
     client = open_store()
     client.set_experiment_tag(client.get_run(run_id).info.experiment_id, f'{VIEW}{run_id}',
-                              json.dumps(shown | dict(selectedColumns=columns)))
+                              json.dumps(shown | dict(selectedColumns=list(COLUMNS))))
 
 # %% ../../nbs/experiments/00_results.ipynb #bd6f5919
 def _or_not(text): return text if isinstance(text, str) else ''
