@@ -374,6 +374,7 @@ def _pairs(prints, turned, groups, alike):
     "As `_every_pair`, without comparing each with each."
     n, moments, bands = len(prints), prints.shape[1], max(8, int(alike)//3 + 1)
     both = prints if prints is turned else np.concatenate([prints, turned])
+    if not n: return []
     bits = np.unpackbits(np.ascontiguousarray(both).view(np.uint8).reshape(len(both)*moments, -1), axis=1)
     met = [np.zeros(0, int)]
     for band in range(bands):
