@@ -26,7 +26,7 @@ from torch import fx, nn
 from ..core import IMAGENET_MEAN, IMAGENET_STD, importing_fastai, keep_memory
 from ..data.video import progress_bar
 from .callbacks import Checkpoint, VideoAccuracy
-from .learner import fit, folded, for_images, make_learner, memory_told, one_thread, shown_bars
+from .learner import fit, for_images, make_learner, memory_told, one_thread, shown_bars
 from ..samples.archive import reserve, told, write_whole
 from ..samples.loaders import SampleLoader, SampleSet, View, as_batch
 
@@ -50,7 +50,7 @@ def net_digest(
     return digest.hexdigest()
 
 # %% ../../nbs/learning/11_features.ipynb #b884c2f8
-VERSION = 3 # of the code that makes features: raise it when the same settings give other numbers
+VERSION = 2 # of the code that makes features: raise it when the same settings give other numbers
 
 @dataclass
 class Features:
@@ -159,12 +159,12 @@ def _place(cache, settings):
 # %% ../../nbs/learning/11_features.ipynb #9db3dc69
 @contextmanager
 def _ready(net, device):
-    "Inside, a net is on its device, laid out for images, and in evaluation mode; gives what computes as it does."
+    "Inside, a net is on its device, laid out for images, and in evaluation mode."
     was_training = net.training
     keep_memory()
     net.to(device).eval()
     if for_images(net): net.to(memory_format=torch.channels_last)
-    try: yield folded(net)
+    try: yield
     finally: net.train(was_training)
 
 # %% ../../nbs/learning/11_features.ipynb #537f528e
@@ -196,9 +196,9 @@ def frame_features(
     found = _open(file, (len(samples),))
     if found is not None: return Features(found, samples, file.stem, False)
     about['modality'] = str(samples.modality)
-    with _ready(net, device) as quick:
-        def fill(out): _fill(out, quick, samples, View(mean, std), mirrored, whole, batch_size, device, progress)
-        found, computed = _made(file, _shape(quick, samples, whole, device), dtype, fill, about)
+    def fill(out): _fill(out, net, samples, View(mean, std), mirrored, whole, batch_size, device, progress)
+    with _ready(net, device):
+        found, computed = _made(file, _shape(net, samples, whole, device), dtype, fill, about)
     return Features(found, samples, file.stem, computed)
 
 # %% ../../nbs/learning/11_features.ipynb #983978fe

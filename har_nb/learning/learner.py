@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['repeatable', 'set_seed', 'head_and_body', 'threads_kept', 'ToldLearner', 'FusedOptimizer', 'fused_adam', 'fused_sgd',
-           'for_images', 'folded', 'one_thread', 'Elsewhere', 'SpareCores', 'make_learner', 'RateSearch', 'find_lr',
+           'for_images', 'one_thread', 'Elsewhere', 'SpareCores', 'make_learner', 'RateSearch', 'find_lr',
            'interactive', 'shown_bars', 'fit', 'predict_probabilities']
 
 # %% ../../nbs/learning/06_learner.ipynb #5d4e1975
@@ -14,17 +14,14 @@ import os
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import psutil
 import torch
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
@@ -161,50 +158,6 @@ def for_images(
     model:nn.Module
 )->bool: # whether it has convolutions, and none over clips
     return any(p.ndim == 4 for p in model.parameters()) and all(p.ndim != 5 for p in model.parameters())
-
-# %% ../../nbs/learning/06_learner.ipynb #f05ed012
-class _Layers(fx.Tracer):
-    "Follows a net down to its convolutions and norms, whatever library they are from."
-    def is_leaf_module(self, module, name):
-        layer = isinstance(module, nn.Conv2d | nn.Conv3d) or hasattr(module, 'running_var')
-        return layer or super().is_leaf_module(module, name)
-
-def _foldable(graph, modules):
-    "Of each norm behind a convolution that nothing else needs: the nodes of both."
-    called = Counter(node.target for node in graph.nodes if node.op == 'call_module')
-    for node in graph.nodes:
-        if node.op != 'call_module' or getattr(modules[node.target], 'running_var', None) is None: continue
-        before = node.args[0]
-        if before.op != 'call_module' or not isinstance(modules[before.target], nn.Conv2d | nn.Conv3d): continue
-        if len(before.users) == called[node.target] == called[before.target] == 1: yield before, node
-
-# %% ../../nbs/learning/06_learner.ipynb #f05ed014
-def _taken_over(conv, norm):
-    "A convolution that does what the norm behind it did."
-    made = copy.copy(conv)
-    made._parameters = dict(conv._parameters)
-    made.weight, made.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
-                                                  norm.weight, norm.bias)
-    return made
-
-def folded(
-    net:nn.Module, # in evaluation mode; stays as it is
-)->nn.Module: # for the same inputs; the net itself where nothing can be folded
-    "A net that gives the same numbers, its batch norms folded into the convolutions before them."
-    if any(one.training or one._forward_hooks or one._forward_pre_hooks for one in net.modules()): return net
-    shared = {id(value): value for value in chain(net.parameters(), net.buffers())}
-    try:
-        followed = copy.deepcopy(net, shared) # what a net notes of its inputs is noted in the copy
-        graph = _Layers().trace(followed)
-    except Exception: return net # its way depends on what it sees
-    made, modules = fx.GraphModule(followed, graph), dict(followed.named_modules())
-    pairs = list(_foldable(graph, modules))
-    for conv, norm in pairs:
-        own = modules[norm.target]
-        made.set_submodule(conv.target, _taken_over(modules[conv.target], own))
-        rest = [getattr(own, name) for name in ('drop', 'act') if hasattr(own, name)]
-        made.set_submodule(norm.target, nn.Sequential(*rest) if rest else nn.Identity())
-    return made.eval() if pairs else net
 
 # %% ../../nbs/learning/06_learner.ipynb #3ef25874
 @contextmanager
@@ -393,6 +346,5 @@ def predict_probabilities(
     if for_images(model):
         # else it could not be trained again
         with torch.inference_mode(False): model.to(memory_format=torch.channels_last)
-    asked = folded(model) if for_images(model) else model
-    try: return probabilities_of(asked, (_inputs(loader, batch) for batch in loader))
+    try: return probabilities_of(model, (_inputs(loader, batch) for batch in loader))
     finally: model.train(training)
