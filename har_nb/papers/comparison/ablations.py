@@ -159,6 +159,7 @@ def key_point_lines(
     own = lines[(lines.table == TABLE) & (lines.set == people)]
     shared = lines[(lines.table == 'comparison.hard') & (lines.set == people) & lines.row.isin(LIKE)]
     found = pd.concat([shared.assign(row=shared.row.map(LIKE)), own]).drop_duplicates('row', keep='last')
+    found = found.set_index('row').reindex([row.name for row in ROWS if row.name in set(found.row)]).reset_index()
     file = branch_file(folder)
     if not file.exists() or found.empty: return found
     asked = pd.read_csv(file)
@@ -188,21 +189,23 @@ def plot_key_points(
     people: str = 'sports_hard_dev',  # name of a set
     folder=None,  # as for `published`
 ):  # figure; None where nothing is measured
-    "Left accuracy with its interval, right the share of answers that the branch decides."
+    "Accuracy with its interval, and, where it was asked, the share of answers that the branch decides."
     import matplotlib.pyplot as plt
 
     lines = key_point_lines(people, folder)
     if lines.empty: return None
     lines = lines.iloc[::-1].reset_index(drop=True)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.2), dpi=80, layout='constrained', sharey=True)
+    panels = 2 if 'silent' in lines else 1
+    figure, axes = plt.subplots(1, panels, figsize=(3.75 * panels, 3.2), dpi=80, layout='constrained', sharey=True)
+    left, *others = np.atleast_1d(axes)
     reach = [lines['mean'] - lines.low, lines.high - lines['mean']]
     left.errorbar(lines['mean'], lines.index, xerr=reach, fmt='o', capsize=3)
     left.set(yticks=lines.index, yticklabels=lines.row, xlabel='accuracy on hard, %')
-    for column, label in (('silent', 'branch silent'), ('other_clip', 'of another clip')):
-        if column in lines: right.plot(lines[column], lines.index, 'o', label=label)
-    right.set(xlabel='answers that change, %')
-    right.set_xlim(left=-1)
-    if right.get_lines(): right.legend(fontsize=8)
+    for right in others:
+        right.plot(lines.silent, lines.index, 'o', label='branch silent')
+        right.plot(lines.other_clip, lines.index, 'o', label='of another clip')
+        right.set(xlabel='answers that change, %', xlim=(-1, None))
+        right.legend(fontsize=8)
     return figure
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #90c192cf
