@@ -236,7 +236,7 @@ def test_what_nets_use_stands_beside_each_other(tmp_path):
 
 
 def test_a_row_of_key_points_changes_one_thing():
-    assert [len(row.settings) for row in ablations.ROWS] == [1, 0] + [1] * 8
+    assert [len(row.settings) for row in ablations.ROWS] == [1, 0] + [1] * 9
     assert ablations.key_points.settings == tables.hard.settings, 'all else is that of the comparison'
 
 
