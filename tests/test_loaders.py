@@ -245,6 +245,8 @@ if not collecting:
 @pytest.mark.parametrize('choice', [None, Segments(4)])
 def test_fastai_shows_trains_and_exports(samples, dataset, choice, tmp_path):
     from matplotlib import pyplot as plt
+
+    from har_nb.core import GAINED, LOST
     loaders = make_loaders(samples, dataset, batch_size=16, choice=choice, device='cpu', augment=[RandomColour()])
     learn = Learner(loaders, MeanColour(3, 3), loss_func=CrossEntropyLossFlat(), path=tmp_path)
     learn.fit(2)
@@ -253,7 +255,8 @@ def test_fastai_shows_trains_and_exports(samples, dataset, choice, tmp_path):
     learn.show_results(max_n=3)
     titles = [(ax.get_title(), ax.title.get_color()) for ax in plt.gcf().axes if ax.get_title()]
     assert len(titles) == 3
-    assert all(color == ('green' if len(set(title.split(' → '))) == 1 else 'red') for title, color in titles)
+    right = lambda title: len(set(title.split(' → '))) == 1
+    assert all(color == (GAINED if right(title) else LOST) for title, color in titles)
     plt.close('all')
     learn.export('learner.pkl')
     assert (tmp_path/'learner.pkl').stat().st_size < 60_000
