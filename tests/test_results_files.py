@@ -59,7 +59,8 @@ def test_every_published_number_follows_from_the_predictions_beside_it(paper):
         videos = published_videos(paper, line.key)
         assert by_hand(videos) == pytest.approx((line.mean, line.mean_sd, line.low, line.high),
                                                 abs=1e-3, nan_ok=True), line.row
-        assert (line.seeds, line.groups) == (videos.seed.nunique(), (videos.split.astype(str) + videos.group).nunique())
+        groups = videos.split.astype(str) + videos.group.astype(str)
+        assert (line.seeds, line.groups) == (videos.seed.nunique(), groups.nunique())
         if videos.two_way.notna().any():
             two_way = videos.groupby(['seed', 'label']).two_way.mean().mean()
             assert 100*two_way == pytest.approx(line.order_pairs, abs=1e-3)
