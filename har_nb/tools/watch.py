@@ -116,14 +116,14 @@ def of_frames(self:Reusing,
     if times[0] < self.began: self.vectors = {} # another source
     self.began = times[0]
     self.vectors = {known: vector for known, vector in self.vectors.items() if known >= times[0] - self.near}
-    numbers = self.predictor.modality.sampler(len(frames))[0]
-    new = list(dict.fromkeys(number for number in numbers if self._at(times[number]) is None))
+    clips = self.predictor.modality.sampler(len(frames)) # M T, numbers of frames
+    new = list(dict.fromkeys(number for number in clips.ravel() if self._at(times[number]) is None))
     if new:
         found = self._encode([frames[number] for number in new])
         self.vectors |= {times[number]: vector for number, vector in zip(new, found, strict=True)}
-    seen = torch.stack([self.vectors[self._at(times[number])] for number in numbers])
-    with torch.inference_mode(): said = self.predictor.model.head(seen[None]).softmax(1).cpu().numpy()
-    return Prediction(said, said[0].astype(float), self.classes)
+    seen = torch.stack([torch.stack([self.vectors[self._at(times[number])] for number in clip]) for clip in clips])
+    with torch.inference_mode(): said = self.predictor.model.head(seen).softmax(1).cpu().numpy()
+    return Prediction(said, said.mean(0, dtype=float), self.classes)
 
 def reusable(predictor)->bool:
     "Whether the net of a predictor looks at each frame by itself."
