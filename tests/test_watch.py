@@ -1,5 +1,6 @@
 "`har watch` on files, with a clock that nobody waits for."
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 
@@ -22,7 +23,7 @@ if not collecting:
     from har_nb.samples.samplers import Segments, SpreadClips
     from har_nb.samples.store import Frames
     from har_nb.tools.events import Events, events_of
-    from har_nb.tools.sources import Clock, played
+    from har_nb.tools.sources import Clock, SourceGone, played
     from har_nb.tools.terminal import UsageError
     from har_nb.tools.watch import Reusing, follow, reusable, watch
 
@@ -119,6 +120,19 @@ def test_the_bench_counts_events_on_long_takes(root, by_frames, monkeypatch):
     said = bench.on_takes(by_frames, [(frames, truth)], 30)
     assert said.count('0 actions found, 8 missed') == 4 and 'of 33 windows right' in said, said
     assert len(bench.at_rate(frames, 25)) == int(len(frames)*25/30)
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, SourceGone], ids=['ctrl-c', 'gone'])
+def test_what_was_seen_before_the_end_is_told(trained, run, capsys, monkeypatch, error):
+    "A camera is ended by Ctrl-C; one that is gone is an error, behind what it gave."
+    def ending(clock):
+        yield from played(trained.dataset.paths[0], clock)
+        raise error('the cable')
+    monkeypatch.setattr('har_nb.tools.watch.source_of', lambda word, clock, *how: (ending(clock), 30., None))
+    words = asked(0, '--run', run, '--window', 1, '--enter', .124, '--leave', .01)
+    with pytest.raises(SourceGone, match='cable') if error is SourceGone else nullcontext(): watch(words, wound())
+    *events, told = capsys.readouterr().out.splitlines()
+    assert len(events) >= 1 and told.startswith(f'{len(events)} events in') and ' 0 windows' not in told
 
 
 def test_what_cannot_be_watched_is_said(trained, run, tmp_path):
