@@ -6,7 +6,7 @@ from importlib.machinery import SourceFileLoader
 
 import numpy as np
 import pytest
-from later import collecting
+from later import collecting, parametrize
 
 from har_nb.tools.cli import parser
 
@@ -122,7 +122,7 @@ def test_the_bench_counts_events_on_long_takes(root, by_frames, monkeypatch):
     assert len(bench.at_rate(frames, 25)) == int(len(frames)*25/30)
 
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt, SourceGone], ids=['ctrl-c', 'gone'])
+@parametrize('error', ['ctrl-c', 'gone'], lambda: [KeyboardInterrupt, SourceGone])
 def test_what_was_seen_before_the_end_is_told(trained, run, capsys, monkeypatch, error):
     "A camera is ended by Ctrl-C; one that is gone is an error, behind what it gave."
     def ending(clock):
