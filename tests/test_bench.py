@@ -333,10 +333,10 @@ class Oracle:
 def test_events_of_takes_are_counted_for_each_pair_of_thresholds(bench):
     truth = pd.DataFrame(dict(action=['a', 'b'], start=[0., 4.], end=[4., 8.]))
     told = bench('watch').on_takes(Oracle(), [([0]*40 + [1]*40, truth)], 10)
-    assert told.startswith('100.0% of 13 windows right; begin above 0.6')
-    assert told.count('2 actions found, 0 missed, 0 false alarms an hour') == 3
+    assert told.startswith('100.0% of 13 windows right; begin above 0.5')
+    assert told.count('2 actions found, 0 missed, 0 false alarms an hour') == 4
     told = bench('watch').on_takes(Oracle(), [([0]*80, truth)], 10)
-    assert told.count('1 actions found, 1 missed, 0 false alarms an hour') == 3
+    assert told.count('1 actions found, 1 missed, 0 false alarms an hour') == 4
 
 
 def test_the_demos_cost_is_a_line_a_table(bench, tmp_path):
