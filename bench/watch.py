@@ -10,8 +10,8 @@ from pathlib import Path
 # what the command begins with; seconds by which a frame may be off: half a twelfth of a window
 WINDOW, STEP, NEAR = 2., .5, 1/12
 DEMO = dict(people=30, takes=2, seed=7) # the set of `har demo`
-THRESHOLDS = ((.6, .4), (.4, .3), (.25, .2)) # probabilities; the first are those of the command
-PEOPLE, SEED = 12, 4321 # of the long takes; nobody of the demo's
+THRESHOLDS = ((.5, .3), (.6, .4), (.4, .3), (.25, .2)) # probabilities; the first are those of the command
+PEOPLE, SEED = 12, 1618 # of the long takes; nobody of the demo's, and nobody of seed 4321, by whom these were chosen
 
 
 def takes(people=PEOPLE, seed=SEED):
@@ -74,21 +74,30 @@ def on_takes(predictor, all_takes, fps):
     return '; '.join(told)
 
 
-def trained(dataset, table, rows):
+def trained(dataset, table, rows, **options):
     "The last of some rows of a table, by its demo preset: the run's predictor, and its accuracy on the test clips."
     from har_nb.experiments.tables import run
     from har_nb.learning.predictor import load_predictor
-    found = run(table, dataset, rows=rows, preset='demo', cache=Path(dataset.root).parent/'cache', progress=False)
+    found = run(table, dataset, rows=rows, preset='demo', cache=Path(dataset.root).parent/'cache', progress=False,
+                **options)
     last = found.iloc[-1]
     about = f'{last.row}, preset demo, {last.test_acc_video:.1f}% of the test clips right'
     return load_predictor(last.run_ids[0]), about
+
+
+def small_transnet():
+    "A TransNet that learns from the set of the demo in a minute; MobileNet from random numbers learns nothing of it."
+    from dataclasses import replace
+
+    from har_nb.papers.transnet.tables import row, table2
+    settings = dict(vector='scaled_mean', width=.5, lr=5e-3, epochs=15)
+    return replace(table2, rows=(row('small_resnet', 'small_resnet', None, **settings),))
 
 
 def events_and_reuse(folder, people=PEOPLE):
     "Events on long takes, whole windows against frames that are encoded once."
     from har_nb.data.synthetic import FPS, build
     from har_nb.papers.mei.tables import table2 as mei
-    from har_nb.papers.transnet.tables import table2 as transnet
     from har_nb.tools.watch import Reusing
     os.environ['MLFLOW_TRACKING_URI'] = f'sqlite:///{folder}/mlflow.db'
     dataset, all_takes = build(folder/'set', progress=False, **DEMO), list(takes(people))
@@ -97,10 +106,10 @@ def events_and_reuse(folder, people=PEOPLE):
              f'{WINDOW:g} s')
     predictor, about = trained(dataset, mei, ['two-stream'])
     yield f'mei.table2 ({about}): {where}', on_takes(predictor, all_takes, FPS), 'told'
-    predictor, about = trained(dataset, transnet, ['MobileNet, none'])
+    predictor, about = trained(dataset, small_transnet(), None, protocols=('official',))
     for fps in (FPS, 25):
         seen = [(at_rate(frames, fps), truth) for frames, truth in all_takes]
-        yield (f'transnet.table2 ({about}): the same at {fps} frames a second, every window whole',
+        yield (f'TransNet ({about}): the same at {fps} frames a second, every window whole',
                on_takes(predictor, seen, fps), 'told')
         for near in (0., NEAR):
             reusing = Reusing(predictor, near)

@@ -238,3 +238,17 @@ def test_weights_that_cannot_be_had_end_a_run_before_anything_is_decoded(small_s
     with pytest.raises(SettingsError, match='no network'):
         run(table2, small_set, decode=lambda *args, **more: pytest.fail('decoded first'))
     assert len(tried) == 1, 'one try for all rows'
+
+
+def test_a_finished_table_is_read_again_where_nothing_can_be_fetched(trained):
+    asked = []
+
+    def nothing(rows):
+        asked.append([settings['epochs'] for settings in rows])
+        raise SettingsError('no network')
+
+    away = replace(table2, fetch=nothing)
+    assert again_of(trained, away).attrs['parent'] == compare(table2).attrs['parent'] and not asked
+    longer = replace(trained, settings=trained.settings | dict(epochs=2))
+    with pytest.raises(SettingsError, match='no network'): again_of(longer, away, rows=['normal'])
+    assert asked == [[2]] and set(runs_table('mei.table2').status) == {'FINISHED'}, 'no run was opened'

@@ -1,10 +1,12 @@
 "`har watch` on files, with a clock that nobody waits for."
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 
 import numpy as np
 import pytest
-from later import collecting
+from later import collecting, parametrize
 
 from har_nb.tools.cli import parser
 
@@ -18,10 +20,10 @@ if not collecting:
     from har_nb.learning.runs import runs_table
     from har_nb.models.backbones import small_resnet
     from har_nb.models.transnet import TransNet, scaled_mean
-    from har_nb.samples.samplers import Segments
+    from har_nb.samples.samplers import Segments, SpreadClips
     from har_nb.samples.store import Frames
     from har_nb.tools.events import Events, events_of
-    from har_nb.tools.sources import Clock, played
+    from har_nb.tools.sources import Clock, SourceGone, played
     from har_nb.tools.terminal import UsageError
     from har_nb.tools.watch import Reusing, follow, reusable, watch
 
@@ -87,6 +89,14 @@ def test_frames_encoded_once_give_the_events_of_the_timeline(trained, by_frames)
     assert reusing.encoded <= info.n_frames and found.dropped == 0
 
 
+def test_several_clips_of_a_window_are_averaged_as_everywhere(by_frames):
+    several = replace(by_frames, modality=Frames(SpreadClips(3, 12, 3)))
+    frames = np.random.default_rng(0).integers(0, 255, (60, 40, 48, 3)).astype(np.uint8)
+    said = Reusing(several).of_frames(frames, [number/30 for number in range(60)])
+    assert said.samples.shape == (3, 8)
+    np.testing.assert_allclose(said.video, several.of_frames(frames).video, atol=1e-5)
+
+
 def test_frames_of_a_source_before_are_not_taken_for_those_of_now(by_frames):
     "Two takes have frames at the same times."
     reusing, rng = Reusing(by_frames), np.random.default_rng(0)
@@ -108,8 +118,21 @@ def test_the_bench_counts_events_on_long_takes(root, by_frames, monkeypatch):
     (frames, truth), = bench.takes(people=1)
     assert len(truth) == 8 and truth.end.max() < len(frames)/30
     said = bench.on_takes(by_frames, [(frames, truth)], 30)
-    assert said.count('0 actions found, 8 missed') == 3 and 'of 25 windows right' in said, said
+    assert said.count('0 actions found, 8 missed') == 4 and 'of 33 windows right' in said, said
     assert len(bench.at_rate(frames, 25)) == int(len(frames)*25/30)
+
+
+@parametrize('error', ['ctrl-c', 'gone'], lambda: [KeyboardInterrupt, SourceGone])
+def test_what_was_seen_before_the_end_is_told(trained, run, capsys, monkeypatch, error):
+    "A camera is ended by Ctrl-C; one that is gone is an error, behind what it gave."
+    def ending(clock):
+        yield from played(trained.dataset.paths[0], clock)
+        raise error('the cable')
+    monkeypatch.setattr('har_nb.tools.watch.source_of', lambda word, clock, *how: (ending(clock), 30., None))
+    words = asked(0, '--run', run, '--window', 1, '--enter', .124, '--leave', .01)
+    with pytest.raises(SourceGone, match='cable') if error is SourceGone else nullcontext(): watch(words, wound())
+    *events, told = capsys.readouterr().out.splitlines()
+    assert len(events) >= 1 and told.startswith(f'{len(events)} events in') and ' 0 windows' not in told
 
 
 def test_what_cannot_be_watched_is_said(trained, run, tmp_path):

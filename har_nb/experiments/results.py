@@ -274,7 +274,7 @@ def _line(runs, printed, unit, metrics):
 
 # %% ../../nbs/experiments/00_results.ipynb #5a9e0002
 VIEW = 'mlflow.sharedViewState.' # a tag of an experiment; a key of the address follows
-COLUMNS = 'metrics.`test_acc_image`', 'metrics.`test_acc_video`', 'attributes.`Dataset`' # what a laptop has room for
+COLUMNS = 'metrics.`test_acc_image`', 'metrics.`test_acc_video`' # what a laptop has room for beside the assistant
 
 def _listed(run_id):
     "Which runs MLflow's page lists: the rows of a table, best first."

@@ -667,6 +667,23 @@ def _decoded(dataset, chosen, shared, parts, decode):
     samples, report = agreed(lambda: decode(dataset, modalities, shared['size'], **only))
     return dict(zip(modalities, samples, strict=True)), report
 
+# %% ../../nbs/experiments/01_tables.ipynb #5e0c1d02
+def _known(options): return agreed(lambda: known_runs().iloc[:0] if options.again else known_runs())
+
+def _fetch(table, rows): # settings of each
+    "Download what rows begin with, or raise `SettingsError`; one process does it for all."
+    if table.fetch and rows: agreed(lambda: table.fetch(rows))
+
+def _never_finished(chosen, shared, known):
+    "Settings of the rows whose name no finished run bears, in any table."
+    names = set(known[known.status == 'FINISHED'].get('tags.row', ()))
+    return [shared | row.settings for row in chosen if row.modality and row.name not in names]
+
+def _to_train(plan, shared, known):
+    "Settings of the rows of a plan whose key no finished run bears."
+    keys = set(known[known.status == 'FINISHED']['tags.key'])
+    return [shared | row.settings for _, row, _, key in plan if row.modality and key not in keys]
+
 # %% ../../nbs/experiments/01_tables.ipynb #dccaa74b
 def run(
     table:Table,
@@ -684,7 +701,7 @@ def run(
     options, asked = Options.out_of(table, seeds, asked)
     table, shared, chosen = _asked_for(table, preset, rows, asked)
     preset = '' if preset in (None, 'paper') else preset
-    if table.fetch: agreed(lambda: table.fetch([shared | row.settings for row in chosen if row.modality]))
+    _fetch(table, _never_finished(chosen, shared, _known(options)))
     parts = options.parts(table, dataset, trained=not untrained(shared))
     progress, cache = progress and not helper(), Path(cache)
     samples, report = _decoded(dataset, chosen, shared, parts, partial(decode, cache=cache, progress=progress))
@@ -692,14 +709,16 @@ def run(
     close_dead_runs()
     content = next(iter(samples.values())).content if samples else ''
     key = _table_key(table, shared, options.folds, parts, content)
-    known = agreed(lambda: known_runs().iloc[:0] if options.again else known_runs())
     params = shared | dict(folds=options.folds, validation_by=options.validation_by)
     tags = _table_tags(table, dataset, preset, key, parts, options.command)
     opened = partial(tracked_run, f'{table.name} on {dataset.name}', table.name, tags, params)
-    with repeatable(options.deterministic), _parent(table, key, opened, cache, options.again) as parent:
+    with ExitStack() as stack:
+        stack.enter_context(repeatable(options.deterministic)) # keys say so
+        plan, known = planned(chosen, parts, seeds, shared, samples, cache), _known(options)
+        _fetch(table, _to_train(plan, shared, known))
+        parent = stack.enter_context(_parent(table, key, opened, cache, options.again))
         log_table(report, 'report_of_files.csv')
         log_printed(table, shared, preset, options.other())
-        plan = planned(chosen, parts, seeds, shared, samples, cache)
         failures = measure_all(plan, partial(run_row, table, settings=shared, parent=parent, known=known, preset=preset,
                                              pairs=options.pairs), progress)
         result = _compared(table, parent, report)

@@ -64,9 +64,9 @@ class Event:
 class Events:
     "Puts windows together to events."
     classes:tuple # names
-    enter:float = .6 # an action begins above it
-    leave:float = .4 # and ends below it
-    smooth:float = .5 # share of the windows before in a smoothed probability
+    enter:float = .5 # an action begins above it: more likely than all others together
+    leave:float = .3 # and ends below it
+    smooth:float = .25 # share of the windows before in a smoothed probability
     none_below:float = 0. # a window whose best class is below it shows none of these
     state:object = None # smoothed probabilities
     current:Event|None = None # the one that is going on

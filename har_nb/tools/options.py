@@ -257,9 +257,9 @@ def _watch_options(to):
     c.add_argument('--run', required=True, help='id of the run of a row')
     c.add_argument('--window', type=float, default=2., help='seconds seen at a time')
     c.add_argument('--step', type=float, default=.5, help='seconds from one window to the next')
-    c.add_argument('--enter', type=float, default=.6, help='probability above which an action begins')
-    c.add_argument('--leave', type=float, default=.4, help='probability below which it ends')
-    c.add_argument('--smooth', type=float, default=.5, help='share of the windows before in a smoothed probability')
+    c.add_argument('--enter', type=float, default=.5, help='probability above which an action begins')
+    c.add_argument('--leave', type=float, default=.3, help='probability below which it ends')
+    c.add_argument('--smooth', type=float, default=.25, help='share of the windows before in a smoothed probability')
     c.add_argument('--none-below', type=float, help='a window with nothing above it shows none of these '
                                                     '(default: the threshold of the run, if it has one)')
     c.add_argument('--to', metavar='FILE', help='write events here, a line each: .csv or .jsonl')

@@ -69,7 +69,7 @@ def demo(args)->None:
     out.say(AFTER_DEMO)
 
 # %% ../../nbs/tools/07_pages.ipynb #cc55c66f
-PANE = '''Once in a browser: close the assistant on the right, which hides columns, and choose Model training at the
+PANE = '''Once in a browser: close the assistant on the right, and choose Model training at the
 top left; both are remembered.'''
 
 def ui(args)->None:

@@ -158,7 +158,8 @@ def find_table(
     module, _, attribute = name.partition(':') if ':' in name else (module_of(name), '', name.rpartition('.')[2])
     try: found = getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as e:
-        raise SettingsError(f'no table {name!r}: {e}.{nearest(name, read_index())} har tables names them; your own is '
+        why = f': {e}' if ':' in name else ''
+        raise SettingsError(f'no table {name!r}{why}.{nearest(name, read_index())} har tables names them; your own is '
                             'package.module:table') from e
     if isinstance(found, Counted) and not counted:
         raise SettingsError(f'{name} is counted, not measured: har run {name}')
