@@ -4,6 +4,7 @@ two commands that train side by side.
 python bench/before.py [COMMIT]     # prints the rows of bench/results.md; COMMIT as the history of this checkout has it
 """
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def serve(folder, **settings):
         start = time.perf_counter()
         works[line.strip()]()
         print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, flush=True)
 
 
 class Tree:
@@ -81,7 +83,12 @@ class Tree:
     def seconds(self, name):
         print(name, file=self.process.stdin, flush=True)
         return float(self.read())
-    def end(self): self.process.stdin.close(); self.process.wait()
+    def end(self):
+        "Megabytes at its peak."
+        self.process.stdin.close()
+        peak = int(self.read())
+        self.process.wait()
+        return peak
 
 
 def extracted(commit, folder):
@@ -103,7 +110,8 @@ def compared(folder, commit=COMMIT, times=TIMES, settings=None):
         rounds = [[tree.seconds(name) for tree in trees] for _ in range(times + 1)][1:]
         old, new = map(statistics.median, zip(*rounds, strict=True))
         yield f'{name}: this commit against {commit}', f'{old/new:.2f} times as fast ({new:.2f} s, {old:.2f} s)', aim
-    for tree in trees: tree.end()
+    old, new = [tree.end() for tree in trees]
+    yield f'peak memory of the process that did all of this: this commit, {commit}', f'{new:,}, {old:,} MB', 'told'
 
 
 HAR = 'import sys; from har_nb.tools.cli import main; main(sys.argv[1:])'

@@ -72,6 +72,7 @@ class FrozenNet:
         "The encoder with its weights."
         return Encoder(self.net.build(self.weights), self.mean, self.std, self.clips, self.size).eval()
 
+# %% ../../nbs/experiments/11_frozen.ipynb #e439d1b8
 def published_file(
     name:str, # of a backbone in torchvision's style
 )->Path|None: # where torchvision keeps its weights, None where it publishes none
@@ -85,6 +86,7 @@ def _missing(name):
                         f'Fetch them: har study FOLDER --encoders {name} --download; or name a file: --encoders '
                         f'{name} --weights FILE')
 
+# %% ../../nbs/experiments/11_frozen.ipynb #1827e79c
 def _clip_net(name, file, download):
     "One of torchvision's nets for video."
     prepare, there = about_kinetics(name).prepare, published_clips(name)
@@ -95,6 +97,7 @@ def _clip_net(name, file, download):
 def published_clips(name:str)->Path: # where torchvision keeps the weights of a net for video
     return Path(torch.hub.get_dir())/'checkpoints'/about_kinetics(name).source.rpartition('/')[2]
 
+# %% ../../nbs/experiments/11_frozen.ipynb #277b4e14
 def frozen_net(
     name:str, # of a backbone: 'mobilenet_v2', or 'package.module:function'
     file=None, # of its weights; None: those that torchvision has fetched
@@ -127,6 +130,7 @@ def _keep(file, make):
     aside.replace(file)
     return made
 
+# %% ../../nbs/experiments/11_frozen.ipynb #149ee54d
 @torch.inference_mode()
 def encoded(
     encoder:Encoder,
@@ -145,6 +149,7 @@ def encoded(
         raise ValueError('the encoder gives numbers that are not finite. Look for NaN in its weights')
     return made
 
+# %% ../../nbs/experiments/11_frozen.ipynb #693a07fa
 def encode(
     net:FrozenNet,
     samples, # decoded `Samples` of `Together`, one for each clip
@@ -197,6 +202,7 @@ def readings_of(
     if 'flow' in parts: ways['all but flow, directed'] = [(part, WAYS) for part in parts if part != 'flow']
     return {name: blocks for name, blocks in ways.items() if {part for part, _ in blocks} <= set(parts)}
 
+# %% ../../nbs/experiments/11_frozen.ipynb #aa9e9696
 def order_ways(
     parts, # names in `PARTS`
 )->dict: # name of a candidate -> kind of head, parts whose frames it reads in order
@@ -205,6 +211,7 @@ def order_ways(
     return {f'{" + ".join(some)}, {said}': (kind, some) for some in places
             for kind, said in (('attention', 'attention'), ('transnet', 'TransNet head'))}
 
+# %% ../../nbs/experiments/11_frozen.ipynb #c096dd4c
 def candidates_of(
     seen:dict, # name of an encoder -> names of the parts that it has seen
     heads=(), # of (name of an encoder, name in `order_ways`)
@@ -222,6 +229,7 @@ def candidates_of(
         found.append(Candidate(f'{encoder}: {way}', blocks, InOrder(kind)))
     return found
 
+# %% ../../nbs/experiments/11_frozen.ipynb #dbbc3bf9
 def block_features(
     features:dict, # encoder -> part -> N T D
     candidates,
@@ -258,6 +266,7 @@ def seconds_per_image(
     made = encoder(black)
     return (time.process_time() - began)/images/torch.get_num_threads(), made.shape[-1]
 
+# %% ../../nbs/experiments/11_frozen.ipynb #50462d02
 def seconds_per_flow(
     size:int, # side of the images, pixels
     images:int=3,
@@ -271,6 +280,7 @@ def seconds_per_flow(
 def minutes_for(minutes:float, lacking:float)->int: # minutes with which so many more seconds were there
     return int(np.ceil(minutes + lacking/60/(1 - CHOOSING)))
 
+# %% ../../nbs/experiments/11_frozen.ipynb #68096588
 def planned(
     nets, # `FrozenNet`s, the first one first
     n_clips:int, n_classes:int,
@@ -304,6 +314,7 @@ def planned(
                                    f'{TUNED_FROM} or more']
     return dict(parts=parts, cost=cost, heads=heads, left_out=out + lines, tuned=tuned)
 
+# %% ../../nbs/experiments/11_frozen.ipynb #974b64bf
 def planned_heads(
     widths:dict, # name of an encoder of images -> numbers that it gives
     parts, # that they see
@@ -349,6 +360,7 @@ def linear_head(
                                                      spreads, strict=True)], 1)
     return weight, bias - weight@np.concatenate(centres)
 
+# %% ../../nbs/experiments/11_frozen.ipynb #780b8cd6
 def net_of(
     nets, # `FrozenNet`s
     members, # `Candidate`s whose probabilities are averaged
@@ -369,6 +381,7 @@ def net_of(
                                                          features=list(features), n_classes=n_classes,
                 temperature=temperature) | (dict(several=True) if several else {}))
 
+# %% ../../nbs/experiments/11_frozen.ipynb #38b12e1f
 def head_of(
     one:Candidate,
     setting, # of its method
@@ -385,6 +398,7 @@ def head_of(
     weight, bias = (torch.from_numpy(values).float() for values in layer)
     return weight.shape[1], dict(weight=weight, bias=bias)
 
+# %% ../../nbs/experiments/11_frozen.ipynb #bba7ab67
 def fitted_net(
     nets, # `FrozenNet`s
     chosen, # of (candidate's name, setting)

@@ -89,6 +89,7 @@ def plot_curve(
     ax.set(xlabel='groups trained on', ylabel='accuracy, %', ylim=(0, 100))
     return ax
 
+# %% ../../nbs/experiments/07_study_report.ipynb #7b09def5
 def worst_clips(
     found, # `Study`
     k:int=4, # clips
@@ -102,6 +103,7 @@ def worst_clips(
     return wrong[['path', 'label', 'predicted', 'sure',
                   'row']].rename(columns=dict(predicted='said')).reset_index(drop=True)
 
+# %% ../../nbs/experiments/07_study_report.ipynb #683bb7d0
 @figure_style()
 def plot_strips(
     found, # `Study`
@@ -159,6 +161,7 @@ def tuned_lines(
             f'({percent(tuned.low)} to {percent(tuned.high)}) on the {tuned.clips} clips of its first fold, where what '
             f'was chosen reaches {percent(tuned.chosen)}. It cannot be chosen, and one fold says little.', '']
 
+# %% ../../nbs/experiments/07_study_report.ipynb #b4f5fca8
 def page(
     found, # `Study`
     figures, # names of files
@@ -190,6 +193,7 @@ def page(
     if found.tuned: lines += tuned_lines(found.tuned)
     return '\n'.join([*lines, '## Figures', '', *[f'![{name}]({name})' for name in figures], ''])
 
+# %% ../../nbs/experiments/07_study_report.ipynb #70621b9b
 def as_html(
     text:str, # Markdown with headings, lists, tables and links to figures
     figures:dict, # name -> bytes of a PNG
@@ -201,6 +205,7 @@ def as_html(
     style = 'body{font-family:sans-serif;max-width:60em;margin:2em auto}td,th{padding:.1em .6em;text-align:left}'
     return f'<!doctype html><meta charset="utf-8"><title>har study</title><style>{style}</style>{body}'
 
+# %% ../../nbs/experiments/07_study_report.ipynb #914c9436
 def log_report(
     found, # `Study`
     samples=None, # what was decoded, for strips of the worst clips

@@ -42,6 +42,7 @@ class Tuned:
     layers:int # trained
     of:int # layers with weights
 
+# %% ../../nbs/experiments/10_tuned.ipynb #46097896
 def tuned_beside(
     encoder:nn.Module, # an `Encoder` of images; it stays as it is
     images, # rows -> n 12 H W 3 uint8: frames of clips

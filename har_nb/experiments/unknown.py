@@ -84,6 +84,7 @@ class Doubt:
     set_size:float=np.nan # classes in a set
     known_kept:float=np.nan # clips of known classes that are called one of them
 
+# %% ../../nbs/experiments/08_unknown.ipynb #c3cb7635
 def doubt(
     probabilities:np.ndarray, # repeats N C: of clips whose groups were not trained on
     labels:np.ndarray, groups:np.ndarray, # N
@@ -96,6 +97,7 @@ def doubt(
     set_above, none_below = 1 - strangest(1 - right, times, level), 1 - strangest(1 - best, times, min(level, KEPT))
     return Doubt(temperature, level, set_above, none_below)
 
+# %% ../../nbs/experiments/08_unknown.ipynb #d63f1efb
 def measured_doubt(
     probabilities:np.ndarray, labels:np.ndarray, groups:np.ndarray, # as for `doubt`
     level:float,
