@@ -2598,6 +2598,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'har_nb/papers/comparison/ablations.py'),
                                                     'har_nb.papers.comparison.ablations.branch_of': ( 'papers/comparison/ablations.html#branch_of',
                                                                                                       'har_nb/papers/comparison/ablations.py'),
+                                                    'har_nb.papers.comparison.ablations.gram_table': ( 'papers/comparison/ablations.html#gram_table',
+                                                                                                       'har_nb/papers/comparison/ablations.py'),
                                                     'har_nb.papers.comparison.ablations.heat_maps': ( 'papers/comparison/ablations.html#heat_maps',
                                                                                                       'har_nb/papers/comparison/ablations.py'),
                                                     'har_nb.papers.comparison.ablations.joints_of': ( 'papers/comparison/ablations.html#joints_of',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'key_points', 'BRANCH', 'TABLE', 'LIKE', 'gram', 'branch_apart', 'Hurried', 'train_module', 'branch_of',
-           'branch_file', 'measure_branches', 'key_point_lines', 'key_point_table', 'plot_key_points', 'joints_of',
-           'heat_maps', 'JointShifts', 'reader', 'read_joints']
+           'branch_file', 'measure_branches', 'key_point_lines', 'key_point_table', 'plot_key_points', 'gram_table',
+           'joints_of', 'heat_maps', 'JointShifts', 'reader', 'read_joints']
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #6513270e
 import time
@@ -235,6 +235,21 @@ gram = Table(
     ),
     **COMMON,
 )
+
+# %% ../../../nbs/papers/comparison/03_ablations.ipynb #6a0a0003
+def gram_table(
+    people: str = 'sports_hard_dev',  # name of a set
+    folder=None,  # as for `published`
+) -> str:  # Markdown
+    "Rows of `gram`: accuracy with its interval, and order pairs."
+    lines = published('comparison', folder)
+    lines = lines[(lines.table == gram.name) & (lines.set == people)].set_index('row')
+    named = [row.name for row in gram.rows if row.name in lines.index]
+    if not named: return 'Nothing is measured yet.'
+    return markdown_table([
+        {'row': name, 'hard': f'{line["mean"]:.1f} ± {line.mean_sd:.1f}', '95%': f'{line.low:.0f} to {line.high:.0f}',
+         'order pairs': f'{line.order_pairs:.1f}', 'seeds': line.seeds}
+        for name, line in lines.loc[named].iterrows()])
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #90c192cf
 def joints_of(
