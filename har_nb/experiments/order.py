@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch.nn import functional
 
 from ..learning.learner import one_thread
@@ -78,25 +79,27 @@ class InOrder:
                 with torch.inference_mode(): said[step] = head(z[test]).softmax(1).double().numpy()
         return said
 
-    def kept(self,
-        blocks, # of N T D
-        labels:np.ndarray, n_classes:int,
-        setting:int, # steps
-    )->tuple: # a `Make` of an `OrderHead`, and the head, fitted on all clips
-        "The head as a part of a net."
-        width = min(32, *(min(block.shape[0]*block.shape[1], block.shape[2]) for block in blocks))
-        described = Make('har_nb.models.order_heads:OrderHead',
-                         dict(kind=self.kind, shapes=[list(block.shape[1:]) for block in blocks], width=width,
-                              n_classes=n_classes))
-        with one_thread():
-            net, everybody = described.build(), np.arange(len(labels))
-            for place, block in enumerate(blocks):
-                centre, onto = directions(block, width)
-                net.get_buffer(f'centre{place}').copy_(centre)
-                net.get_buffer(f'onto{place}').copy_(onto)
-            z = reduced(blocks, everybody, width)
-            for _, head in self.fitted(z, labels, n_classes, (setting,)): net.head = head
-        return described, net.eval()
+# %% ../../nbs/experiments/09_order.ipynb #420329d5
+@patch
+def kept(self:InOrder,
+    blocks, # of N T D
+    labels:np.ndarray, n_classes:int,
+    setting:int, # steps
+)->tuple: # a `Make` of an `OrderHead`, and the head, fitted on all clips
+    "The head as a part of a net."
+    width = min(32, *(min(block.shape[0]*block.shape[1], block.shape[2]) for block in blocks))
+    described = Make('har_nb.models.order_heads:OrderHead',
+                     dict(kind=self.kind, shapes=[list(block.shape[1:]) for block in blocks], width=width,
+                          n_classes=n_classes))
+    with one_thread():
+        net, everybody = described.build(), np.arange(len(labels))
+        for place, block in enumerate(blocks):
+            centre, onto = directions(block, width)
+            net.get_buffer(f'centre{place}').copy_(centre)
+            net.get_buffer(f'onto{place}').copy_(onto)
+        z = reduced(blocks, everybody, width)
+        for _, head in self.fitted(z, labels, n_classes, (setting,)): net.head = head
+    return described, net.eval()
 
 # %% ../../nbs/experiments/09_order.ipynb #f5c8fdb5
 def seconds_per_fit(
