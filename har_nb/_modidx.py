@@ -2716,6 +2716,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'har_nb/papers/comparison/tables.py')},
             'har_nb.papers.comparison.uses': { 'har_nb.papers.comparison.uses._cell': ( 'papers/comparison/uses.html#_cell',
                                                                                         'har_nb/papers/comparison/uses.py'),
+                                               'har_nb.papers.comparison.uses.ask': ( 'papers/comparison/uses.html#ask',
+                                                                                      'har_nb/papers/comparison/uses.py'),
                                                'har_nb.papers.comparison.uses.measure_uses': ( 'papers/comparison/uses.html#measure_uses',
                                                                                                'har_nb/papers/comparison/uses.py'),
                                                'har_nb.papers.comparison.uses.run_of': ( 'papers/comparison/uses.html#run_of',
