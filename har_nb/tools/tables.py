@@ -9,6 +9,7 @@ __all__ = ['PAPERS', 'COMMON', 'paper_of', 'module_of', 'read_index', 'demo_cost
 # %% ../../nbs/tools/02_tables.ipynb #f3c1bf92
 import csv
 import json
+from functools import cache
 from importlib import import_module, resources
 from importlib.util import find_spec
 
@@ -61,6 +62,7 @@ def read_index()->dict: # name -> what is known of the table
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
 # %% ../../nbs/tools/02_tables.ipynb #0d90589f
+@cache # rows share their functions, and reading comments of source code is slow
 def _meanings(work):
     "Setting -> comment, of a row's function and of the values that hold several of its settings."
     from inspect import signature
