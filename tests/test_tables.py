@@ -227,7 +227,7 @@ def test_a_description_takes_weights_where_they_belong_and_reads_as_what_it_was(
         Make('har_nb.samples.modalities:Frame', {}).build('imagenet')
 
 
-def test_weights_that_cannot_be_had_end_a_run_before_anything_is_decoded(small_set, monkeypatch):
+def test_weights_that_cannot_be_had_end_a_run_before_anything_is_decoded(small_set, tracking, monkeypatch):
     tried = []
 
     def nothing(backbone):
