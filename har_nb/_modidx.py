@@ -1079,6 +1079,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'har_nb/experiments/study.py'),
                                           'har_nb.experiments.study.run_study': ( 'experiments/study.html#run_study',
                                                                                   'har_nb/experiments/study.py'),
+                                          'har_nb.experiments.study.said_of': ( 'experiments/study.html#said_of',
+                                                                                'har_nb/experiments/study.py'),
                                           'har_nb.experiments.study.studied': ( 'experiments/study.html#studied',
                                                                                 'har_nb/experiments/study.py'),
                                           'har_nb.experiments.study.study': ('experiments/study.html#study', 'har_nb/experiments/study.py'),

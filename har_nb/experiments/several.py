@@ -101,6 +101,7 @@ def labels_board(
     rows.append(dict(candidate='chance', mAP=rows[0]['chance']))
     return pd.DataFrame(rows).drop(columns='chance')
 
+# %% ../../nbs/experiments/12_several.ipynb #52e3d7de
 def labels_table(
     result, # `Nested`, of labels N C
     columns, # that count
@@ -112,6 +113,7 @@ def labels_table(
                               AP=value, chance=result.labels[:, place].mean())
                          for place, value in zip(columns, found, strict=True)])
 
+# %% ../../nbs/experiments/12_several.ipynb #e3e644d3
 def labels_page(
     name:str, # of the data set
     result, # `Nested`, of labels N C

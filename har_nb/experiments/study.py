@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['chosen', 'LEAST', 'nets_of', 'file_digest', 'Study', 'judged_classes', 'studied', 'doubted', 'numbers_of', 'keep',
-           'tune', 'classify', 'encoders_for', 'first_looks', 'study', 'run_labels', 'run_study']
+           'tune', 'said_of', 'classify', 'encoders_for', 'first_looks', 'study', 'run_labels', 'run_study']
 
 # %% ../../nbs/experiments/13_study.ipynb #21c244aa
 import hashlib
@@ -78,6 +78,7 @@ def file_digest(file)->str|None: # 64 hex digits
     except OSError as error:
         raise WeightsError(f'{file}: cannot be read ({error.strerror})', 'Check the path') from error
 
+# %% ../../nbs/experiments/13_study.ipynb #7db64218
 @dataclass
 class Study:
     "What a study found, for its report."
@@ -91,6 +92,7 @@ class Study:
     left_out:object = None # the table of `left_out_classes`
     tuned:object = None # `Tuned`, where there was time: a number for the report, which nothing chooses by
 
+# %% ../../nbs/experiments/13_study.ipynb #4d40d69b
 def judged_classes(dataset, least:int=3)->tuple: # names in at least so many groups; the others
     "Classes that can be measured by groups of training clips."
     clips = dataset.clips[dataset.clips.split != 'test']
@@ -99,6 +101,7 @@ def judged_classes(dataset, least:int=3)->tuple: # names in at least so many gro
     counts = each.group.groupby(each.label.str.strip()).nunique().reindex(names, fill_value=0)
     return [name for name in names if counts[name] >= least], [name for name in names if counts[name] < least]
 
+# %% ../../nbs/experiments/13_study.ipynb #b182550c
 def _resumable(folder, said):
     "Keeps what an outer fold gave, and says how far the folds are."
     def done(repeat, fold, make):
@@ -113,6 +116,7 @@ def _resumable(folder, said):
         return made
     return done
 
+# %% ../../nbs/experiments/13_study.ipynb #80e886e0
 def studied(
     job:Job, # its dataset: clips in train, and in test where there is one; its samples: `Together`
     nets, # `FrozenNet`s
@@ -173,6 +177,7 @@ def numbers_of(
     sure = {f'unknown_{name}': value for name, value in asdict(found.doubt).items()} if found.doubt else {}
     return {f'nested_{name}': value for name, value in of_chosen.items()} | sure
 
+# %% ../../nbs/experiments/13_study.ipynb #7bc7853f
 def keep(
     found:Study,
     nets, # `FrozenNet`s
@@ -191,6 +196,7 @@ def keep(
     log_recipe(recipe)
     return net, used
 
+# %% ../../nbs/experiments/13_study.ipynb #ba35f4d9
 def tune(
     net, # `FrozenNet` of images
     found:Study, # finished: all is chosen
@@ -203,6 +209,23 @@ def tune(
     def images(rows): return job.samples.read(found.train[rows])[:, where]
     return tuned_beside(net.build(), images, result.labels, result.groups, result.probabilities['chosen'][0], folds)
 
+# %% ../../nbs/experiments/13_study.ipynb #82b4c6e0
+def said_of(
+    net, used, # from `keep`
+    final, # `Chosen`
+    candidates, # `Candidate`s
+    features:dict, # `Block` -> M F, of other clips
+)->np.ndarray: # M K probabilities
+    "What a net that was kept says of clips whose features are there."
+    by_name = {one.name: one for one in candidates}
+    blocks = [block for name, _ in final.members for block in by_name[name].blocks]
+    encoders = list(dict.fromkeys(block.encoder for block in blocks))
+    places = dict(zip(used, seen_by(dict(parts=used)).places, strict=True))
+    as_read = {(encoders.index(block.encoder), places[block.part].start, places[block.part].stop, block.reading):
+               torch.from_numpy(features[block]) for block in blocks}
+    with torch.inference_mode(): return net.of_features(as_read).softmax(1).numpy()
+
+# %% ../../nbs/experiments/13_study.ipynb #053ff5ec
 def classify(
     job:Job,
     encoders, files, digests, parts, # as in the settings of `chosen`
@@ -220,20 +243,13 @@ def classify(
     net, used = keep(found, nets, candidates, of_train, job.samples, temperature)
     said_by_folds = found.result.probabilities['chosen'].mean(0)
     if len(test := np.setdiff1d(np.arange(len(job.samples)), found.train)):
-        by_name = {one.name: one for one in candidates}
-        blocks = {block: torch.from_numpy(read_by[block][test]) for name, _ in found.final.members
-                  for block in by_name[name].blocks}
-        used_nets = list(dict.fromkeys(block.encoder for name, _ in found.final.members
-                                       for block in by_name[name].blocks))
-        places = dict(zip(used, seen_by(dict(parts=used)).places, strict=True))
-        as_read = {(used_nets.index(block.encoder), places[block.part].start, places[block.part].stop,
-                    block.reading): values for block, values in blocks.items()}
-        with torch.inference_mode(): found.test = net.of_features(as_read).softmax(1).numpy()
+        found.test = said_of(net, used, found.final, candidates, {block: of[test] for block, of in read_by.items()})
         said_by_folds, rows = found.test, job.samples.clip[test]
     if tuned: found.tuned = tune(nets[0], found, job, parts, folds)
     log_report(found, job.samples)
     return Predictions(said_by_folds, rows, numbers_of(found))
 
+# %% ../../nbs/experiments/13_study.ipynb #d5c2ddde
 chosen = Table('study.chosen', 'the best classifier for a folder, and how good choosing it is', 'har study',
                (Row('chosen', classify, modality=seen_by),), unit='video', sample='clip', validation=0.,
                settings=dict(size=160, encoders=[], files=[], digests=[], parts=list(PARTS), folds=5, repeats=3,
@@ -261,6 +277,7 @@ def encoders_for(
     if not found: raise WeightsError('no encoder has weights here', ' '.join(out))
     return found, out
 
+# %% ../../nbs/experiments/13_study.ipynb #c9c7e162
 LEAST = 4 # groups, below which nothing is studied
 
 def first_looks(
@@ -281,6 +298,7 @@ def first_looks(
         raise HarError('too few groups to say how good a classifier is',
                        f'Film two classes on at least {LEAST} occasions, or say what belongs together: --group COLUMN')
 
+# %% ../../nbs/experiments/13_study.ipynb #38260cbe
 def study(
     dataset, # ActionDataset
     minutes:float=15, # for looking and choosing
@@ -314,6 +332,7 @@ def study(
                  unknown=unknown, tuned=plan['tuned'] and not has_several(dataset))
     return run_study(dataset, asked, cache, command)
 
+# %% ../../nbs/experiments/13_study.ipynb #e527c393
 def run_labels(
     job:Job, # as for `classify`
     shared:dict, # settings of `chosen`
@@ -338,6 +357,7 @@ def run_labels(
         log_text(as_html(text, {}), 'report.html')
     return run_id
 
+# %% ../../nbs/experiments/13_study.ipynb #6cdd9c87
 def _plan(cache, dataset, nets, size, minutes):
     "The plan that a study with these settings began with, or a new one."
     about = [dataset.digest, [(net.name, str(net.weights)) for net in nets], size, minutes, 'with heads, tuned']
@@ -348,6 +368,7 @@ def _plan(cache, dataset, nets, size, minutes):
     file.write_text(json.dumps(made))
     return made
 
+# %% ../../nbs/experiments/13_study.ipynb #57df10b9
 def run_study(
     dataset, # ActionDataset
     asked:dict, # settings of `chosen`
