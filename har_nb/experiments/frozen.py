@@ -27,6 +27,7 @@ from .choice import Block, Candidate, Neighbours, coordinates, similarity
 from .order import InOrder, seconds_per_fit
 from .tuned import seconds_to_tune
 from ..learning.features import net_digest
+from ..learning.folded import folded
 from ..learning.recipe import Make, backbone_model
 from ..models.backbones import Weights, WeightsError, resolve
 from ..models.reading import Encoder, read
@@ -140,10 +141,10 @@ def encoded(
     at_once:int=24, # images that the encoder sees together
 )->np.ndarray: # clips T D float32
     "What an encoder makes of images of clips."
-    found, step = [], max(1, at_once//(where.stop - where.start))
+    def images(rows): return torch.from_numpy(samples.read(rows)[:, where]).permute(0, 1, 4, 2, 3).float()/255
+    quick, found, step = folded(encoder, images(slice(0, 1))), [], max(1, at_once//(where.stop - where.start))
     for first in range(rows.start, rows.stop, step):
-        taken = torch.from_numpy(samples.read(slice(first, min(first + step, rows.stop)))[:, where])
-        found.append(encoder(taken.permute(0, 1, 4, 2, 3).float()/255).numpy())
+        found.append(quick(images(slice(first, min(first + step, rows.stop)))).numpy())
     made = np.concatenate(found)
     if not np.isfinite(made).all():
         raise ValueError('the encoder gives numbers that are not finite. Look for NaN in its weights')
