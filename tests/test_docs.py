@@ -74,7 +74,7 @@ def test_notebook_without_a_wing_is_named(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    book = write(tmp_path/'book', index='# Book', **{'data/00_one': '# One'})
+    book = write(tmp_path/'book', index='# Book', **{'data/00_one': '# One\n\n> Of one.'})
     (mine := tmp_path/'mine').mkdir()
     (mine/'thesis.txt').write_text('years of work')
     with pytest.raises(BookError, match='something else'): write_docs(book, mine)
@@ -120,6 +120,6 @@ def test_addresses_outside_are_asked(tmp_path):
     try:
         found = outside_links(write(tmp_path/'book',
                                     index=f'# Book\n\n[one]({base}/here.html) and [other]({base}/gone.html)',
-                                    **{'data/00_one': '# One'})).set_index('address').status
+                                    **{'data/00_one': '# One\n\n> Of one.'})).set_index('address').status
     finally: server.shutdown(); server.server_close()
     assert dict(found) == {f'{base}/here.html': 'working', f'{base}/gone.html': 'broken'}
