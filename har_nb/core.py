@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'COLOURS', 'GAINED', 'LOST', 'printable',
            'HarError', 'nearest', 'FileError', 'unit', 'per_channel', 'normalised', 'no_collection', 'importing_fastai',
-           'stable_id', 'name_of', 'keep_memory', 'NoMemory', 'memory_told', 'figure_style', 'Taps']
+           'stable_id', 'name_of', 'keep_memory', 'NoMemory', 'memory_told', 'figure_style', 'use_figure_style', 'Taps']
 
 # %% ../nbs/00_core.ipynb #c0e00003
 import ctypes
@@ -155,14 +155,22 @@ def memory_told(
 COLOURS = '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000'
 GAINED, LOST = COLOURS[:2]
 
+def _style():
+    import matplotlib
+    return {'figure.dpi': 100, 'font.size': 9, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.fontsize': 'small',
+            'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
+            'axes.prop_cycle': matplotlib.cycler(color=COLOURS)}
+
 @contextmanager
 def figure_style():
     "Inside, matplotlib draws as all of this library's figures are drawn; as a decorator, for a function that draws."
+    from matplotlib import pyplot  # before the style: imported inside, it would show no figure in a notebook later
+    with pyplot.rc_context(_style()): yield
+
+def use_figure_style():
+    "From here on, the figures of a notebook are drawn so."
     import matplotlib
-    style = {'figure.dpi': 100, 'font.size': 9, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.fontsize': 'small',
-             'legend.frameon': False, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.axisbelow': True,
-             'axes.prop_cycle': matplotlib.cycler(color=COLOURS)}
-    with matplotlib.rc_context(style): yield
+    matplotlib.rcParams.update(_style())
 
 # %% ../nbs/00_core.ipynb #c0e00011
 class Taps:

@@ -38,7 +38,8 @@ def run(path, tmp_path, monkeypatch, **flags):
     monkeypatch.setenv('HAR_NB_DATA', str(tmp_path/'data'))
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     before = os.getcwd()
-    try: passed, _ = run_notebook(path, basepath=FOLDER.parent, **flags)
+    try:
+        with plt.rc_context(): passed, _ = run_notebook(path, basepath=FOLDER.parent, **flags)
     finally: os.chdir(before), plt.close('all')
     assert passed, f'{path.name} fails; the traceback stands above'
 

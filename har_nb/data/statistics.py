@@ -73,7 +73,6 @@ def _bars(data, x, y, ax, **kwargs):
     for label in ax.get_xticklabels(): label.set_horizontalalignment('center' if many else 'right')
 
 # %% ../../nbs/data/09_statistics.ipynb #7bf175dd
-@figure_style()
 def _panels(n, classes, height=3):
     import matplotlib.pyplot as plt
     size = max(3.6 + 2.4*n, .12*n*classes), height
@@ -81,6 +80,7 @@ def _panels(n, classes, height=3):
     return figure, axes[0]
 
 # %% ../../nbs/data/09_statistics.ipynb #f40a20cd
+@figure_style()
 def plot_clips_per_class(
     dataset:ActionDataset,
     by_split:bool=False,    # a bar for each split
@@ -97,6 +97,7 @@ def plot_clips_per_class(
     return figure
 
 # %% ../../nbs/data/09_statistics.ipynb #efef1ebc
+@figure_style()
 def plot_durations(
     dataset:ActionDataset,
     clips:pd.DataFrame|None=None,   # its `media`; default: every file is decoded once, now
@@ -116,6 +117,7 @@ def plot_durations(
     return figure
 
 # %% ../../nbs/data/09_statistics.ipynb #c502c86f
+@figure_style()
 def plot_flips_and_effects(
     clips,              # of each clip: its frames T H W 3 uint8, or the path of its video
     edited=None,        # the same clips with effects, in the same order
@@ -135,7 +137,6 @@ def plot_flips_and_effects(
     return _gallery(rows, titles)
 
 # %% ../../nbs/data/09_statistics.ipynb #b7ac34e7
-@figure_style()
 def _gallery(rows, titles):
     import matplotlib.pyplot as plt
     n = max(len(images) for images in rows.values())
@@ -144,7 +145,7 @@ def _gallery(rows, titles):
     for line, (row, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(line, images, strict=True):
             ax.imshow(image)
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(row.replace(', ', ',\n'), fontsize='small')
     for ax, title in zip(axes[0], titles or [''] * n, strict=True): ax.set_title(title, fontsize='small')
     return figure

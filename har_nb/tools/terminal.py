@@ -82,7 +82,7 @@ def draw(
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-    names, console = list(columns), Console(width=width, highlight=False)
+    names, console = list(columns), Console(width=width, highlight=False, force_jupyter=False)
     for places in side_by_side([needed(*column) for column in columns.items()], width):
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
         own = [columns[names[place]] for place in places]
