@@ -547,7 +547,7 @@ def before_training(
 # %% ../../nbs/data/08_audit.ipynb #bf7f38ea
 @patch
 @figure_style()
-def plot(self:Audit, size=(9, 3)): # inches
+def plot(self:Audit, size=(8, 2.8)): # inches
     "Clips by class and split; durations by class; share of each split with siblings in another. A matplotlib figure."
     import matplotlib.pyplot as plt
     counts, overlap = self.tables['classes'].iloc[:-1].drop(columns='groups'), self.tables['overlap']
