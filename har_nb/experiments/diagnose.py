@@ -362,6 +362,9 @@ def diagnose(
         raise DiagnoseError('a net alone does not say how frames are shown to it',
                             'Say it: diagnose(net, dataset, preprocess=...)')
     answers = Preprocessed(net, preprocess, dataset.classes) if preprocess else net
+    if getattr(getattr(answers, 'recipe', None), 'several', False):
+        raise DiagnoseError('clips of this run have several labels, and a probe counts one answer a clip',
+                            'How well each label is found stands in its report: har ui')
     if unknown := sorted(set(dataset.clips.label) - set(answers.classes)):
         raise DiagnoseError(f'the net does not know {", ".join(unknown)}', f'It knows: {", ".join(answers.classes)}')
     redraw, names = redrawing(dataset)
