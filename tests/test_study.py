@@ -12,13 +12,16 @@ if not collecting:
     import torch
 
     from har_nb.data.lists import open_dataset
+    from har_nb.data.video import frames
     from har_nb.experiments import frozen
     from har_nb.experiments import study as module
     from har_nb.experiments.choice import Block, Candidate, choose, outer_fold, similarity
+    from har_nb.experiments.tables import BadClips
     from har_nb.learning.predictor import load_predictor
     from har_nb.learning.tracking import open_store
     from har_nb.models.backbones import small_resnet
     from har_nb.samples import store
+    from har_nb.samples.samplers import Segments
 
 
 @pytest.fixture
@@ -92,10 +95,9 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
 
 def test_what_is_missing_is_told_with_its_remedy(har, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(module, 'first_looks', lambda *args: None)
     done = har('study', folder, '--group', 'person')
     assert done.code == 1 and 'no encoder has weights here' in done.err
-    for name in ('mobilenet_v2', 'r3d_18'): assert f'--encoders {name} --download' in done.err
+    assert '--encoders mobilenet_v2 --download' in done.err and 'r3d_18' in done.err
     assert har('study', folder, '--group', 'person', '--weights', 'x.pth').code == 1
     assert not list(tmp_path.glob('checkpoints/*'))
 
@@ -105,10 +107,14 @@ def test_the_audit_tells_of_a_copy_in_another_group(folder):
     first = table.iloc[0]
     shutil.copy(folder/first.file, folder/first.label/'copy.avi')
     copied = pd.DataFrame([dict(file=f'{first.label}/copy.avi', label=first.label, person='somebody else')])
-    pd.concat([table, copied]).to_csv(folder/'index.csv', index=False)
-    told = []
-    module.first_looks(open_dataset(folder, 'person'), told.append)
+    (folder/first.label/'cut.avi').write_bytes((folder/first.file).read_bytes()[:200])
+    cut = pd.DataFrame([dict(file=f'{first.label}/cut.avi', label=first.label, person=first.person)])
+    pd.concat([table, copied, cut]).to_csv(folder/'index.csv', index=False)
+    told, dataset = [], open_dataset(folder, 'person')
+    with pytest.raises(BadClips, match='cut.avi'): module.first_looks(dataset, told.append)
     assert any('copy' in line and first.file in line for line in told)
+    kept = module.first_looks(dataset, told.append, 'skip')
+    assert set(dataset.clips.path) - set(kept.clips.path) == {f'{first.label}/cut.avi'}
 
 
 def test_who_chooses_cannot_see_the_outer_fold():
@@ -137,3 +143,36 @@ def test_real_clips_are_told_apart(har, shared_data):
     assert done.code == 0, done.err
     board = load_table('candidates.csv', done.out.partition('--run ')[2].split(';')[0]).set_index('candidate')
     assert board.accuracy['chosen'] > .65 > board.accuracy['largest class']
+
+
+@pytest.mark.slow
+def test_a_net_for_video_sees_its_own_clips(har, folder, weights, tmp_path, monkeypatch):
+    "Beside a net for images: frames as torchvision prepares them, all in one sample, and one net that predicts."
+    from torchvision.models.video import R3D_18_Weights, r3d_18
+    torch.save(r3d_18().state_dict(), tmp_path/'r3d.pth')
+    monkeypatch.setattr(frozen, 'planned_heads', lambda *args: ([], [], 0))
+    monkeypatch.setattr(frozen, 'parts_of', lambda net: ['r3d_18: clip'] if net.clips else ['frames'])
+    shown, ours = [], frozen.encoded
+    def seen(encoder, samples, where, rows):
+        if encoder.clips: shown.append(samples.read([0])[0][where])
+        return ours(encoder, samples, where, rows)
+    monkeypatch.setattr(frozen, 'encoded', seen)
+    every = module.candidates_of
+    monkeypatch.setattr(module, 'candidates_of', lambda *args: [one for one in every(*args) if 'mean' in one.name
+                                                                or 'clip' in one.name])
+    done = har('study', folder, '--group', 'person', '--size', 48, '--encoders', 'small_resnet', 'r3d_18', '--weights',
+               weights, tmp_path/'r3d.pth')
+    assert done.code == 0, done.err
+    assert 'r3d_18 sees clip' in done.err and 'instead of 48' in done.err
+    run = done.out.partition('--run ')[2].split(';')[0]
+    assert 'r3d_18: clip' in set(load_table('candidates.csv', run).candidate)
+    dataset = open_dataset(folder, 'person')
+    film = frames(dataset.paths[0])
+    clip = film[Segments(16)(len(film))[0]]
+    theirs = R3D_18_Weights.DEFAULT.transforms()(torch.from_numpy(clip).permute(0, 3, 1, 2))
+    own = R3D_18_Weights.DEFAULT.transforms()
+    stored = torch.from_numpy(shown[0]).permute(3, 0, 1, 2).float()/255
+    mean, std = (torch.tensor(value).view(3, 1, 1, 1) for value in (own.mean, own.std))
+    assert ((stored - mean)/std - theirs).abs().max() < 1e-5
+    assert load_predictor(run).predict(dataset.paths[0]).video.sum() == pytest.approx(1, abs=1e-5)
+    assert har('rerun', run).code == 0

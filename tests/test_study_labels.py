@@ -1,4 +1,6 @@
 "Several labels a clip: `har study` finds each of them, and its run says how probable each is."
+import json
+
 import pandas as pd
 import pytest
 from later import collecting
@@ -26,23 +28,62 @@ def labelled(folder): # noqa: F811
     return folder, [first, second]
 
 
-def test_labels_are_found_and_said(har, labelled, weights, monkeypatch): # noqa: F811
-    root, names = labelled
+@pytest.fixture
+def few(monkeypatch):
+    "Three candidates are enough here."
     every = module.candidates_of
     monkeypatch.setattr(module, 'candidates_of', lambda seen, heads: every(seen, heads)[1:4])
-    done = har('study', root, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48)
-    assert done.code == 0, done.err
-    assert 'several labels a clip' in done.err and '**mAP' in done.out
-    run = done.out.partition('--run ')[2].split(';')[0]
+
+
+def test_labels_are_found_said_and_measured_again(har, labelled, weights, few, tmp_path): # noqa: F811
+    root, names = labelled
+    told, dataset = [], open_dataset(root, 'person')
+    run = module.study(dataset, encoders=['small_resnet'], weights=[weights], size=48, cache=tmp_path, repeats=1,
+                       unknown=True, said=told.append, files=False)
+    told = '\n'.join(told)
+    assert 'several labels a clip' in told and 'heads that read order' not in told
     board, table = load_table('candidates.csv', run), load_table('labels.csv', run)
     assert (board.candidate.iloc[0], board.candidate.iloc[-1]) == ('chosen', 'chance') and list(table.label) == names
-    assert 'macro F1' not in load_text('report.md', run) and 'Labels' in load_text('report.html', run)
-    assert open_store().get_run(run).data.metrics['nested_mAP'] == pytest.approx(board.mAP[0])
-    dataset = open_dataset(root, 'person')
+    report = load_text('report.md', run)
+    assert '**mAP' in report and 'macro F1' not in report and '## How sure' in report
+    assert 'Labels' in load_text('report.html', run)
+    logged = open_store().get_run(run).data
+    assert logged.metrics['nested_mAP'] == pytest.approx(board.mAP[0])
+    limits, about = json.loads(logged.tags['labels_above']), load_table('thresholds.csv', run)
+    assert set(limits) == set(names) and about.above.tolist() == pytest.approx([limits[name] for name in names])
+    assert list(load_table('left_out_labels.csv', run).label) == names # each stands alone on some clips
     assert labels_of(dataset)[1].sum(1).max() == 2
     said = load_predictor(run).predict(dataset.paths[0])
     assert said.classes == tuple(names) and ((said.video > 0) & (said.video < 1)).all()
-    assert har('predict', dataset.paths[0], '--run', run).code == 0
-    refused = har('study', root, '--group', 'person', '--encoders', 'small_resnet', '--weights', weights, '--size', 48,
-                  '--unknown')
-    assert refused.code == 1 and '--unknown is for one class a clip' in refused.err
+    predicted = har('predict', dataset.paths[0], '--run', run, '--top', 1, '--json')
+    assert predicted.code == 0
+    shown = {row['class']: row['known'] for row in json.loads(predicted.out)['predictions']}
+    above = {name for name, p in zip(names, said.video, strict=True) if p >= limits[name]}
+    assert {name for name, known in shown.items() if known == 'yes'} == above
+    assert above or set(shown.values()) == {'none of these'}
+    again = har('rerun', run)
+    assert again.code == 0, again.out + again.err
+    refused = har('diagnose', run)
+    assert refused.code == 1 and 'several labels' in refused.err
+
+
+def test_a_test_of_several_labels_is_read_once(tracking, labelled, weights, few, monkeypatch, tmp_path): # noqa: F811
+    root, names = labelled
+    table = pd.read_csv(root/'index.csv')
+    tested = sorted(table.person.unique())[:2]
+    parts = table.person.isin(tested).map({True: 'test', False: 'train'})
+    table.assign(split=parts, take=table.file).to_csv(root/'index.csv', index=False) # each clip by itself: six and six
+    read, ours, dataset = [], module.said_of, open_dataset(root, 'take')
+    monkeypatch.setattr(module, 'said_of', lambda *args: read.append(1) or ours(*args))
+    monkeypatch.setattr(module, 'judged_classes', lambda dataset: (names, []))
+    monkeypatch.setattr(module, 'judged_labels', lambda labels, groups: range(2))
+    run = module.study(dataset, encoders=['small_resnet'], weights=[weights], size=48, cache=tmp_path, repeats=1,
+                       files=False)
+    logged = open_store().get_run(run).data.metrics
+    assert len(read) == 1 and 'read once' in load_text('report.md', run)
+    assert logged['test_low'] <= logged['test_mAP'] <= logged['test_high']
+    said = load_table('predictions.parquet', run)
+    assert sorted(said.path) == sorted(dataset.test.clips.path)
+    place = dataset.clips.path.tolist().index(said.path[0])
+    by_net = load_predictor(run).predict(dataset.paths[place])
+    assert said[[f'p_{name}' for name in names]].iloc[0].tolist() == pytest.approx(by_net.video.tolist(), abs=1e-4)

@@ -204,7 +204,8 @@ def _group_findings(dataset):
             found.append(('file across splits', 'error', path, f'clips of this file are in {names}'))
     if len(dataset) > 1 and groups.is_unique:
         found.append(('no groups', 'note', dataset.name, 'every clip is a group of its own: siblings on both sides of '
-                      'a split cannot be seen. Say which clips belong together'))
+                      'a split cannot be seen. Say which clips belong together: a column of index.csv, and '
+                      '--group COLUMN'))
     return found
 
 # %% ../../nbs/data/08_audit.ipynb #a7268674

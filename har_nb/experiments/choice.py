@@ -153,9 +153,14 @@ def losses(
 # %% ../../nbs/experiments/06_choice.ipynb #ad46db4c
 def kinds(
     labels:np.ndarray, # N int, or N C of 0 and 1
+    groups:np.ndarray, # N
+    least:int=3, # groups of a combination; rarer ones would all be dealt to the same fold
 )->np.ndarray: # N int: what folds are balanced over
-    "Classes; or the combinations of labels that there are."
-    return labels if labels.ndim == 1 else np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    "Classes; or the combinations of labels, rare ones together."
+    if labels.ndim == 1: return labels
+    combination = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    there = pd.Series(groups).groupby(combination).nunique()
+    return np.where(np.isin(combination, there.index[there >= least]), combination, -1)
 
 def inner_predictions(
     similar:dict, # block -> N N, or N T D where a method wants sequences; of training clips alone
@@ -167,7 +172,7 @@ def inner_predictions(
     seed:int=0, # of the folds
 )->dict: # name -> setting -> N n_classes
     "What each candidate says of each training clip when its group is left out."
-    part, said = split_groups(kinds(labels), groups, (1/folds,)*folds, seed), {}
+    part, said = split_groups(kinds(labels, groups), groups, (1/folds,)*folds, seed), {}
     for fold in range(folds):
         train, test = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
         if not len(test) or not len(train): continue
@@ -307,7 +312,7 @@ def nested(
     shape, made, curve, choices = (repeats, len(labels), len(classes)), {}, {}, []
     done = done or (lambda repeat, fold, make: make())
     for repeat in range(repeats):
-        part = split_groups(kinds(labels), groups, (1/folds,)*folds, 1000 + repeat)
+        part = split_groups(kinds(labels, groups), groups, (1/folds,)*folds, 1000 + repeat)
         for fold in np.unique(part):
             here = part == fold
             measured = partial(outer_fold, similar, labels, groups, candidates, len(classes), images, here, repeat)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETWEEN', 'ALONE', 'has_several', 'labels_of', 'EachLabel', 'for_labels', 'judged_labels', 'precisions',
-           'label_scores', 'labels_board', 'labels_table', 'labels_page']
+           'label_scores', 'labels_board', 'labels_table', 'tested_numbers', 'label_limits', 'LabelDoubt',
+           'measured_limits', 'left_out_labels', 'log_labels', 'label_doubt_lines', 'tested_lines', 'labels_page']
 
 # %% ../../nbs/experiments/12_several.ipynb #a430a329
 from dataclasses import dataclass, replace
@@ -12,8 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .choice import CS, Logistic, losses
-from .results import markdown_table
+from ..data.dataset import split_groups
+from .choice import CS, Logistic, kinds, losses, said_of
+from .results import Predictions, markdown_table
+from .unknown import KEPT, allowed, strangest
+from ..learning.runs import log_metrics, log_table
 
 # %% ../../nbs/experiments/12_several.ipynb #76fb7899
 BETWEEN = ';' # labels of a clip
@@ -113,20 +117,156 @@ def labels_table(
                               AP=value, chance=result.labels[:, place].mean())
                          for place, value in zip(columns, found, strict=True)])
 
+# %% ../../nbs/experiments/12_several.ipynb #12ab0002
+def tested_numbers(
+    said:np.ndarray, # N C: what the kept net says of the test clips
+    labels:np.ndarray, # N C of 0 and 1
+    groups:np.ndarray, # N
+    classes, # names of the labels
+)->tuple[dict, pd.DataFrame]: # as `label_scores`, empty where no label counts; label, clips, groups, AP, chance
+    "What a test says of a net that was trained on other groups."
+    columns = judged_labels(labels, groups, least=2)
+    rows = [dict(label=classes[place], clips=int(labels[:, place].sum()),
+                 groups=len(np.unique(groups[labels[:, place] == 1])), AP=value, chance=labels[:, place].mean())
+            for place, value in zip(columns, precisions(said[None], labels, columns), strict=True)]
+    found = label_scores(said[None], labels, groups, columns) if len(columns) else {}
+    return found, pd.DataFrame(rows, columns=['label', 'clips', 'groups', 'AP', 'chance'])
+
+# %% ../../nbs/experiments/12_several.ipynb #12ab0004
+def label_limits(
+    probabilities:np.ndarray, # repeats N C: of clips whose groups were not trained on
+    labels:np.ndarray, # N C of 0 and 1
+    groups:np.ndarray, # N
+    columns, # places of the labels that count
+)->np.ndarray: # C: from which probability on a label is said; infinity: never
+    "A threshold for each label, of the groups that have it."
+    limits = np.full(labels.shape[1], np.inf)
+    for place in columns:
+        has = labels[:, place] == 1
+        level = allowed(len(np.unique(groups[has])))
+        if level is None: continue
+        strange, times = -probabilities[:, has, place].ravel(), np.tile(groups[has], len(probabilities))
+        limits[place] = -strangest(strange, times, min(level, KEPT))
+    return limits
+
+# %% ../../nbs/experiments/12_several.ipynb #12ab0006
+@dataclass(frozen=True)
+class LabelDoubt:
+    "Thresholds of labels, and what they were worth on groups that they were not chosen on."
+    limits:np.ndarray # C, from `label_limits`
+    table:pd.DataFrame # label, groups, promised, above (probability), found (share of its clips), wrong (of others)
+    none:float # share of clips with a label that counts, of which none is said
+
+def measured_limits(
+    probabilities, labels, groups, columns, # as for `label_limits`
+    classes, # names of the labels
+    folds:int=10, # of groups
+)->LabelDoubt:
+    "Thresholds of all clips, with what they were worth: each fold of groups by thresholds of the others."
+    limits, (_, group) = label_limits(probabilities, labels, groups, columns), np.unique(groups, return_inverse=True)
+    said, rows = np.zeros(probabilities.shape, bool), []
+    for fold in range(min(folds, group.max() + 1)):
+        here = group % folds == fold
+        said[:, here] = probabilities[:, here] >= label_limits(probabilities[:, ~here], labels[~here], groups[~here],
+                                                               columns)
+    for place in columns:
+        has = labels[:, place] == 1
+        n_groups = len(np.unique(groups[has]))
+        rows.append(dict(label=classes[place], groups=n_groups, promised=min(allowed(n_groups), KEPT),
+                         above=limits[place], found=said[:, has, place].mean(), wrong=said[:, ~has, place].mean()))
+    known = labels[:, columns].any(1)
+    return LabelDoubt(limits, pd.DataFrame(rows), float(1 - said.any(2)[:, known].mean()))
+
+# %% ../../nbs/experiments/12_several.ipynb #12ab0008
+def left_out_labels(
+    similar:dict, labels:np.ndarray, groups:np.ndarray, candidates, classes, # as for `nested`
+    members, # of (name, setting): the classifier that is kept
+    columns, # places of the labels that count
+    folds:int=5,
+)->pd.DataFrame: # label, clips (with it alone), none (share that is said to show none), known_none (of known clips)
+    "What thresholds do on clips whose only label was not trained on."
+    rows, part = [], split_groups(kinds(labels, groups), groups, (1/folds,)*folds, 2000)
+    for place in columns:
+        known, alone = labels[:, place] == 0, (labels[:, place] == 1) & (labels.sum(1) == 1)
+        if not alone.any(): continue
+        others = [other for other in columns if other != place]
+        said, none = np.zeros((1, *labels.shape)), np.zeros(len(labels), bool)
+        for fold in np.unique(part):
+            train, test = np.flatnonzero(known & (part != fold)), np.flatnonzero(part == fold)
+            said[0, test] = said_of(members, similar, train, test, labels[train], candidates, len(classes))
+        for fold in np.unique(part):
+            here, rest = part == fold, known & (part != fold)
+            none[here] = (said[0, here] < label_limits(said[:, rest], labels[rest], groups[rest], others)).all(1)
+        shown = known & labels[:, others].any(1)
+        rows.append(dict(label=classes[place], clips=int(alone.sum()), none=none[alone].mean(),
+                         known_none=none[shown].mean()))
+    return pd.DataFrame(rows, columns=['label', 'clips', 'none', 'known_none'])
+
+# %% ../../nbs/experiments/12_several.ipynb #12ab0012
+def log_labels(
+    predictions:Predictions, # of labels
+    dataset, # ActionDataset
+    seconds:float, # that the row took
+)->None:
+    "Log numbers and predictions of labels to the open run."
+    names = labels_of(dataset)[0]
+    said = pd.DataFrame(predictions.probabilities.astype(np.float32), columns=[f'p_{name}' for name in names])
+    predicted = [f'{BETWEEN} '.join(np.array(names)[row >= .5]) for row in predictions.probabilities]
+    clips = dataset.clips.iloc[predictions.clip][['path', 'label', 'group']].reset_index(drop=True)
+    log_metrics(dict(seconds=seconds) | predictions.metrics)
+    log_table(pd.concat([clips.assign(predicted=predicted), said], axis=1), 'predictions.parquet')
+    log_table(said.assign(clip=predictions.clip), 'samples.parquet')
+
+# %% ../../nbs/experiments/12_several.ipynb #12ab0010
+def _percents(table, *columns):
+    shown = table.round(3).astype(object).where(table.notna(), '')
+    return shown.assign(**{name: [f'{100*value:.1f}' if pd.notna(value) else '' for value in table[name]]
+                           for name in columns if name in table})
+
+def label_doubt_lines(
+    doubt:LabelDoubt,
+    left_out:pd.DataFrame, # from `left_out_labels`
+)->list: # of lines of Markdown
+    "What is said of a clip, and what happens to a clip of another label."
+    lines = ['## How sure', '', 'A label is said from its own threshold on (`above`): as many new groups that have the '
+             'label are promised to reach it as their number allows, 90% at most. Measured on groups that the '
+             'thresholds were not chosen on (%; `wrong`: said of clips without the label):', '',
+             markdown_table(_percents(doubt.table, 'promised', 'above', 'found', 'wrong').to_dict('records')), '',
+             f'{100*doubt.none:.1f}% of the clips that have a label are said to show none.', '']
+    if not len(left_out):
+        return [*lines, 'No label stands alone on any clip, so none could be left out: what is said of a clip of '
+                'another action is not known.', '']
+    shown = _percents(left_out, 'none', 'known_none').rename(columns=dict(none='said to show none',
+                                                                          known_none='known, said to show none'))
+    return [*lines, 'Each label left out of training with all its clips, and those that have no other label judged '
+            '(%):', '', markdown_table(shown.to_dict('records')), '']
+
+def tested_lines(
+    found:dict, table:pd.DataFrame, # from `tested_numbers`
+    clips:int,
+)->list: # of lines of Markdown
+    "What the test says."
+    if not found:
+        return ['## Test', '', f'{clips} clips, and no label lies in two of their groups: nothing is measured.', '']
+    return ['## Test', '', f'The {clips} clips of its own test, read once, by the net that is kept: mAP '
+            f'{100*found["mAP"]:.1f} (95% interval {100*found["low"]:.1f} to {100*found["high"]:.1f}, over groups; '
+            f'chance {100*found["chance"]:.1f}), of the labels that lie in two groups or more.', '',
+            markdown_table(_percents(table, 'AP', 'chance').to_dict('records')), '']
+
 # %% ../../nbs/experiments/12_several.ipynb #e3e644d3
 def labels_page(
     name:str, # of the data set
     result, # `Nested`, of labels N C
     final, # `Chosen` on all clips
+    columns, # places of the labels that count
+    more=(), # lines: `tested_lines`, `label_doubt_lines`
 )->str: # Markdown
     "What a study of several labels found."
-    columns = judged_labels(result.labels, result.groups)
     board, table = labels_board(result, columns), labels_table(result, columns)
     few = [one for place, one in enumerate(result.classes) if place not in columns]
     best = board.iloc[0]
-    shown = board.assign(**{number: [f'{100*value:.1f}' if pd.notna(value) else '' for value in board[number]]
-                            for number in ('mAP', 'low', 'high')}).round(3).fillna('')
-    about = table.assign(AP=(100*table.AP).round(1), chance=(100*table.chance).round(1))
+    board['times_chosen'] = [f'{times:.0f}' if pd.notna(times) else '' for times in board.times_chosen]
+    shown, about = _percents(board, 'mAP', 'low', 'high'), _percents(table, 'AP', 'chance')
     lines = [f'# {name}', '', f'{len(result.labels)} clips in {len(np.unique(result.groups))} groups, '
              f'{len(result.classes)} labels, {result.labels.sum(1).mean():.1f} a clip.', '',
              f'**mAP {100*best.mAP:.1f}** (95% interval {100*best.low:.1f} to {100*best.high:.1f}, over groups; chance '
@@ -135,4 +275,4 @@ def labels_page(
              f'Kept, trained on everything: {final.name}.', '']
     if few: lines += [f'In fewer than three groups, or in all, trained on and not judged: {", ".join(few)}.', '']
     return '\n'.join([*lines, '## In the same folds', '', markdown_table(shown.to_dict('records')), '', '## Labels',
-                      '', markdown_table(about.to_dict('records')), ''])
+                      '', markdown_table(about.to_dict('records')), '', *more])

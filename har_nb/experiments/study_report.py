@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['judged_result', 'classes_table', 'percent', 'advice', 'plot_curve', 'worst_clips', 'plot_strips', 'doubt_lines',
-           'tuned_lines', 'page', 'as_html', 'log_report']
+           'tuned_lines', 'alone_line', 'page', 'as_html', 'log_report']
 
 # %% ../../nbs/experiments/07_study_report.ipynb #4d6546b2
 import base64
@@ -83,10 +83,12 @@ def plot_curve(
     drawn = np.array([extrapolated(result, wanted) for wanted in further])*100
     ax = plt.subplots(figsize=(5, 3), layout='constrained')[1]
     ax.fill_between(further, drawn[:, 1], drawn[:, 2], alpha=.15)
-    ax.plot(further, drawn[:, 0], '--')
+    ax.plot(further, drawn[:, 0], '--', label='drawn on')
     ax.errorbar(points.groups, 100*points.accuracy,
-                100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3)
+                100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3,
+                label='measured')
     ax.set(xlabel='groups trained on', ylabel='accuracy, %', ylim=(0, 100))
+    ax.legend(loc='lower right')
     return ax
 
 # %% ../../nbs/experiments/07_study_report.ipynb #7b09def5
@@ -161,6 +163,16 @@ def tuned_lines(
             f'({percent(tuned.low)} to {percent(tuned.high)}) on the {tuned.clips} clips of its first fold, where what '
             f'was chosen reaches {percent(tuned.chosen)}. It cannot be chosen, and one fold says little.', '']
 
+# %% ../../nbs/experiments/07_study_report.ipynb #b4f5fcb1
+def alone_line(
+    found, # `Study`
+)->list: # of lines of Markdown
+    "A warning where each clip is a group of its own."
+    if len(np.unique(found.result.groups)) < len(found.result.groups): return []
+    return ['**Every clip counts as a recording of its own.** Where several show the same person, place or take, '
+            'these numbers are too high: say which belong together, in a column of index.csv, and name it: --group '
+            'COLUMN.', '']
+
 # %% ../../nbs/experiments/07_study_report.ipynb #b4f5fca8
 def page(
     found, # `Study`
@@ -181,7 +193,8 @@ def page(
              f'over groups), balanced {percent(chosen.balanced)}, '
              f'macro F1 {percent(chosen.macro_f1)}: of *choosing* among {len(found.result.probabilities) - 1} '
              'candidates, on groups that neither the choice nor the training saw.', '',
-             f'Kept, trained on everything: {found.final.name}.{apart}', '', *[f'- {line}' for line in advice(result)],
+             *alone_line(found), f'Kept, trained on everything: {found.final.name}.{apart}', '',
+             *[f'- {line}' for line in advice(result)],
              '', '## In the same folds', '',
              _shown(board, ['accuracy', 'low', 'high', 'balanced', 'macro_f1']), '', '## Classes', '',
              markdown_table(classes_table(result).round(0).to_dict('records')), '']

@@ -184,6 +184,7 @@ class Table:
     validation:float = .3 # share of the training groups that validates; 0: none
     chosen:str = '' # what is chosen by validation: 'when to stop'; '': nothing
     later:dict = field(default_factory=dict) # settings that came after its first runs -> what they are where unsaid
+    logged:Callable|None = None # (predictions, dataset, seconds) -> None: where they are not those of one class a clip
 
     def __post_init__(self):
         self.look_at_words()
@@ -509,11 +510,13 @@ def run_row(
         started = time.perf_counter()
         if not trained:
             with system_metrics(): predictions = call_row(row.work, job, own)
-        if not helper():
+        seconds, metrics = time.perf_counter() - started, {}
+        if table.logged and not helper(): table.logged(predictions, job.dataset, seconds)
+        elif not helper():
             metrics, videos = measure(predictions, job.dataset, table.sample, pairs)
-            log_results(predictions, dict(seconds=time.perf_counter() - started) | metrics, videos)
+            log_results(predictions, dict(seconds=seconds) | metrics, videos)
             log_pictures(job.dataset.root, run_id, job.members.get(row.needs[0]) if row.needs else None)
-            if not trained: log_model(run_id, metrics)
+        if not (helper() or trained): log_model(run_id, metrics)
     return predictions, trained or run_id
 
 # %% ../../nbs/experiments/01_tables.ipynb #18ebf6ae

@@ -175,12 +175,14 @@ def export_judged(
     root=None, # folder of the videos, default where they were
     most_clips:int=100, # to judge by; a third of them calibrates
     trust=() # packages that its recipe may import from
-)->tuple: # largest difference of scores with 32 bits; `Judged`, None where no videos are there and nothing is rounded
+)->tuple: # largest difference of scores with 32 bits; `Judged`, None where there is nothing to judge by, nor rounded
     "Write the net of a run if it keeps its accuracy. Raises `ExportError`; then nothing is left behind."
     file = Path(file)
     _may_be_written(file, precision)
     predictor = load_predictor(run_id, 'cpu', trust)
-    try: part, clips = _judging(run_id, most_clips, root)
+    try:
+        if predictor.recipe.several: raise ExportError('clips of this run have several labels, and accuracy is of one')
+        part, clips = _judging(run_id, most_clips, root)
     except ExportError:
         if precision != 'float32' or root: raise
         return export_run(run_id, file, tolerance, trust), None

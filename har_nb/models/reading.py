@@ -38,9 +38,11 @@ class Encoder(nn.Module):
         mean, std, # of red, green, blue in 0..1, that the net expects
         clips:bool=False, # whether the net sees clips
         size=None, # side of its inputs, pixels; None: as they come
+        corner=None, # height, width of the upper left part that its images take up; None: all of it
     ):
         super().__init__()
         self.net, self.clips, self.size = net.requires_grad_(False).eval(), clips, size
+        self.corner = corner and tuple(corner)
         for name, value in dict(mean=mean, std=std).items():
             self.register_buffer(name, torch.tensor(value).reshape(3, 1, 1), persistent=False)
     def train(self, mode:bool=True): return super().train(False) # frozen: batch norm keeps its numbers
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
     )->torch.Tensor: # B T D, or B 1 D of an encoder for clips
         batch, length = images.shape[:2]
         x = images.flatten(0, 1)
+        if self.corner: x = x[..., :self.corner[0], :self.corner[1]]
         if self.size and tuple(x.shape[-2:]) != (self.size, self.size):
             x = nn.functional.interpolate(x, (self.size, self.size), mode='bilinear', antialias=True)
         x = (x - self.mean)/self.std

@@ -74,7 +74,7 @@ def pictures(self:Preparation,
     frames:np.ndarray, # T H W 3 uint8 RGB
 )->np.ndarray: # T crop 3 uint8
     "Scaled and cut."
-    plain = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    plain = torch.from_numpy(np.require(frames, requirements=['C', 'W'])).permute(0, 3, 1, 2)
     size = self.scaled_size(*plain.shape[-2:])
     if plain.shape[-2:] != size: plain = SCALING[self.scaling](plain, size)
     if size[0] < self.crop[0] or size[1] < self.crop[1]:

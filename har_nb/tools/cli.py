@@ -122,8 +122,8 @@ def _page_options(to):
     c.add_argument('shell', choices=tuple(completion.SHELLS))
 
 # %% ../../nbs/tools/09_cli.ipynb #4ed379d4
-GROUPS = {'tables of the papers': ('tables', 'run', 'compare', 'rerun', 'figure', 'study', 'diagnose'),
-          'trained runs': ('predict', 'watch', 'export'), 'data sets': ('data', 'audit'),
+GROUPS = {'your own videos': ('audit', 'study'), 'trained runs': ('predict', 'watch', 'export', 'diagnose', 'rerun'),
+          'tables of the papers': ('tables', 'run', 'compare', 'figure'), 'data sets': ('data',),
           'to begin with, and pages': ('demo', 'ui', 'lab', 'completion')}
 
 def in_groups(
@@ -139,7 +139,7 @@ def in_groups(
 # %% ../../nbs/tools/09_cli.ipynb #a7dadae6
 def parser()->Parser:
     "Every command with its options."
-    about = 'Human action recognition in short videos: run and compare the tables of five papers.'
+    about = 'Human action recognition in short videos: a classifier for your own, and the tables of five papers.'
     top = Parser('har', description=about, formatter_class=Help, usage='har COMMAND ...')
     to = top.add_subparsers(dest='command', required=True, metavar='COMMAND', help=argparse.SUPPRESS, prog='har',
                             parser_class=Parser)

@@ -9,6 +9,7 @@ __all__ = ['SETTINGS', 'MEANS', 'run', 'share_or_none', 'typed', 'setting', 'che
 # %% ../../nbs/tools/06_commands.ipynb #0b4f6bb1
 import ast
 import gc
+import json
 import math
 import os
 import re
@@ -202,14 +203,23 @@ def doubted(
     table, # from `predict_videos`
     run:str, # id of a run
 ): # the same; with a column `known` where the run has thresholds
-    "What the thresholds of a run say: 'likely', 'none of these', or nothing."
+    "What the thresholds of a run say: 'likely', 'none of these', or nothing; of several labels 'yes' for each."
     from har_nb.learning.tracking import open_store
     tags = open_store().get_run(run).data.tags
+    if 'labels_above' in tags: return _labelled(table, json.loads(tags['labels_above']))
     if 'none_below' not in tags: return table
     best = table.groupby('path').probability.transform('max')
     likely = table.probability >= float(tags.get('set_above', 1))
     known = likely.map({True: 'likely', False: ''})
     known[best < float(tags['none_below'])] = 'none of these'
+    return table.assign(known=known)
+
+# %% ../../nbs/tools/06_commands.ipynb #5aac4304
+def _labelled(table, limits): # label -> its threshold
+    above = table.probability >= table['class'].map(limits).fillna(2).astype(float)
+    said = above.groupby(table.path).transform('any')
+    known = above.map({True: 'yes', False: ''})
+    known[~said & table['rank'].notna()] = 'none of these'
     return table.assign(known=known)
 
 # %% ../../nbs/tools/06_commands.ipynb #5aac4347
@@ -229,7 +239,10 @@ def predict(args)->None:
         table = predict_timeline(predictor, args.videos[0], args.window, args.step, args.fps)
         try: plot_timeline(table).savefig(args.timeline)
         except ValueError as e: raise UsageError(str(e)) from e
-    else: table = doubted(predict_videos(predictor, args.videos, args.top), args.run)
+    else:
+        table = doubted(predict_videos(predictor, args.videos, len(predictor.classes)), args.run)
+        said = table['known'].eq('yes') if 'known' in table else False
+        table = table[~table['rank'].gt(args.top).fillna(False) | said].reset_index(drop=True)
     if args.csv: write_csv(table, args.csv)
     else: screen().table('predictions', table)
     if 'error' in table and table.error.ne('').any(): sys.exit(1)
@@ -249,7 +262,7 @@ def export(args)->None:
     size = Path(args.file).stat().st_size/2**20
     screen().say(f'{args.file}: {size:.1f} MiB. Its scores differ from those of the run by '
                  f'{found:.0e} of the largest; what it needs to be used stands in it as har_nb.json')
-    screen().say(str(judged or 'Its videos are not there: accuracy is not judged'))
+    screen().say(str(judged or 'Accuracy is not judged: its videos are not there, or have several labels'))
 
 # %% ../../nbs/tools/06_commands.ipynb #274afc7c
 def rerun(args)->None:
@@ -276,7 +289,8 @@ def study(args)->None:
     dataset = _classes_of(open_any(args.folder, args.group, args.split, None, args.leave_out), args.classes)
     def said(line): print(f'har: {line}', file=sys.stderr, flush=True)
     run_id = work(dataset, args.minutes, args.encoders, args.weights or (), args.size, args.download,
-                  cache=data_folder()/'cache', unknown=args.unknown, said=said, command=typed(args.words))
+                  cache=data_folder()/'cache', unknown=args.unknown, said=said,
+                  files='skip' if args.skip_bad else True, command=typed(args.words))
     out = screen()
     out.note(run=run_id, candidates=load_table('candidates.csv', run_id).to_dict('records'))
     out.say(load_text('report.md', run_id))

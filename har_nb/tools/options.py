@@ -212,6 +212,7 @@ def _study_options(to):
     c.add_argument('--unknown', action='store_true',
                    help='calibrate its probabilities, and find below which a clip shows none of the classes')
     c.add_argument('--classes', help='only these classes, separated by commas')
+    c.add_argument('--skip-bad', action='store_true', help='go on without clips that cannot be read')
     c.add_argument('--split', type=number_or_name,
                    help='number of the split of its lists, or the column of splits of index.csv; its test is read once')
 
