@@ -2134,6 +2134,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'har_nb/models/attention_fusion.py'),
                                                 'har_nb.models.attention_fusion._short_stream': ( 'models/attention_fusion.html#_short_stream',
                                                                                                   'har_nb/models/attention_fusion.py'),
+                                                'har_nb.models.attention_fusion._vgg_stream': ( 'models/attention_fusion.html#_vgg_stream',
+                                                                                                'har_nb/models/attention_fusion.py'),
                                                 'har_nb.models.attention_fusion.attend': ( 'models/attention_fusion.html#attend',
                                                                                            'har_nb/models/attention_fusion.py'),
                                                 'har_nb.models.attention_fusion.attention_maps': ( 'models/attention_fusion.html#attention_maps',

@@ -396,7 +396,7 @@ def _draw_strips(figure, strips, names, lines):
     for place, name in enumerate(names):
         ax = figure.add_axes((.27, 1 - (place + 1.95)/lines, .38, .9/lines))
         ax.imshow(np.concatenate([*strips[name]], 1), aspect='auto')
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], frame_on=False)
         ax.set_ylabel(name, rotation=0, ha='right', va='center', fontsize='small')
 
 def _draw_differences(ax, table):
@@ -410,7 +410,9 @@ def _draw_differences(ax, table):
         ax.text(1.03, y, f'{changed:.0f}%', transform=beside, va='center', fontsize='small')
     ax.text(1.03, -1, 'changed', transform=beside, va='center', fontsize='small')
     ax.text(.5, -1, 'accuracy, points', transform=beside, ha='center', va='center', fontsize='small')
-    ax.set(yticks=[], ylim=(len(table) - .5, -.5))
+    left, right = ax.get_xlim()
+    ax.set(yticks=[], ylim=(len(table) - .5, -.5), xlim=(min(left, -5), max(right, 5)))
+    ax.locator_params(axis='x', nbins=4)
     ax.tick_params(labelsize='small')
 
 # %% ../../nbs/experiments/05_diagnose.ipynb #64d7aa71

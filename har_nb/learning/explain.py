@@ -53,7 +53,7 @@ def plot_curves(
     panels = ([losses] if losses else []) + [[m] for m in metrics]
     if not panels:
         raise ValueError('nothing to draw: these runs have logged neither a loss nor an accuracy for each epoch')
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.2), layout='constrained',
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6*len(panels), 2.5), layout='constrained',
                                 squeeze=False)
     for ax,names in zip(axes[0], panels, strict=True):
         for colour,run in zip(sns.color_palette(n_colors=len(runs)), runs, strict=True):
@@ -64,7 +64,8 @@ def plot_curves(
         ax.set(xlabel='epoch', title='loss (dashed: training)' if names == losses else names[0],
                **({} if names == losses else dict(ylim=(-.03, 1.03))))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    if axes[0][-1].get_legend_handles_labels()[0]: axes[0][-1].legend(fontsize='small')
+    named = axes[0][-1].get_legend_handles_labels()
+    if named[0]: figure.legend(*named, loc='outside lower center', ncols=min(3, len(runs)))
     return figure
 
 # %% ../../nbs/learning/07_explain.ipynb #31da7e28
@@ -156,7 +157,7 @@ def plot_top_losses(
         try: ax.imshow(video_strip(Path(root)/row['path'], n, *span), aspect='auto')
         except VideoError as e:
             ax.text(.5, .5, e.reason, ha='center', va='center', transform=ax.transAxes, color='grey')
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], frame_on=False)
         ax.set_title(f"{row['label']} {row['p_true']:.2f}, predicted {row['predicted']} {row['p_predicted']:.2f}   "
                      f"({Path(row['path']).name})", fontsize='small', loc='left', pad=2)
     return figure
@@ -221,14 +222,14 @@ def plot_grad_cam(
     "Pictures, and below each the same one with its map over it: bright is what spoke for the class."
     columns = min(columns, len(images))
     lines = -(-len(images)//columns)
-    figure, axes = plt.subplots(2*lines, columns, figsize=(1.1*columns, 2.35*lines), layout='constrained',
+    figure, axes = plt.subplots(2*lines, columns, figsize=(min(1.1*columns, 8), 2.35*lines), layout='constrained',
                                 squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i,(image,heat) in enumerate(zip(images, maps, strict=True)):
         above, below = axes[2*(i//columns), i % columns], axes[2*(i//columns) + 1, i % columns]
         above.imshow(image)
         below.imshow(image); below.imshow(heat, cmap='inferno', alpha=.15 + .55*heat, vmin=0, vmax=1)
-        if titles is not None: above.set_title(titles[i], fontsize='x-small', pad=2)
+        if titles is not None: above.set_title(titles[i], fontsize='small', pad=2)
     return figure
 
 # %% ../../nbs/learning/07_explain.ipynb #bfd756c0

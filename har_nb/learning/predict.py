@@ -217,7 +217,6 @@ def _colours(probabilities, actions):
     return dict(zip(told, sns.color_palette('husl' if len(told) > 8 else 'Set2', len(told)), strict=True))
 
 # %% ../../nbs/learning/10_predict.ipynb #e86addee
-@figure_style()
 def _panels(with_truth, edges):
     "A figure with a panel for the curves, and a narrow one for each band."
     from matplotlib import pyplot
@@ -231,6 +230,7 @@ def _panels(with_truth, edges):
     return figure, axes
 
 # %% ../../nbs/learning/10_predict.ipynb #cc67d2c6
+@figure_style()
 def plot_timeline(
     timeline:pd.DataFrame, # from `predict_timeline`
     segments:pd.DataFrame|None=None, # the truth, if known: action, start, end (frames, end excluded)

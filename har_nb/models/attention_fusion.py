@@ -7,6 +7,7 @@ __all__ = ['LUMA', 'SelfAttention', 'attend', 'attention_maps', 'looked_at', 'Ea
 
 # %% ../../nbs/models/05_attention_fusion.ipynb #a6de5d26
 from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,18 @@ def _block(n_in, channels, last, norm):
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
+# %% ../../nbs/models/05_attention_fusion.ipynb #97ab3d0d
+def _vgg_stream(n_in, *, blocks, attention, gamma, norm, places, linear, dropout):
+    "Blocks A, B and D, attention, and C (section IV.1): B n_in H W -> B linear."
+    a, b, d = blocks
+    return nn.Sequential(OrderedDict(
+        A=nn.Sequential(_block(n_in, a, 3, norm), nn.MaxPool2d(2)),
+        B=nn.Sequential(_block(a[-1], b, 4, norm), nn.MaxPool2d(2)),
+        D=_block(b[-1], d, 3, norm),
+        attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(),
+        pool=nn.AdaptiveMaxPool2d(places),
+        C=nn.Sequential(nn.Flatten(), *_linear([d[-1]*places**2, linear, linear, linear], dropout))))
+
 # %% ../../nbs/models/05_attention_fusion.ipynb #e8df4dc9
 class LateFusion(nn.Module):
     """Two VGG-like nets with a self-attention layer each, joined behind their linear layers (section IV.1).
@@ -175,15 +188,8 @@ class LateFusion(nn.Module):
         super().__init__()
         if not frames and not motion: raise ValueError('LateFusion needs channels in at least one stream')
         blocks, (linear,) = [_scaled(block, width) for block in blocks], _scaled([linear], width)
-        def stream(n_in):
-            (a, b, d) = blocks
-            return nn.Sequential(OrderedDict(
-                A=nn.Sequential(_block(n_in, a, 3, norm), nn.MaxPool2d(2)),
-                B=nn.Sequential(_block(a[-1], b, 4, norm), nn.MaxPool2d(2)),
-                D=_block(b[-1], d, 3, norm),
-                attention=SelfAttention(d[-1], gamma=gamma) if attention else nn.Identity(),
-                pool=nn.AdaptiveMaxPool2d(places),
-                C=nn.Sequential(nn.Flatten(), *_linear([d[-1]*places**2, linear, linear, linear], dropout[0]))))
+        stream = partial(_vgg_stream, blocks=blocks, attention=attention, gamma=gamma, norm=norm, places=places,
+                         linear=linear, dropout=dropout[0])
         self.frames, self.motion = stream(frames) if frames else None, stream(motion) if motion else None
         self.branches = dict(frames='frames', motion='motion') if frames and motion else {} # for `experiments.diagnose`
         self.classify = nn.Sequential(*_linear([linear*(bool(frames) + bool(motion)), linear], dropout[1]),

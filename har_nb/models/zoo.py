@@ -78,7 +78,7 @@ _transnets = (('MobileNet', mobilenet_v1, {}),
 _b0, _v2 = partial(efficientnet_b0, num_classes=101), partial(mobilenet_v2, num_classes=101)
 
 # %% ../../nbs/models/12_zoo.ipynb #f62e50b1
-NETS = (
+_IMAGE_NETS = (
     Net('small_resnet', small_resnet, (FEW,)),
     *[Net(name, partial(backbone, num_classes=101), (IMAGE,), small_shapes=((3, 80, 80),))
       for name, backbone in _image_nets.items()],
@@ -97,6 +97,11 @@ NETS = (
         lambda: narrow(r3d_18, 1/16)(num_classes=6), ((3, 4, 32, 32),)),
     Net('Autoencoder', lambda: Autoencoder(mobilenet_v1), (IMAGE,),
         lambda: Autoencoder(small_resnet, width=16), ((3, 64, 80),)),
+)
+
+# %% ../../nbs/models/12_zoo.ipynb #f62e50b3
+NETS = (
+    *_IMAGE_NETS,
     Net('EarlyFusion', EarlyFusion, _STACKS,
         partial(EarlyFusion, 4, width=.1), ((10, 48, 48), (20, 48, 48))),
     Net('LateFusion', LateFusion, _STACKS,

@@ -159,7 +159,8 @@ def _stage(notebooks, to):
 
 # %% ../../nbs/tools/10_web.ipynb #f8837c93
 _STYLE = """
-.content { width: 54em; max-width: 100%; }
+.main { min-width: 0; }
+.content { box-sizing: border-box; width: 60em; max-width: 100%; min-width: 0; }
 aside.sidebar { font-size: .85rem; max-width: 16em; }
 .highlight pre { font-size: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 div.cell div.cell_input { border-left: 3px solid var(--color-background-border); }

@@ -19,7 +19,7 @@ from fastai.callback.core import Callback
 from filelock import FileLock
 from torch import nn
 
-from ...core import stable_id
+from ...core import figure_style, stable_id
 from ...data.people import ACTIONS, JOINTS, SWAP, joint_positions
 from ...data.sports import DEVELOPMENT, SIZE, actor, factors_of, take_of
 from ...experiments.diagnose import UNCHANGED, diagnose, log_diagnosis, part_probes, thinned
@@ -198,6 +198,7 @@ def key_point_table(
         .rename(columns={'mean': 'mean'}).itertuples()])
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #6b0d549b
+@figure_style()
 def plot_key_points(
     people: str = 'sports_hard_dev',  # name of a set
     folder=None,  # as for `published`
@@ -209,7 +210,7 @@ def plot_key_points(
     if lines.empty: return None
     lines = lines.iloc[::-1].reset_index(drop=True)
     panels = 2 if 'silent' in lines else 1
-    figure, axes = plt.subplots(1, panels, figsize=(3.75 * panels, 3.2), dpi=80, layout='constrained', sharey=True)
+    figure, axes = plt.subplots(1, panels, figsize=(3.75 * panels, 3.2), layout='constrained', sharey=True)
     left, *others = np.atleast_1d(axes)
     reach = [lines['mean'] - lines.low, lines.high - lines['mean']]
     left.errorbar(lines['mean'], lines.index, xerr=reach, fmt='o', capsize=3)
@@ -218,7 +219,7 @@ def plot_key_points(
         right.plot(lines.silent, lines.index, 'o', label='branch silent')
         right.plot(lines.other_clip, lines.index, 'o', label='of another clip')
         right.set(xlabel='answers that change, %', xlim=(-1, None))
-        right.legend(fontsize=8)
+        right.legend()
     return figure
 
 # %% ../../../nbs/papers/comparison/03_ablations.ipynb #6a0a0002

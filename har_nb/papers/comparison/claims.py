@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...core import figure_style
 from ...data.sports import index_of
 from ...experiments.results import markdown_table, published, published_videos, results_folder
 from ...learning.metrics import paired_difference
@@ -354,6 +355,7 @@ def _name_dots(axis, found):  # rows in the order of their accuracy
     axis.set(xscale='log', xlim=(found.ms.min() / 1.2, right * 2.6), ylim=(low, max(high, heights[-1] + apart)))
 
 # %% ../../../nbs/papers/comparison/01_claims.ipynb #aa840f04
+@figure_style()
 def plot_footing(folder=None):  # figure; None where nothing is measured yet
     "Accuracy on hard against cost, order by colour, with intervals; rows whose cost was timed."
     import matplotlib.pyplot as plt
@@ -362,7 +364,7 @@ def plot_footing(folder=None):  # figure; None where nothing is measured yet
     if 'hard_mean' not in found:
         return None
     found = found[found.hard_mean.notna() & found.ms.notna()].sort_values('hard_mean', ignore_index=True)
-    figure, axis = plt.subplots(figsize=(7.5, 4.6), dpi=80, layout='constrained')
+    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout='constrained')
     reach = [found.hard_mean - found.hard_low, found.hard_high - found.hard_mean]
     axis.errorbar(found.ms, found.hard_mean, reach, fmt='none', ecolor='.75', zorder=1)
     colours = dict(c=found.hard_order_pairs, cmap='viridis', vmin=50, vmax=100)
@@ -390,6 +392,7 @@ def tuned(folder=None) -> str:  # Markdown
     return markdown_table(shown)
 
 # %% ../../../nbs/papers/comparison/01_claims.ipynb #c1a1b0e2
+@figure_style()
 def plot_people(folder=None):  # figure; None where nothing is measured yet
     "Accuracy on hard against the number of people in the training, a line a row."
     import matplotlib.pyplot as plt
@@ -403,7 +406,7 @@ def plot_people(folder=None):  # figure; None where nothing is measured yet
         return None
     parts = lines.row.str.extract(r'(?P<name>.+), (?P<people>\d+) people')
     lines = lines.assign(name=parts.name, people=parts.people.astype(int)).sort_values('people')
-    figure, axis = plt.subplots(figsize=(5, 3.2), dpi=80, layout='constrained')
+    figure, axis = plt.subplots(figsize=(5, 3.2), layout='constrained')
     for name, its in lines.groupby('name'):
         reach = [its['mean'] - its.low, its.high - its['mean']]
         axis.errorbar(its.people, its['mean'], reach, marker='o', capsize=3, label=name)
@@ -411,5 +414,5 @@ def plot_people(folder=None):  # figure; None where nothing is measured yet
              ylabel='accuracy on hard, %')
     axis.xaxis.set_major_formatter('{x:.0f}')
     axis.minorticks_off()
-    axis.legend(fontsize=8)
+    axis.legend()
     return figure

@@ -228,9 +228,9 @@ def name_beside(
     points:dict # name -> (x, y)
 )->None:
     "Names in a column at the right, in the order of their heights, each with a line to its point."
-    ordered = sorted(points, key=lambda name: points[name][1])
+    ordered = sorted(points, key=lambda name: points[name][::-1])
     for name, height in zip(ordered, (np.arange(len(ordered)) + .5)/len(ordered), strict=True):
-        ax.annotate(name, points[name], (1.04, height), textcoords='axes fraction', va='center', fontsize='x-small',
+        ax.annotate(name, points[name], (1.04, height), textcoords='axes fraction', va='center', fontsize='small',
                     annotation_clip=False, arrowprops=dict(arrowstyle='-', color='.75', lw=.6))
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #85ac9a37

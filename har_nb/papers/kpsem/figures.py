@@ -75,7 +75,7 @@ def strips(
             over = nn.functional.interpolate(torch.from_numpy(heat[t])[None, None], pictures.shape[1:3],
                                              mode='bilinear')[0, 0].clamp(0, 1).numpy()
             ax.imshow(pictures[t]); ax.imshow(over, cmap='inferno', alpha=.1 + .55*over, vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(name, fontsize='small')
     return figure
 
@@ -130,7 +130,7 @@ def key_points(
     for line, channel, group in zip(axes, *strongest(seen, k), strict=True):
         for ax, t in zip(line, shown, strict=True):
             ax.imshow(pictures[t*step])
-            ax.set(xticks=[], yticks=[], xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5))
+            ax.set(xticks=[], yticks=[], frame_on=False, xlim=(-.5, size[1] - .5), ylim=(size[0] - .5, -.5))
             if seen.points.shape[4] == 4:
                 x, y = pixels(seen.centres[0, t, group])
                 ax.axvline(x, color='w', lw=.7, ls=':'); ax.axhline(y, color='w', lw=.7, ls=':')
@@ -302,7 +302,7 @@ def plot_examples(
     figure, axes = plt.subplots(len(found), 1, figsize=(6, 1.5*len(found)), layout='constrained', squeeze=False)
     for ax, line in zip(axes[:, 0], found.to_dict('records'), strict=True):
         span = [int(line[c]) if pd.notna(line.get(c)) else default for c, default in (('start', 0), ('stop', None))]
-        ax.imshow(video_strip(f"{root}/{line['path']}", frames, *span)); ax.set(xticks=[], yticks=[])
+        ax.imshow(video_strip(f"{root}/{line['path']}", frames, *span)); ax.set(xticks=[], yticks=[], frame_on=False)
         ax.set_title(f"{line['label']}\n{names[0]}: {line['first']}\n{names[1]}: {line['second']}", fontsize='x-small',
                      loc='left', pad=2)
     return figure

@@ -59,7 +59,7 @@ def workflow(
 ): # figure
     "Frames, what each contributes, and the image they become (figures 2 and 3)."
     weights, n = mei_weights(len(frames), division), len(frames)
-    fig, axes = plt.subplots(2, n + 1, figsize=(1.5*(n + 1), 2.6), layout='constrained')
+    fig, axes = plt.subplots(2, n + 1, figsize=(min(1.5*(n + 1), 8), 2.4), layout='constrained')
     for column, frame, weight in zip(axes.T, frames, weights, strict=False):
         _show(column[0], frame)
         _show(column[1], (frame*(weight/weights.max())).astype(np.uint8), f'x {weight}/{weights.sum()}')

@@ -25,7 +25,7 @@ def samples(
     pairs = [*people.pictures[:4], *people.masks[:4]]
     lines = [[*stills.values()], pairs, [*clip]]
     columns = max(map(len, lines))
-    figure, axes = plt.subplots(3, columns, figsize=(1.25*columns, 4), layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(3, columns, figsize=(min(1.25*columns, 8), 3.4), layout='constrained', squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for line, pictures in zip(axes, lines, strict=True):
         for ax, picture in zip(line, pictures, strict=False): ax.imshow(picture, cmap='gray')
