@@ -83,10 +83,12 @@ def plot_curve(
     drawn = np.array([extrapolated(result, wanted) for wanted in further])*100
     ax = plt.subplots(figsize=(5, 3), layout='constrained')[1]
     ax.fill_between(further, drawn[:, 1], drawn[:, 2], alpha=.15)
-    ax.plot(further, drawn[:, 0], '--')
+    ax.plot(further, drawn[:, 0], '--', label='drawn on')
     ax.errorbar(points.groups, 100*points.accuracy,
-                100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3)
+                100*np.abs(points[['low', 'high']].to_numpy() - points[['accuracy']].to_numpy()).T, fmt='o', capsize=3,
+                label='measured')
     ax.set(xlabel='groups trained on', ylabel='accuracy, %', ylim=(0, 100))
+    ax.legend(loc='lower right')
     return ax
 
 # %% ../../nbs/experiments/07_study_report.ipynb #7b09def5
