@@ -1999,6 +1999,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'har_nb.learning.recipe.Make.build': ( 'learning/recipe.html#make.build',
                                                                                'har_nb/learning/recipe.py'),
                                         'har_nb.learning.recipe.Make.but': ('learning/recipe.html#make.but', 'har_nb/learning/recipe.py'),
+                                        'har_nb.learning.recipe.Make.try_out': ( 'learning/recipe.html#make.try_out',
+                                                                                 'har_nb/learning/recipe.py'),
                                         'har_nb.learning.recipe.PredictError': ( 'learning/recipe.html#predicterror',
                                                                                  'har_nb/learning/recipe.py'),
                                         'har_nb.learning.recipe.Recipe': ('learning/recipe.html#recipe', 'har_nb/learning/recipe.py'),

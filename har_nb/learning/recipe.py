@@ -79,6 +79,23 @@ def _with_weights(made, weights):
     if not (takers := _takers(made)): raise ValueError(f'{made.name} takes no weights, and got {weights}')
     return _put(made, takers[0], weights)
 
+# %% ../../nbs/learning/08_recipe.ipynb #4e7d90a2
+_TRIED = set() # what was made without numbers, and how it was used
+
+@patch
+def try_out(self:Make,
+    use=None, # what is done with the net, on the device 'meta', too
+    about=(), # what that depends on
+)->None:
+    "Make it without numbers and use it, unless that went well before. Raises what its functions raise."
+    import torch
+    said = repr((self, about))
+    if said in _TRIED: return
+    with torch.device('meta'):
+        net = self.build()
+        if use: use(net)
+    _TRIED.add(said)
+
 # %% ../../nbs/learning/08_recipe.ipynb #90c25558
 TRUSTED = ('har_nb.models', 'har_nb.samples', 'har_nb.motion') # where a recipe may import from
 

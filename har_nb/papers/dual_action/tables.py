@@ -11,6 +11,7 @@ __all__ = ['PAPER', 'DECIDED', 'NET', 'CHOSEN', 'TRAINING', 'DEMO', 'SMALL', 'MA
 
 # %% ../../../nbs/papers/dual_action/01_tables.ipynb #3eaab38c
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -91,9 +92,8 @@ def check_streams(
         for channels, weights in ((3, s['weights']), (2, s['flow_weights'])):
             made = StreamNet(s['net']).described(2, channels, side=s['crop'])
             if weights is not None: made.build(weights)
-            with torch.device('meta'):
-                clip = torch.zeros(1, channels, s['n'], s['crop'], s['crop'])
-                feature_shapes(made.build(), s['levels'], clip)
+            clip = torch.zeros(1, channels, s['n'], s['crop'], s['crop'], device='meta')
+            made.try_out(partial(feature_shapes, levels=s['levels'], clip=clip), (s['levels'], clip.shape))
         assert Imitation(levels=s['levels'], reduction=s['reduction'], scale=s['scale']).asked
         frames_and_flow(s)
     except (ValueError, TypeError, RuntimeError, WeightsError) as e: raise SettingsError(str(e)) from e

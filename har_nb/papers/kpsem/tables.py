@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import pandas as pd
-import torch
 from torch import nn
 
 from ...core import stable_id
@@ -149,8 +148,7 @@ def check_clips(
     try:
         if s['weights'] is not None: clip_net(ClipNet(mfnet=s['mfnet'], kpsem=False), 2).build(s['weights'])
         for net, stage in (('mfnet', s['stage']), ('r3d', 'res3')):
-            made = clip_net(ClipNet(net, stage=stage, mfnet=s['mfnet'], r3d=s['r3d']), 2, size, module)
-            with torch.device('meta'): made.build()
+            clip_net(ClipNet(net, stage=stage, mfnet=s['mfnet'], r3d=s['r3d']), 2, size, module).try_out()
     except (ValueError, TypeError, ImportError, AttributeError, WeightsError) as e: raise SettingsError(str(e)) from e
 
 # %% ../../../nbs/papers/kpsem/01_tables.ipynb #082a02b0
