@@ -2035,6 +2035,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'har_nb.learning.runs._as_row': ('learning/runs.html#_as_row', 'har_nb/learning/runs.py'),
                                       'har_nb.learning.runs._end': ('learning/runs.html#_end', 'har_nb/learning/runs.py'),
                                       'har_nb.learning.runs._failed': ('learning/runs.html#_failed', 'har_nb/learning/runs.py'),
+                                      'har_nb.learning.runs._fetched': ('learning/runs.html#_fetched', 'har_nb/learning/runs.py'),
                                       'har_nb.learning.runs._inside': ('learning/runs.html#_inside', 'har_nb/learning/runs.py'),
                                       'har_nb.learning.runs._reopen': ('learning/runs.html#_reopen', 'har_nb/learning/runs.py'),
                                       'har_nb.learning.runs._search': ('learning/runs.html#_search', 'har_nb/learning/runs.py'),

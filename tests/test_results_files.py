@@ -75,10 +75,11 @@ def test_every_published_line_says_where_it_comes_from(paper):
                  'command', 'decided'):
         assert lines[name].notna().all() and (lines[name] != '').all(), name
     assert not lines.commit.str.contains('dirty').any()
+    asked = parser().parse_args
     for line in lines.itertuples():
         words = shlex.split(line.command)
-        assert parser().parse_args(words[1:]).table == line.table and 'FOLDER' in words
-        if line.set_from.startswith('har '): parser().parse_args(shlex.split(line.set_from)[1:])
+        assert asked(words[1:]).table == line.table and 'FOLDER' in words
+        if line.set_from.startswith('har '): asked(shlex.split(line.set_from)[1:])
     predictions = [gzip.decompress(file.read_bytes()).decode() for file in (RESULTS/paper).iterdir()]
     texts = (RESULTS/f'{paper}.csv').read_text() + ''.join(predictions)
     assert not re.search('/(home|root|tmp|work|Users)/', texts), 'nobody else has these folders'

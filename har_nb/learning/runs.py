@@ -119,6 +119,16 @@ def log_table(
         write(file := Path(folder)/Path(name).name, index=False)
         open_store().log_artifact(run_id or current_run(), file, str(Path(name).parent).strip('.') or None)
 
+# %% ../../nbs/learning/04_runs.ipynb #000a33b7
+@contextmanager
+def _fetched(name, run_id, artifact_uri=None):
+    "The file of an artifact, where it lies or a copy for as long as it is needed."
+    here = local_folder(artifact_uri or open_store().get_run(run_id).info.artifact_uri)
+    if here and (here/name).is_file(): yield here/name
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(open_store().download_artifacts(run_id, name, folder))
+
 # %% ../../nbs/learning/04_runs.ipynb #000a33b8
 def load_table(
     name:str, # of the artifact
@@ -127,10 +137,7 @@ def load_table(
 )->pd.DataFrame:
     "Read a table that was logged."
     read = {'.parquet': pd.read_parquet, '.csv': pd.read_csv}[Path(name).suffix]
-    here = local_folder(artifact_uri)
-    if here and (here/name).is_file(): return read(here/name)
-    with tempfile.TemporaryDirectory() as folder:
-        return read(open_store().download_artifacts(run_id or current_run(), name, folder))
+    with _fetched(name, run_id or current_run(), artifact_uri) as file: return read(file)
 
 # %% ../../nbs/learning/04_runs.ipynb #2c94f4b2
 def load_text(
@@ -138,8 +145,7 @@ def load_text(
     run_id:str|None=None # default the open run
 )->str:
     "Read a text that was logged."
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(open_store().download_artifacts(run_id or current_run(), name, folder)).read_text(encoding='utf-8')
+    with _fetched(name, run_id or current_run()) as file: return file.read_text(encoding='utf-8')
 
 # %% ../../nbs/learning/04_runs.ipynb #3a147add
 def source_tags()->dict:

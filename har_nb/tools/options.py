@@ -138,10 +138,10 @@ def _training_options(c):
                         "(pip install 'har_nb[cluster]')")
 
 # %% ../../nbs/tools/08_options.ipynb #0a710051
-def _means(name): # of a setting
+def _means(name, index): # of a setting; index: as `tables.read_index` gave it
     "What a setting means, in the words of the commands or of the first table that explains it."
     if said := MEANS.get(name) or tables.COMMON.get(name): return said
-    told = (about.get('settings', {}).get(name, {}).get('means') for about in tables.read_index().values())
+    told = (about.get('settings', {}).get(name, {}).get('means') for about in index.values())
     return next(filter(None, told), name.replace('_', ' '))
 
 # %% ../../nbs/tools/08_options.ipynb #0a71001a
@@ -149,9 +149,10 @@ def _setting_options(c):
     "har run: every setting of a table has an option."
     c.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                    help='any setting of the table; har tables TABLE names them')
+    index = tables.read_index()
     for name,kind in SETTINGS.items():
         c.add_argument(f'--{name.replace("_", "-")}', type=kind, metavar=kind.__name__.upper(),
-                       help=_means(name))
+                       help=_means(name, index))
 
 # %% ../../nbs/tools/08_options.ipynb #0a71001c
 def _compare_options(to):
