@@ -167,9 +167,14 @@ def tuned_lines(
 def alone_line(
     found, # `Study`
 )->list: # of lines of Markdown
-    "A warning where each clip is a group of its own."
-    if len(np.unique(found.result.groups)) < len(found.result.groups): return []
-    return ['**Every clip counts as a recording of its own.** Where several show the same person, place or take, '
+    "Classes that no number judges, and a warning where each clip is a group of its own."
+    result, lines = found.result, []
+    there = set(result.labels.tolist())
+    few = [result.classes[place] for place in sorted(there - set(result.labels[found.judged].tolist()))]
+    if few: lines += [f'In fewer than three groups, trained on and in no number here: {", ".join(few)}.', '']
+    if len(np.unique(result.groups)) < len(result.groups): return lines
+    return [*lines,
+            '**Every clip counts as a recording of its own.** Where several show the same person, place or take, '
             'these numbers are too high: say which belong together, in a column of index.csv, and name it: --group '
             'COLUMN.', '']
 

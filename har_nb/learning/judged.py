@@ -37,8 +37,9 @@ class Judged:
     @property
     def loss(self)->float: return self.before - self.after
     def __str__(self):
-        return (f'accuracy on {self.clips} clips of {self.part}: {100*self.before:.1f} before, {100*self.after:.1f} '
-                f'after; {self.ms_before:.1f} and {self.ms_after:.1f} ms a clip on this machine')
+        known = ', which the net has learnt (what is compared is a file),' if self.part == 'train' else ''
+        return (f'accuracy on {self.clips} clips of {self.part}{known}: {100*self.before:.1f} before, '
+                f'{100*self.after:.1f} after; {self.ms_before:.1f} and {self.ms_after:.1f} ms a clip on this machine')
 
 # %% ../../nbs/learning/16_judged.ipynb #10a63404
 def clips_of(

@@ -294,7 +294,8 @@ def study(args)->None:
     out = screen()
     out.note(run=run_id, candidates=load_table('candidates.csv', run_id).to_dict('records'))
     out.say(load_text('report.md', run_id))
-    out.say(f'Run {run_id}: har predict VIDEO --run {run_id}; report.html lies in it: {run_address(run_id)}')
+    out.say(f'Run {run_id}: har predict VIDEO --run {run_id}; its page and report.html: har ui, then '
+            f'{run_address(run_id)}')
 
 # %% ../../nbs/tools/06_commands.ipynb #d1a6e502
 def diagnose(args)->None:
