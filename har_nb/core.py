@@ -164,8 +164,12 @@ def _style():
 @contextmanager
 def figure_style():
     "Inside, matplotlib draws as all of this library's figures are drawn; as a decorator, for a function that draws."
-    from matplotlib import pyplot  # before the style: imported inside, it would show no figure in a notebook later
-    with pyplot.rc_context(_style()): yield
+    import matplotlib
+    style = _style()
+    before = {name: matplotlib.rcParams[name] for name in style}
+    matplotlib.rcParams.update(style)
+    try: yield
+    finally: matplotlib.rcParams.update(before) # these alone: a notebook's first figure makes it show figures
 
 def use_figure_style():
     "From here on, the figures of a notebook are drawn so."

@@ -91,6 +91,8 @@ def test_a_folder_becomes_a_run_that_is_used(har, folder, weights, tmp_path, mon
     assert exported.code == 0, exported.err
     again = har('rerun', run)
     assert again.code == 0, again.out + again.err
+    refused = har('diagnose', run) # all clips were learnt
+    assert refused.code == 1 and 'no clip was kept for a test' in refused.err
 
 
 def test_what_is_missing_is_told_with_its_remedy(har, folder, monkeypatch, tmp_path):

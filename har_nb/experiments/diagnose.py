@@ -365,6 +365,9 @@ def diagnose(
     if getattr(getattr(answers, 'recipe', None), 'several', False):
         raise DiagnoseError('clips of this run have several labels, and a probe counts one answer a clip',
                             'How well each label is found stands in its report: har ui')
+    if not len(dataset):
+        raise DiagnoseError('no clip was kept for a test, and a net is asked about clips that it has not learnt',
+                            'Give the set a test, a column of splits in index.csv, and train again: --split COLUMN')
     if unknown := sorted(set(dataset.clips.label) - set(answers.classes)):
         raise DiagnoseError(f'the net does not know {", ".join(unknown)}', f'It knows: {", ".join(answers.classes)}')
     redraw, names = redrawing(dataset)
