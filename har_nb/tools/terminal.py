@@ -48,12 +48,13 @@ def side_by_side(
 def columns_of(
     table # a DataFrame, or a list of dicts
 )->dict: # name -> cells as text
-    "Every column as text, numbers as pandas writes them."
+    "Every column as text, numbers as pandas writes them; no text is an empty cell."
     if isinstance(table, list):
         names = dict.fromkeys(name for line in table for name in line)
         return {name: [str(line.get(name, '')) for line in table] for name in names}
+    from pandas import isna
     from pandas.api.types import is_numeric_dtype
-    def one_line(cell): return str(cell).replace('\n', ' ')
+    def one_line(cell): return '' if isna(cell) is True else str(cell).replace('\n', ' ')
     def lines(column):
         text = column if is_numeric_dtype(column) else column.map(one_line)
         return [line.strip() for line in text.to_frame().to_string(index=False, header=False).split('\n')]
