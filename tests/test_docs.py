@@ -4,12 +4,15 @@ import re
 import threading
 from functools import partial
 
-import nbformat
 import pytest
-from nbformat.v4 import new_markdown_cell, new_notebook
+from later import collecting
 
-from har_nb.tools.book import BookError, chapter, contents
-from har_nb.tools.web import broken_links, outside_links, write_docs
+if not collecting: # nbformat compiles grammars when it is imported
+    import nbformat
+    from nbformat.v4 import new_markdown_cell, new_notebook
+
+    from har_nb.tools.book import BookError, chapter, contents
+    from har_nb.tools.web import broken_links, outside_links, write_docs
 
 LINK = re.compile(r'\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)')
 

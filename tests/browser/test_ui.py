@@ -1,7 +1,10 @@
 """The MLflow page as a newcomer meets it: a table's runs by accuracy, and in a run its curves, confusion matrix and
 predictions; the models, and one that is registered."""
-import mlflow
 from children import until
+from later import collecting
+
+if not collecting:
+    import mlflow
 
 
 def names(page):
