@@ -349,7 +349,7 @@ def seconds_per_flow(
 def minutes_for(minutes:float, lacking:float)->int: # minutes with which so many more seconds were there
     return int(np.ceil(minutes + lacking/60/(1 - CHOOSING)))
 
-# %% ../../nbs/experiments/11_frozen.ipynb #68096588
+# %% ../../nbs/experiments/11_frozen.ipynb #b7c50022
 def affordable(
     parts, # names, the first one first
     rate:float, # seconds for one image of all clips
@@ -361,6 +361,7 @@ def affordable(
         if rate*sum(images_of([*found, part]).values()) <= left: found.append(part)
     return found
 
+# %% ../../nbs/experiments/11_frozen.ipynb #68096588
 def planned(
     nets, # `FrozenNet`s, the first one first
     n_clips:int, n_classes:int,
