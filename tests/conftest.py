@@ -33,6 +33,10 @@ for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_finish():
+    later.imported_by_collecting = sorted({'torch', 'fastai', 'torchvision', 'timm'} & set(sys.modules))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item): later.prepare(item)
 
@@ -63,6 +67,26 @@ def pytest_terminal_summary(terminalreporter):
                                     'that ran here on videos made or brought along.')
     if rest: terminalreporter.write_line(f'Left out besides: {rest}.')
     return result
+
+
+@pytest.fixture(scope='session', autouse=True)
+def painted_once():
+    """A run's figures are drawn; what matplotlib paints of them, a third of the time of a small row, is painted once a
+    name in each process, and stands for the others."""
+    import mlflow
+    from matplotlib.figure import Figure
+    log, painted = mlflow.MlflowClient.log_figure, {}
+    def log_figure(client, run_id, figure, name, **options):
+        def save(path, *args, **more):
+            if name in painted: Path(path).write_bytes(painted[name])
+            else:
+                Figure.savefig(figure, path, *args, **more)
+                painted[name] = Path(path).read_bytes()
+        if isinstance(figure, Figure): figure.savefig = save
+        return log(client, run_id, figure, name, **options)
+    mlflow.MlflowClient.log_figure = log_figure
+    yield
+    mlflow.MlflowClient.log_figure = log
 
 
 @pytest.fixture

@@ -390,12 +390,12 @@ def test_a_net_without_pooling_has_no_maps():
 
 
 def test_maps_from_a_file_need_no_head(saved):
-    net = models.alexnet()
+    net = models.mobilenet_v3_small()
     path = saved({key: value for key, value in net.state_dict().items() if key.startswith('features.')})
-    maps = build(models.alexnet, weights=path, maps=True)
-    assert torch.equal(maps.state_dict()['features.0.weight'], net.features[0].weight)
-    with pytest.raises(WeightsError, match='keys missing'): build(models.alexnet, 8, path)
+    maps = build(models.mobilenet_v3_small, weights=path, maps=True)
+    assert torch.equal(maps.state_dict()['features.0.0.weight'], net.features[0][0].weight)
+    with pytest.raises(WeightsError, match='keys missing'): build(models.mobilenet_v3_small, 8, path)
     with pytest.raises(WeightsError, match='1 keys missing'):
-        build(models.alexnet,
-              weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.weight'}),
+        build(models.mobilenet_v3_small,
+              weights=saved({key: value for key, value in net.state_dict().items() if key != 'features.0.0.weight'}),
               maps=True)

@@ -58,7 +58,7 @@ def net():
 
 def learner(seed=0, train=None, **kwargs):
     L.set_seed(seed)
-    loaders = DataLoaders.from_dsets(train or Stripes(), Stripes(48, 1), bs=16, device='cpu')
+    loaders = DataLoaders.from_dsets(train or Stripes(), Stripes(48, 1), bs=16, num_workers=0, device='cpu')
     return L.make_learner(loaders, net(), **kwargs)
 
 

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from execnb.shell import CaptureShell
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from nbdev.test import test_nb as run_notebook
 
 FOLDER = Path(__file__).parent.parent/'nbs'
@@ -29,6 +31,17 @@ def quick_store(empty_store, monkeypatch):
     monkeypatch.setattr(tracking, '_client', copied)
 
 
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Figures are drawn and closed as in Jupyter, but not painted: no cell fails by what Jupyter makes of a figure, and
+    two hundred of them, in twice the size, take a minute."""
+    made = CaptureShell.__init__
+    def shell(self, *args, **options):
+        made(self, *args, **options)
+        set_matplotlib_formats()
+    monkeypatch.setattr(CaptureShell, '__init__', shell)
+
+
 def run(path, tmp_path, monkeypatch, **flags):
     "In one process, so seed, folder, run and tracking store are set anew for each."
     import matplotlib.pyplot as plt
@@ -45,7 +58,8 @@ def run(path, tmp_path, monkeypatch, **flags):
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
-def test_notebook(path, tmp_path, monkeypatch): run(path, tmp_path, monkeypatch, skip_flags=['slow', 'notest'])
+def test_notebook(path, tmp_path, monkeypatch, unpainted):
+    run(path, tmp_path, monkeypatch, skip_flags=['slow', 'notest'])
 
 
 # it publishes three seeds of each row, hours of work; one shows that its cells run

@@ -469,7 +469,7 @@ def test_training_leaves_what_prediction_needs(tmp_path):
     noise = list(zip(torch.randn(12, 3, 32, 32), torch.tensor([0, 1, 2]*4), strict=True))
     save = partial(R.save_for_prediction, recipe=R.Recipe(CLASSES, NET, R.describe(Frame()), 32))
     with tracked_run('fit', 'predict') as run_id:
-        learn = make_learner(DataLoaders.from_dsets(noise, noise, bs=4, device='cpu'),
+        learn = make_learner(DataLoaders.from_dsets(noise, noise, bs=4, num_workers=0, device='cpu'),
                              backbones.build(backbones.small_resnet, 3), callbacks=[TrackingCallback(save)])
         fit(learn, 1, 1e-3, freeze_epochs=1, progress=False)
     predictor, image = P.load_predictor(run_id), noise[0][0][None]

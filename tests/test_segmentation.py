@@ -14,6 +14,7 @@ if not collecting:
     from har_nb.models.backbones import Weights, WeightsError, inception_v3, mobilenet_v1, small_resnet
     from har_nb.models.segmentation import Autoencoder, dice, iou, mask_loss, save_encoder
     from har_nb.models.transnet import TransNet, mean
+    from har_nb.models.transnet import narrow as scaled
 
 if not collecting:
     narrow = partial(small_resnet, width=8)
@@ -59,7 +60,7 @@ def test_the_loss_is_finite_at_its_edges_and_falls(mask):
     assert mask_loss(logits, mask, dice=0) == nn.functional.binary_cross_entropy_with_logits(logits, mask.float())
 
 
-@parametrize('backbone', ['small_resnet', 'vgg11', 'densenet121'], lambda: [narrow, vgg11, densenet121])
+@parametrize('backbone', ['small_resnet', 'vgg11', 'densenet121'], lambda: [narrow, scaled(vgg11), densenet121])
 def test_transnet_starts_from_the_very_numbers(backbone, tmp_path):
     torch.manual_seed(0)
     model = Autoencoder(backbone, width=16).train()
@@ -78,7 +79,7 @@ def test_transnet_starts_from_the_very_numbers(backbone, tmp_path):
 def test_another_net_is_refused(tmp_path):
     file = save_encoder(Autoencoder(narrow), tmp_path/'person.pth')
     with pytest.raises(WeightsError, match='another net'): TransNet(small_resnet, 6, size=64, weights=file)
-    with pytest.raises(WeightsError, match='another net'): TransNet(vgg11, 6, size=64, weights=file)
+    with pytest.raises(WeightsError, match='another net'): TransNet(scaled(vgg11), 6, size=64, weights=file)
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def net(width=8):
 
 def learner(*callbacks, model=None):
     L.set_seed(0)
-    loaders = DataLoaders.from_dsets(Stripes(), Stripes(48, 1), bs=16, device='cpu')
+    loaders = DataLoaders.from_dsets(Stripes(), Stripes(48, 1), bs=16, num_workers=0, device='cpu')
     return L.make_learner(loaders, model or net(), callbacks=callbacks)
 
 
