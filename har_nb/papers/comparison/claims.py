@@ -10,6 +10,7 @@ __all__ = ['CONTRASTS', 'Contrast', 'line_of', 'both', 'holm', 'smallest_visible
 # %% ../../../nbs/papers/comparison/01_claims.ipynb #0a4b0102
 import shlex
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -246,18 +247,18 @@ def claims_page(
     return markdown_table(chosen_columns(shown, columns))
 
 # %% ../../../nbs/papers/comparison/01_claims.ipynb #cea1f156
+@lru_cache  # all rows of a level are measured on one set
+def _index_from(words: str):  # `set_from` of a published line
+    said = dict(word.removeprefix('--').split('=') for word in shlex.split(words) if word.startswith('--'))
+    numbers = {name: int(said[name]) for name in ('train', 'test', 'takes', 'seed')}
+    return index_of(dict(level=said['level'], change={}) | numbers)
+
+
 def parted(line, column: str, values, folder=None) -> float:  # percent; NaN where nothing is measured
     "Accuracy of a published line on the clips that have one of some values in a column of the set's index."
     if line is None:
         return np.nan
-    said = dict(word.removeprefix('--').split('=') for word in shlex.split(line.set_from) if word.startswith('--'))
-    index = index_of(
-        {
-            name: said['level'] if name == 'level' else int(said[name])
-            for name in ('level', 'train', 'test', 'takes', 'seed')
-        }
-        | dict(change={})
-    )
+    index = _index_from(line.set_from)
     wanted = set(index.file[index[column].isin(values)])
     videos = published_videos('comparison', line.key, folder)
     own = videos[videos.path.isin(wanted)]
