@@ -11,8 +11,10 @@ from time import perf_counter
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/models/02_cost.ipynb #ff94b85c
@@ -28,6 +30,13 @@ def count_parameters(
         running = [value for name, value in model.named_buffers() if name.endswith(('running_mean', 'running_var'))]
     return sum(values.numel() for values in trained + running)
 
+# %% ../../nbs/models/02_cost.ipynb #e91d9690
+class _KeptShapes(TorchFunctionMode):
+    "Leaves out what neither changes a shape nor has a product to count."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        norm = func is F.batch_norm and (args[1] is None or len(args[1]) == args[0].shape[1])
+        return torch.empty_like(args[0]) if norm or func in (F.hardtanh, F.silu) else func(*args, **(kwargs or {}))
+
 # %% ../../nbs/models/02_cost.ipynb #e91d9692
 def _forward(model, batch): return model(*batch) if isinstance(batch, tuple) else model(batch)
 
@@ -37,7 +46,8 @@ def _shapes_only(model, batch):
     shapes = {name: value.to('meta') for name, value in [*model.named_parameters(), *model.named_buffers()]}
     inputs = tuple(value.to('meta') for value in (batch if isinstance(batch, tuple) else (batch,)))
     was_training = model.training
-    try: return functional_call(model.eval(), shapes, inputs)
+    try:
+        with _KeptShapes(): return functional_call(model.eval(), shapes, inputs)
     finally: model.train(was_training)
 
 # %% ../../nbs/models/02_cost.ipynb #4cb0e833
@@ -60,7 +70,7 @@ def count_operations(
 # %% ../../nbs/models/02_cost.ipynb #1d37bad5
 def stage_shapes(
     model:nn.Module, # a net whose children run one after the other
-    batch:torch.Tensor|tuple, # its input, or a tuple of inputs
+    batch:torch.Tensor|tuple, # its input, or a tuple of inputs; only shapes are looked at
 )->pd.DataFrame: # one row per child and call: output shape, parameters
     "What leaves each stage of `model`."
     first = batch[0] if isinstance(batch, tuple) else batch
@@ -70,10 +80,9 @@ def stage_shapes(
         row = lambda module, _, output, name=name: rows.append(dict(stage=name, output=tuple(output.shape),
                                                                     parameters=count_parameters(module)))
         watch.append(stage.register_forward_hook(row))
-    was_training = model.training
-    with torch.no_grad(): _forward(model.eval(), batch)
-    model.train(was_training)
-    for handle in watch: handle.remove()
+    try: _shapes_only(model, batch)
+    finally:
+        for handle in watch: handle.remove()
     return pd.DataFrame(rows)
 
 # %% ../../nbs/models/02_cost.ipynb #d5085d1e
