@@ -1,4 +1,5 @@
 "Fixtures that several tests share."
+import functools
 import os
 import shutil
 import signal
@@ -70,23 +71,41 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope='session', autouse=True)
-def painted_once():
-    """A run's figures are drawn; what matplotlib paints of them, a third of the time of a small row, is painted once a
-    name in each process, and stands for the others."""
+def pictures_once():
+    """Two thirds of the time of a small row are pictures for MLflow. Each kind is drawn, and each name painted, once in
+    a process; that stands for the others. Who calls `plot_...` for himself gets what he asks for."""
     import mlflow
     from matplotlib.figure import Figure
-    log, painted = mlflow.MlflowClient.log_figure, {}
+
+    from har_nb.experiments import results
+    from har_nb.learning import explain
+    log, drawn, painted = mlflow.MlflowClient.log_figure, set(), {}
+
     def log_figure(client, run_id, figure, name, **options):
         def save(path, *args, **more):
-            if name in painted: Path(path).write_bytes(painted[name])
-            else:
+            if name not in painted:
                 Figure.savefig(figure, path, *args, **more)
                 painted[name] = Path(path).read_bytes()
+            Path(path).write_bytes(painted[name])
         if isinstance(figure, Figure): figure.savefig = save
         return log(client, run_id, figure, name, **options)
-    mlflow.MlflowClient.log_figure = log_figure
-    yield
-    mlflow.MlflowClient.log_figure = log
+
+    def once(plot):
+        @functools.wraps(plot)
+        def plotted(*args, **options):
+            if sys._getframe(1).f_code.co_name.startswith('log_'):
+                if plot.__name__ in drawn: return Figure()
+                drawn.add(plot.__name__)
+            return plot(*args, **options)
+        return plotted
+
+    kinds = {results: ['plot_confusion', 'plot_per_class'],
+             explain: ['plot_curves', 'plot_top_losses', 'plot_class_differences', 'plot_grad_cam']}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, 'log_figure', log_figure)
+        for module, names in kinds.items():
+            for name in names: patch.setattr(module, name, once(getattr(module, name)))
+        yield
 
 
 @pytest.fixture
