@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'har_nb.core.Taps.open': ('core.html#taps.open', 'har_nb/core.py'),
                              'har_nb.core._out_of_memory': ('core.html#_out_of_memory', 'har_nb/core.py'),
                              'har_nb.core._style': ('core.html#_style', 'har_nb/core.py'),
+                             'har_nb.core.cores': ('core.html#cores', 'har_nb/core.py'),
                              'har_nb.core.figure_style': ('core.html#figure_style', 'har_nb/core.py'),
                              'har_nb.core.importing_fastai': ('core.html#importing_fastai', 'har_nb/core.py'),
                              'har_nb.core.keep_memory': ('core.html#keep_memory', 'har_nb/core.py'),

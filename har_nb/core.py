@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'COLOURS', 'GAINED', 'LOST', 'printable',
            'HarError', 'nearest', 'FileError', 'unit', 'per_channel', 'normalised', 'no_collection', 'importing_fastai',
-           'stable_id', 'name_of', 'keep_memory', 'NoMemory', 'memory_told', 'figure_style', 'use_figure_style', 'Taps']
+           'stable_id', 'name_of', 'cores', 'keep_memory', 'NoMemory', 'memory_told', 'figure_style',
+           'use_figure_style', 'Taps']
 
 # %% ../nbs/00_core.ipynb #c0e00003
 import ctypes
@@ -116,6 +117,11 @@ def name_of(
     "How settings, recipes and keys write a value."
     if hasattr(value, 'stable_id'): return value.stable_id
     return f'{value.__module__}:{value.__qualname__}' if hasattr(value, '__qualname__') else str(value)
+
+# %% ../nbs/00_core.ipynb #c0e00061
+def cores()->int:
+    "How many cores this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 # %% ../nbs/00_core.ipynb #c0e00031
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4 # of glibc's malloc.h

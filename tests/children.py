@@ -3,6 +3,7 @@ machine is."""
 import os
 import signal
 import socket
+import sys
 import time
 
 LIMIT = 900 # seconds, against hanging for ever; nothing that is tested takes a tenth of them
@@ -75,6 +76,8 @@ def in_child(work)->int:
     must not share a store that is open here."""
     if (child := os.fork()) == 0:
         try:
+            # OpenMP's threads are not forked, and a loop that is divided among them would wait for ever
+            if 'torch' in sys.modules: sys.modules['torch'].set_num_threads(1)
             work()
             os._exit(0)
         except BaseException:

@@ -34,6 +34,14 @@ for name, usual in dict(SIGINT=signal.default_int_handler, SIGHUP=signal.SIG_DFL
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure():
+    """Tests run side by side, each worker, with the processes that its tests start, on a core of its own: what works
+    with a process a core starts one."""
+    if (worker := os.environ.get('PYTEST_XDIST_WORKER')) and hasattr(os, 'sched_setaffinity'):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix('gw')) % len(cores)]})
+
+
 def pytest_collection_finish():
     later.imported_by_collecting = sorted({'torch', 'fastai', 'torchvision', 'timm'} & set(sys.modules))
 

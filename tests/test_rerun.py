@@ -177,6 +177,11 @@ def test_the_command_answers_in_a_line(made, sports, cache, tmp_path, monkeypatc
     main(['rerun', made[1], '--table', f'{__name__}:toy'])
     out = capsys.readouterr().out
     assert 'test_acc_video' in out and 'The same' in out and 'are the same, too' in out
+    other = side_by_side(*map(recorded, made)) # two seeds
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr('har_nb.experiments.rerun.rerun', lambda *_: other)
+        main(['rerun', made[1], '--table', f'{__name__}:toy'])
+    assert ended.value.code == 1 and 'The same' not in capsys.readouterr().out
     moved = shutil.copytree(sports.root, tmp_path/'moved')
     shutil.copy(moved/sports.clips.path[1], moved/sports.clips.path[0])
     for words, told in (

@@ -28,6 +28,7 @@ import pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
+from ..core import cores
 from .synthetic import BuildError
 from .video import WRITABLE, VideoError, iter_frames, probe, progress_bar, write_video
 
@@ -281,7 +282,7 @@ def in_threads(
     progress,   # a bar, on a terminal
 ):              # yields (item, result, or the VideoError), as they come
     "Do something with every item. Stopped, it lets go of the rest."
-    halt, pool = threading.Event(), ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    halt, pool = threading.Event(), ThreadPoolExecutor(workers or cores())
     try:
         todo = {pool.submit(work, item, halt=halt): item for item in items}
         for done in progress_bar(as_completed(todo), about, len(todo), 'source', progress):

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
+from ..core import cores
 from .video import diagnose, progress_bar
 
 # %% ../../nbs/data/01_dataset.ipynb #0420a09a
@@ -319,7 +320,7 @@ def for_each_file(
     waiting, workers = deque(enumerate(items)), []
     try:
         with _deaf():
-            for _ in range(min(n_workers or os.cpu_count() or 1, len(items))): workers.append(_Worker(work))
+            for _ in range(min(n_workers or cores(), len(items))): workers.append(_Worker(work))
         while busy := [worker for worker in workers if worker.place is not None or waiting]:
             answering = connection.wait([worker.pipe for worker in busy])
             for at, worker in enumerate(workers):

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from ..core import cores
+
 # %% ../../nbs/data/13_sports.ipynb #f7192bc6
 from .dataset import ActionDataset, for_each_file
 from .lists import from_lists
@@ -269,7 +271,7 @@ def _write_takes(folder, index, settings, workers, progress):
         factors = replace(factors, **settings['change'])
         return str(folder), row.person, row.take, factors, settings['seed'], settings['size']
     jobs = [job(row) for row in index.drop_duplicates(['person', 'take']).itertuples()]
-    workers = workers or max(1, min(os.cpu_count() or 1, len(jobs)//4))
+    workers = workers or max(1, min(cores(), len(jobs)//4))
     drawn = (_write_take(*job) for job in jobs) if workers == 1 else for_each_file(_write_take, jobs, workers)
     for _ in progress_bar(drawn, 'drawing', len(jobs), unit='take', shown=progress): pass
 

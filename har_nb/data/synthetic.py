@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..core import HarError
+from ..core import HarError, cores
 from .lists import from_lists
 from har_nb.data.people import (
     ACTIONS,
@@ -472,8 +472,7 @@ def _run(jobs, workers, progress):
     """All jobs, in new processes or, where one is enough, in this one; the first error stops the rest.
 
     A forked process would deadlock in OpenCV's threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    workers = min(workers or max(1, min(cores, len(jobs)//4)), len(jobs)) # starting one takes as long as a few takes
+    workers = min(workers or max(1, min(cores(), len(jobs)//4)), len(jobs)) # starting one takes as long as a few takes
     if workers == 1:
         for job in progress_bar(jobs, 'drawing', unit='take', shown=progress): _write_clips(*job)
         return

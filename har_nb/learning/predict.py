@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import figure_style, printable
+from ..core import cores, figure_style, printable
 from ..data.lists import NOT_UTF8, walk
 from ..data.video import VIDEO_SUFFIXES, VideoError, is_picture_clip, iter_frames, probe, progress_bar
 from .metrics import table_classes, table_probabilities
@@ -74,7 +74,7 @@ def predict_videos(
 )->pd.DataFrame: # path, rank (from 1), class, probability, error; one row, its error alone, for an unreadable video
     "The most probable classes of many videos. Raises `PredictError` for a folder without videos."
     videos, rows, waiting = find_videos(paths), [], deque()
-    workers = workers or min(4, os.cpu_count() or 1)
+    workers = workers or min(4, cores())
     with (ThreadPoolExecutor(workers) as pool,
           progress_bar(about='predicting', total=len(videos), unit='video', shown=progress) as bar):
         for place in range(len(videos) + workers):

@@ -10,7 +10,6 @@ __all__ = ['VERSION', 'LIMIT', 'WAITING', 'Digests', 'cache_key', 'clip_key', 'e
 # %% ../../nbs/samples/03_store.ipynb #46e8caeb
 import hashlib
 import json
-import os
 import threading
 import time
 from collections import deque
@@ -25,7 +24,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import keep_memory
+from ..core import cores, keep_memory
 from ..data.video import VideoError, header_frames, iter_frames, progress_bar
 from .archive import Archive, StoreError, told, write_whole
 from har_nb.samples.modalities import (
@@ -333,7 +332,7 @@ def decode_samples(
 
     Raises `StoreError` where samples cannot be kept."""
     keep_memory()
-    cache, workers, passing = Path(cache), workers or os.cpu_count() or 1, {}
+    cache, workers, passing = Path(cache), workers or cores(), {}
     rows = np.arange(len(dataset)) if only is None else np.asarray(only, int)
     whole, dataset = len(dataset), replace(dataset, clips=dataset.clips.iloc[rows].reset_index(drop=True))
     clips, faults = keyed_clips(dataset, cache, workers, progress, modalities)
