@@ -1,5 +1,6 @@
 "Fixtures that several tests share."
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -113,6 +114,7 @@ def pictures_once():
         patch.setattr(mlflow.MlflowClient, 'log_figure', log_figure)
         for module, names in kinds.items():
             for name in names: patch.setattr(module, name, once(getattr(module, name)))
+        gc.freeze() # what was imported stays to the end, and is not searched for what nobody holds
         yield
 
 

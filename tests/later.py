@@ -2,7 +2,6 @@
 collecting:`, which are run before its first test."""
 import ast
 import functools
-import gc
 import sys
 from pathlib import Path
 
@@ -25,7 +24,6 @@ def load(module):
                 load(sys.modules[inner.module])
         exec(compile(ast.Module(node.body, []), module.__file__, 'exec'), vars(module))
     module._complete = True
-    gc.freeze() # what was imported stays to the end, and is not searched for what nobody holds
 
 
 class Value:
