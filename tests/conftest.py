@@ -124,6 +124,16 @@ def root():
     return ROOT
 
 
+@pytest.fixture(scope='module')
+def one_thread():
+    "Small nets are faster on one thread, and a forked child, which has no other, computes the same digits."
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def shared_data():
     "Real clips kept beside the checkout; tests that read them are skipped where they are absent."

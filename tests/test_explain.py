@@ -20,13 +20,12 @@ if not collecting:
 CLASSES = ['draw', 'jump', 'wave']
 
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    "Small nets are faster on one thread; figures of other tests stay theirs."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def closed_figures():
     yield
-    torch.set_num_threads(threads)
     plt.close('all')
 
 

@@ -46,9 +46,7 @@ if not collecting:
     QUICK = TVL1(scales=2, warps=2, inner=10)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

@@ -31,13 +31,7 @@ if not collecting:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Small nets are faster on one thread; the random state of other tests stays theirs."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 class Stripes(list):

@@ -34,19 +34,10 @@ if not collecting:
     from har_nb.models import backbones
     from har_nb.samples.loaders import sample_loader
 
-pytestmark = pytest.mark.usefixtures('tracking')
+pytestmark = pytest.mark.usefixtures('tracking', 'one_thread')
 CLASSES = ('draw', 'jump', 'wave')
 if not collecting:
     NET = R.backbone_model('small_resnet', 3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Small nets are faster on one thread."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def movie(path, n_frames=24, seed=0, fps=25):

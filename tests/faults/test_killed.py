@@ -27,6 +27,7 @@ if not collecting:
     from har_nb.papers.dual_action import tables as D
     from har_nb.samples.flow import Flow
 
+pytestmark = pytest.mark.usefixtures('one_thread')
 NUMBERS = ('train_loss', 'valid_loss', 'acc_image', 'lr')
 
 
