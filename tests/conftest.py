@@ -102,10 +102,11 @@ def pictures_once():
     def once(plot):
         @functools.wraps(plot)
         def plotted(*args, **options):
-            if sys._getframe(1).f_code.co_name.startswith('log_'):
-                if plot.__name__ in drawn: return Figure()
-                drawn.add(plot.__name__)
-            return plot(*args, **options)
+            logged = sys._getframe(1).f_code.co_name.startswith('log_')
+            if logged and plot.__name__ in drawn: return Figure()
+            figure = plot(*args, **options)
+            if logged: drawn.add(plot.__name__) # what fails is not drawn yet
+            return figure
         return plotted
 
     kinds = {results: ['plot_confusion', 'plot_per_class'],
