@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 CORES = os.cpu_count() or 1
 RESULTS = HERE/'results.md'
 # of the parts in results.md; others follow
-ORDER = ('samples', 'before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading', 'watch', 'gpu')
+ORDER = ('samples', 'before', 'where', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading', 'watch', 'gpu')
 GPU = 'make bench-gpu' # writes what needs a GPU
 
 

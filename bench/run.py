@@ -307,8 +307,8 @@ def beside(name):
 
 # headings of results.md; gpu.py writes one more
 PARTS = {'samples': samples} | {name: beside(name)
-                                for name in ('before', 'instead', 'growth', 'flow', 'kpsem', 'latency', 'reading',
-                                             'watch')}
+                                for name in ('before', 'where', 'instead', 'growth', 'flow', 'kpsem', 'latency',
+                                             'reading', 'watch')}
 
 
 def main(names):

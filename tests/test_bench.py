@@ -320,6 +320,18 @@ def test_an_earlier_commit_that_is_not_here_is_none(bench, tmp_path):
     assert bench('before').extracted('0'*40, tmp_path/'code') is None
 
 
+def test_where_time_goes(bench, small_set, tmp_path):
+    where = bench('where')
+    assert where.shares(dict(sums=1., decoding=3.)) == 'decoding 75%, sums 25%'
+    spent = where.step(size=32, batch=2)
+    assert set(spent) == {'convolutions', 'batch norm', 'ReLU6', 'the rest'} and min(spent.values()) > 0
+    rows = rows_of(where.rows(tmp_path, step=dict(size=32, batch=2),
+                              store=dict(dataset=small_set, sizes=(16,), times=1)))
+    assert re.fullmatch(r'-?\d+\.\d µs a page', rows[0][1])
+    assert {word for word in re.findall(r'[a-z]+ing', rows[2][1])} == {'decoding', 'resizing'}
+    assert re.fullmatch(r'\d+\.\d\d times at most', rows[3][1]) and len(rows) == 4
+
+
 class Oracle:
     "Knows what is shown: frames are numbers of classes."
     classes = ('a', 'b')
